@@ -1,0 +1,123 @@
+/**
+ * Typed changes to a device. A step is data; `render.ts` turns it into shell, the plan runner runs it as root. Every step is idempotent and may
+ * be interrupted at any point: running the plan again leads to the same end.
+ */
+export type Step =
+  | FileStep
+  | RemoveStep
+  | DirectoryStep
+  | UnitStep
+  | SysctlStep
+  | ModuleStep
+  | PackageStep
+  | RunStep
+  | CommitConfirmStep;
+
+interface StepBase {
+  /** What a person reads in progress and errors: imperative, lower case, e.g. `turn off swap area /swapfile`. No secrets. */
+  readonly title: string;
+  /**
+   * A shell test that must hold on the device right before the step, in the same exec; otherwise the plan stops with `preconditionFailed`.
+   * Required by convention on everything destructive, since the plan may stem from a stale observation.
+   */
+  readonly precondition?: string;
+}
+
+/** A regular file with exactly this content: temporary file in the same directory, mode and owner set before content, fsync, rename, fsync of the directory. */
+export interface FileStep extends StepBase {
+  readonly kind: "file";
+  /** Absolute path. A symbolic link at the path is replaced, never followed. */
+  readonly path: string;
+  readonly content: string;
+  /** Octal digits, e.g. `0644`. */
+  readonly mode: string;
+  /** `user:group`; default `root:root`. */
+  readonly owner?: string;
+}
+
+/** Makes sure that a file, link or empty directory is not there. */
+export interface RemoveStep extends StepBase {
+  readonly kind: "remove";
+  readonly path: string;
+}
+
+export interface DirectoryStep extends StepBase {
+  readonly kind: "directory";
+  readonly path: string;
+  readonly mode: string;
+  readonly owner?: string;
+}
+
+/** State of one systemd unit. `daemon-reload` is run first whenever `reload` is true (its files changed). */
+export interface UnitStep extends StepBase {
+  readonly kind: "unit";
+  readonly unit: string;
+  readonly enabled?: boolean;
+  readonly masked?: boolean;
+  readonly active?: boolean;
+  readonly daemonReload?: boolean;
+}
+
+/** Kernel parameter, now. Keeping it over a boot is a `FileStep` in `/etc/sysctl.d`. */
+export interface SysctlStep extends StepBase {
+  readonly kind: "sysctl";
+  readonly key: string;
+  readonly value: string;
+}
+
+export interface ModuleStep extends StepBase {
+  readonly kind: "module";
+  readonly module: string;
+  readonly loaded: boolean;
+}
+
+/** Debian packages present (installed without recommends) or absent. */
+export interface PackageStep extends StepBase {
+  readonly kind: "package";
+  readonly package: string;
+  readonly installed: boolean;
+}
+
+/** Anything else. */
+export interface RunStep extends StepBase {
+  readonly kind: "run";
+  /** POSIX `sh`; fails the plan when its exit status is not 0. */
+  readonly script: string;
+  /** Given to the script as standard input; may be a secret. */
+  readonly stdin?: string;
+  /** Deadline on the device, in seconds; default 60. */
+  readonly timeoutSeconds?: number;
+}
+
+/**
+ * A change that can cut the connection. The device arms the revert first (monotonic timer, and a marker that any later boot acts on before the
+ * network is up), then runs `apply`; only a confirmation over a new connection with this change's nonce keeps it.
+ * At most one in a plan, and it is the last step.
+ */
+export interface CommitConfirmStep extends StepBase {
+  readonly kind: "commitConfirm";
+  readonly apply: readonly Exclude<Step, CommitConfirmStep>[];
+  /** Files saved (with mode and owner, or their absence) before, and put back by the revert. */
+  readonly files: readonly string[];
+  /** Shell run before the change with `$EDGESEAL_SAVED` naming an empty directory: saves kernel state there. */
+  readonly save: string;
+  /** Shell run by the revert after `files` are back, with the same `$EDGESEAL_SAVED`: puts the kernel state back. Must be idempotent. */
+  readonly restore: string;
+  /** What the node goes back to, for messages: e.g. `no edgeseal table` or `the rules loaded before`. */
+  readonly rollbackTo: string;
+  /** Time for the confirmation, in seconds of the device's monotonic clock. Default 30. */
+  readonly windowSeconds?: number;
+}
+
+export const file = (step: Omit<FileStep, "kind">): FileStep => ({ kind: "file", ...step });
+export const remove = (step: Omit<RemoveStep, "kind">): RemoveStep => ({ kind: "remove", ...step });
+export const directory = (step: Omit<DirectoryStep, "kind">): DirectoryStep => ({ kind: "directory", ...step });
+export const unit = (step: Omit<UnitStep, "kind">): UnitStep => ({ kind: "unit", ...step });
+export const sysctl = (step: Omit<SysctlStep, "kind">): SysctlStep => ({ kind: "sysctl", ...step });
+export const kernelModule = (step: Omit<ModuleStep, "kind">): ModuleStep => ({ kind: "module", ...step });
+export const debianPackage = (step: Omit<PackageStep, "kind">): PackageStep => ({ kind: "package", ...step });
+export const run = (step: Omit<RunStep, "kind">): RunStep => ({ kind: "run", ...step });
+export const commitConfirm = (step: Omit<CommitConfirmStep, "kind">): CommitConfirmStep => ({
+  kind: "commitConfirm",
+  ...step,
+});
