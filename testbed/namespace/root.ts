@@ -1,0 +1,93 @@
+import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { mkdir, mkdtemp, rename, rm, writeFile } from "node:fs/promises";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+
+const run = promisify(execFile);
+
+const suite = "trixie";
+const packages = [
+  "systemd",
+  "systemd-sysv",
+  "systemd-coredump",
+  "dbus",
+  "libpam-systemd",
+  "openssh-server",
+  "sudo",
+  "nftables",
+  "iproute2",
+  "procps",
+  "kmod",
+];
+
+/** Said by the node when sshd listens, into a named pipe that the testbed reads. */
+const readyUnit = `[Unit]
+Description=Tell the testbed that this node is up
+After=ssh.service systemd-user-sessions.service
+Requires=ssh.service
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'echo ready > /run/testbed/ready'
+[Install]
+WantedBy=multi-user.target
+`;
+
+const files: Readonly<Record<string, { readonly content: string; readonly mode: number }>> = {
+  "etc/systemd/system/testbed-ready.service": { content: readyUnit, mode: 0o644 },
+  "etc/ssh/sshd_config.d/testbed.conf": {
+    content:
+      "LogLevel VERBOSE\nPermitRootLogin no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nUseDNS no\nMaxStartups 100:30:200\nHostKey /etc/ssh/ssh_host_ed25519_key\n",
+    mode: 0o644,
+  },
+  "etc/sudoers.d/edge": { content: "edge ALL=(ALL) NOPASSWD: ALL\n", mode: 0o440 },
+  "etc/fstab": { content: "", mode: 0o644 },
+};
+
+/** Run in the unpacked root; what `files` can't express. */
+const finish = `set -eu
+useradd -m -s /bin/bash edge
+rm -f /etc/ssh/ssh_host_*
+systemctl enable ssh.service testbed-ready.service
+systemctl mask systemd-udevd.service systemd-udev-trigger.service systemd-firstboot.service getty.target console-getty.service
+rm -f /etc/machine-id; : > /etc/machine-id
+`;
+
+const recipe = createHash("sha256")
+  .update(JSON.stringify([suite, packages, files, finish]))
+  .digest("hex")
+  .slice(0, 16);
+
+/**
+ * The read-only root that every namespace node is layered on: Debian trixie, unpacked, cached by the hash of its recipe.
+ * Built in a temporary folder and renamed, so that an interrupted build leaves nothing that looks finished.
+ */
+export async function ensureNamespaceRoot(
+  onProgress: (message: string) => void = () => undefined,
+): Promise<string> {
+  const cache =
+    process.env["EDGESEAL_CACHE"] ??
+    join(process.env["XDG_CACHE_HOME"] ?? join(homedir(), ".cache"), "edgeseal");
+  const target = join(cache, "namespace-root", recipe);
+  if (existsSync(target)) return target;
+  await mkdir(join(cache, "namespace-root"), { recursive: true });
+  const building = await mkdtemp(`${target}.`);
+  onProgress(`building the root of the namespace nodes (Debian ${suite}; about half a minute)`);
+  try {
+    await run("mmdebstrap", ["--variant=minbase", `--include=${packages.join(",")}`, suite, building], {
+      maxBuffer: 64 * 1024 * 1024,
+    });
+    for (const [path, { content, mode }] of Object.entries(files))
+      await writeFile(join(building, path), content, { mode });
+    await run("chroot", [building, "/bin/sh", "-c", finish]);
+    await rename(building, target).catch((error: unknown) => {
+      // Another process finished the same recipe first: its result is as good as ours.
+      if (!existsSync(target)) throw error;
+    });
+    return target;
+  } finally {
+    await rm(building, { recursive: true, force: true });
+  }
+}
