@@ -1,0 +1,47 @@
+import { readFileSync } from "node:fs";
+import { Command, CommanderError } from "commander";
+import * as doctor from "./doctor.ts";
+import { UserError } from "./errors.ts";
+import * as test from "./test.ts";
+
+/** The shell's convention for a program ended by SIGINT. */
+const INTERRUPTED = 130;
+const USAGE = 2;
+
+const { version, description } = JSON.parse(
+  readFileSync(new URL("../package.json", import.meta.url), "utf8"),
+) as { version: string; description: string };
+
+const program = new Command("edgeseal")
+  .description(description)
+  .version(version)
+  .showHelpAfterError("(edgeseal COMMAND --help lists what it takes)")
+  .exitOverride();
+
+// Each file registers names and options only, and loads what does the work when it is asked to.
+for (const command of [test, doctor]) command.register(program);
+for (const command of program.commands) command.exitOverride();
+
+// A command that has something to put back listens for SIGINT itself, and ends when it has.
+process.once("SIGINT", () => {
+  process.exitCode = INTERRUPTED;
+  if (process.listenerCount("SIGINT") === 0) process.exit();
+});
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  process.exitCode = report(error);
+}
+
+function report(error: unknown): number {
+  // Commander has printed it already; --help and --version are no errors.
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : USAGE;
+  if (error instanceof UserError) {
+    console.error(`edgeseal: ${error.message}`);
+    if (error.hint !== undefined) console.error(`  ${error.hint}`);
+  } else {
+    console.error(error);
+  }
+  return process.exitCode === INTERRUPTED ? INTERRUPTED : 1;
+}

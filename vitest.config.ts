@@ -1,0 +1,59 @@
+import { defineConfig } from "vitest/config";
+
+const minutes = 60_000;
+const otherTiers = ["test/provider/**", "test/device/**", "test/e2e/**"];
+
+/**
+ * One project per tier of `./edgeseal test`. What is in none of the other tiers' folders is a unit test, so that no
+ * test file can be left out by where it lies.
+ */
+export default defineConfig({
+  test: {
+    projects: [
+      {
+        test: {
+          name: "unit",
+          include: ["test/**/*.test.ts"],
+          exclude: otherTiers,
+          pool: "threads",
+          sequence: { groupOrder: 0 },
+        },
+      },
+      {
+        test: {
+          name: "provider",
+          include: ["test/provider/**/*.test.ts"],
+          // A provider is a process: some tests change directory and environment, which threads can't.
+          pool: "forks",
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        test: {
+          name: "device",
+          include: ["test/device/**/*.test.ts"],
+          pool: "forks",
+          // Fleets of sshd share loopback and the processors: more at once would only measure the queue.
+          maxWorkers: 2,
+          testTimeout: 2 * minutes,
+          hookTimeout: 2 * minutes,
+          sequence: { groupOrder: 2 },
+        },
+      },
+      {
+        test: {
+          name: "e2e",
+          include: ["test/e2e/**/*.test.ts"],
+          pool: "forks",
+          // One virtual Pi keeps two processors busy.
+          maxWorkers: 1,
+          testTimeout: 15 * minutes,
+          hookTimeout: 20 * minutes,
+          sequence: { groupOrder: 3 },
+        },
+      },
+    ],
+  },
+});
