@@ -1,14 +1,22 @@
-import type { ExecResult } from "./transport.ts";
+import type { Connection } from "../connection.ts";
+import { newNonce } from "./batch.ts";
+import { ChannelRefused } from "./channel-refused.ts";
+import { DeviceError } from "./errors.ts";
+import { killAfterSeconds, remoteCommand, requireStarted, standardInput } from "./privileged-shell.ts";
+import { Semaphore } from "./semaphore.ts";
+import type { ExecResult, Link, Transport } from "./transport.ts";
 
 export interface RunOptions {
   /**
    * Deadline, in milliseconds. The device itself ends the script (TERM, 5 s later KILL, to the whole process group) when it has passed, connection
-   * or not; the caller gets `timedOut` soon after, also when the device does not answer any more.
+   * or not; the caller gets `timedOut` soon after, also when the device does not answer any more. Time for connecting is not counted.
    */
   readonly timeoutMs: number;
   readonly signal?: AbortSignal;
   /** Called with each piece of standard output as it arrives (progress markers of a plan). */
   readonly onStdout?: (chunk: string) => void;
+  /** The script only reads: when a connection that was idle turns out to be dead, run it again on a new one, once. Default false. */
+  readonly readOnly?: boolean;
 }
 
 /** One device, reached by one connection that is opened when first needed and kept. */
@@ -18,13 +26,279 @@ export interface Session {
   /**
    * Runs one script as root in one exec on the current connection. The script travels on standard input; `/bin/sh` runs it with a clean
    * environment: `LC_ALL=C`, `PATH=/usr/sbin:/usr/bin:/sbin:/bin`, `HOME=/root`, `SSH_CONNECTION`, and nothing else.
-   * @throws DeviceError `unreachable`, `hostKeyMismatch`, `denied`, `timedOut`, `cancelled`.
+   * @throws DeviceError `unreachable`, `hostKeyMismatch`, `denied`, `timedOut`, `refused`, `cancelled`.
    */
   run(script: string, options: RunOptions): Promise<ExecResult>;
   /** The same on a new connection, which takes the old one's place once it carried the exec; the old one is closed then. */
   runOnNewConnection(script: string, options: RunOptions): Promise<ExecResult>;
   /** Closes every connection and ends what runs, with `cancelled`; idempotent. Later calls fail with `cancelled`. */
   close(): Promise<void>;
+  /** Whether there is a connection that can carry an exec right now. */
+  readonly connected: boolean;
   /** What this session made so far. */
   readonly counts: { readonly connections: number; readonly execs: number };
+}
+
+export interface SessionOptions {
+  readonly connection: Connection;
+  readonly transport: Transport;
+  /** Deadline of one attempt to connect, in milliseconds. Default 20 000: a handshake under emulation takes 4 s. */
+  readonly connectTimeoutMs?: number;
+  /** Attempts to connect before giving up; only `unreachable` is tried again (sshd restarting, MaxStartups reached). Default 3. */
+  readonly attempts?: number;
+  /** Pause before the second attempt, in milliseconds; doubled for each further one, of which a random half is taken off. Default 400. */
+  readonly backoffMs?: number;
+  /**
+   * How long a failed connection answers for further calls, in milliseconds. Default 5000: the engine asks for a node's resources two at a time,
+   * and an unreachable node must not cost its time-out for each pair.
+   */
+  readonly failureHoldMs?: number;
+  /** What the client waits for beyond the device's own deadline, in milliseconds. Default 10 000. */
+  readonly graceMs?: number;
+}
+
+/**
+ * Handshakes under way at once in this process. Each costs milliseconds of CPU here, and sshd starts to drop unauthenticated connections at 10
+ * (MaxStartups 10:30:100), which counts when several nodes are behind one relay.
+ */
+const handshakes = new Semaphore(8);
+
+/** Execs at once on one connection: reads coalesce and writes queue, so more than two are never needed; sshd's MaxSessions is 10. */
+const execsAtOnce = 4;
+
+/** Waits; rejects with the signal's reason as soon as it is aborted. */
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => {
+      clearTimeout(timer);
+      reject(signal.reason as Error);
+    };
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", onAbort);
+      resolve();
+    }, ms);
+    signal.addEventListener("abort", onAbort, { once: true });
+  });
+}
+
+class SshSession implements Session {
+  readonly node: string;
+  readonly #options: Required<SessionOptions>;
+  readonly #closing = new AbortController();
+  readonly #links = new Set<Link>();
+  readonly #execs = new Semaphore(execsAtOnce);
+  /** Memoized connection under way or made. */
+  #current: Promise<Link> | undefined;
+  #link: Link | undefined;
+  #failure: { readonly error: unknown; readonly until: number } | undefined;
+  #running = 0;
+  readonly #ended = new EventTarget();
+  #connections = 0;
+  #execCount = 0;
+
+  constructor(options: SessionOptions) {
+    this.node = options.connection.node;
+    this.#options = {
+      connectTimeoutMs: 20_000,
+      attempts: 3,
+      backoffMs: 400,
+      failureHoldMs: 5_000,
+      graceMs: 10_000,
+      ...options,
+    };
+  }
+
+  get counts(): { readonly connections: number; readonly execs: number } {
+    return { connections: this.#connections, execs: this.#execCount };
+  }
+
+  get connected(): boolean {
+    return this.#link?.open === true;
+  }
+
+  async run(script: string, options: RunOptions): Promise<ExecResult> {
+    const idle = this.#link?.open === true ? this.#link : undefined;
+    const link = await this.#orCancelled(this.#ensureLink(), options.signal);
+    try {
+      return await this.#exec(link, script, options);
+    } catch (error) {
+      const died =
+        error instanceof DeviceError &&
+        (error.kind === "unreachable" || (error.kind === "timedOut" && !link.open));
+      if (!died || options.readOnly !== true || link !== idle) throw error;
+      return await this.#exec(await this.#orCancelled(this.#ensureLink(), options.signal), script, options);
+    }
+  }
+
+  async runOnNewConnection(script: string, options: RunOptions): Promise<ExecResult> {
+    const link = await this.#orCancelled(this.#connect(), options.signal);
+    let result: ExecResult;
+    try {
+      result = await this.#exec(link, script, options);
+    } catch (error) {
+      await this.#drop(link);
+      throw error;
+    }
+    const old = this.#link;
+    this.#link = link;
+    this.#current = Promise.resolve(link);
+    this.#failure = undefined;
+    if (old !== undefined) await this.#drop(old);
+    return result;
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort(this.#cancelled());
+    await Promise.all([...this.#links].map((link) => this.#drop(link)));
+  }
+
+  #cancelled(): DeviceError {
+    return new DeviceError("cancelled", this.node, "cancelled", {
+      hint: "run the operation again to go on from here",
+    });
+  }
+
+  async #drop(link: Link): Promise<void> {
+    await link.close();
+    this.#links.delete(link);
+  }
+
+  /** Lets one caller leave without disturbing what others wait for too. */
+  async #orCancelled<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+    if (signal === undefined) return work;
+    work.catch(() => undefined);
+    if (signal.aborted) throw this.#cancelled();
+    let onAbort = (): void => undefined;
+    const left = new Promise<never>((_resolve, reject) => {
+      onAbort = () => reject(this.#cancelled());
+      signal.addEventListener("abort", onAbort, { once: true });
+    });
+    try {
+      return await Promise.race([work, left]);
+    } finally {
+      signal.removeEventListener("abort", onAbort);
+    }
+  }
+
+  #ensureLink(): Promise<Link> {
+    if (this.#closing.signal.aborted) return Promise.reject(this.#cancelled());
+    if (this.#link?.open === false) {
+      void this.#drop(this.#link);
+      this.#link = undefined;
+      this.#current = undefined;
+    }
+    if (this.#current !== undefined) return this.#current;
+    if (this.#failure !== undefined && performance.now() < this.#failure.until) {
+      return Promise.reject(this.#failure.error as Error);
+    }
+    const connecting = this.#connect().then(
+      (link) => {
+        this.#failure = undefined;
+        this.#link = link;
+        return link;
+      },
+      (error: unknown) => {
+        this.#failure = { error, until: performance.now() + this.#options.failureHoldMs };
+        this.#current = undefined;
+        throw error;
+      },
+    );
+    this.#current = connecting;
+    return connecting;
+  }
+
+  async #connect(): Promise<Link> {
+    const { attempts, backoffMs } = this.#options;
+    const { signal } = this.#closing;
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#connectOnce();
+      } catch (error) {
+        if (signal.aborted) throw this.#cancelled();
+        const worthwhile = error instanceof DeviceError && error.kind === "unreachable";
+        if (!worthwhile || attempt >= attempts) throw error;
+        const longest = backoffMs * 2 ** (attempt - 1);
+        await pause(longest * (0.5 + Math.random() / 2), signal);
+      }
+    }
+  }
+
+  async #connectOnce(): Promise<Link> {
+    const { transport, connection, connectTimeoutMs } = this.#options;
+    const { signal } = this.#closing;
+    const release = await handshakes.acquire(signal);
+    try {
+      const link = await transport.connect(connection, { timeoutMs: connectTimeoutMs, signal });
+      this.#connections += 1;
+      this.#links.add(link);
+      if (signal.aborted) {
+        await this.#drop(link);
+        throw this.#cancelled();
+      }
+      return link;
+    } finally {
+      release();
+    }
+  }
+
+  async #exec(link: Link, script: string, options: RunOptions): Promise<ExecResult> {
+    const { connection, graceMs } = this.#options;
+    const closing = this.#closing.signal;
+    const signal = options.signal === undefined ? closing : AbortSignal.any([closing, options.signal]);
+    const timeoutSeconds = Math.ceil(options.timeoutMs / 1000);
+    const nonce = newNonce();
+    let release: () => void;
+    try {
+      release = await this.#execs.acquire(signal);
+    } catch {
+      throw this.#cancelled();
+    }
+    try {
+      this.#running += 1;
+      for (;;) {
+        this.#execCount += 1;
+        const begun = performance.now();
+        try {
+          const result = await link.exec(remoteCommand(connection), {
+            stdin: standardInput(script, nonce, timeoutSeconds),
+            timeoutMs: (timeoutSeconds + killAfterSeconds) * 1000 + graceMs,
+            signal,
+            ...(options.onStdout === undefined ? {} : { onStdout: options.onStdout }),
+          });
+          requireStarted(connection, result, nonce);
+          this.#requireInTime(result, performance.now() - begun, timeoutSeconds);
+          return result;
+        } catch (error) {
+          // Others hold this connection's sessions: nothing ran, so wait for one of them to end.
+          if (!(error instanceof ChannelRefused) || this.#running <= 1) throw error;
+          this.#running -= 1;
+          await new Promise((resolve) => this.#ended.addEventListener("ended", resolve, { once: true }));
+          this.#running += 1;
+        }
+      }
+    } finally {
+      this.#running -= 1;
+      this.#ended.dispatchEvent(new Event("ended"));
+      release();
+    }
+  }
+
+  /** `timeout` exits with 124, or 137 when it had to kill; a script may do so too, but not at that time. */
+  #requireInTime(result: ExecResult, tookMs: number, timeoutSeconds: number): void {
+    if ((result.code === 124 || result.code === 137) && tookMs >= timeoutSeconds * 1000 - 50) {
+      throw new DeviceError(
+        "timedOut",
+        this.node,
+        `the script did not end within ${timeoutSeconds} s and was ended on the device`,
+        {
+          hint: "something on the device hangs or is overloaded; its journal may tell what",
+        },
+      );
+    }
+  }
+}
+
+/** A session for one device; makes no connection yet. */
+export function createSession(options: SessionOptions): Session {
+  return new SshSession(options);
 }
