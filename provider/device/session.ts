@@ -90,7 +90,7 @@ class SshSession implements Session {
   /** Memoized connection under way or made. */
   #current: Promise<Link> | undefined;
   #link: Link | undefined;
-  #failure: { readonly error: unknown; readonly until: number } | undefined;
+  #failure: { readonly error: Error; readonly until: number } | undefined;
   #running = 0;
   readonly #ended = new EventTarget();
   #connections = 0;
@@ -189,7 +189,7 @@ class SshSession implements Session {
     }
     if (this.#current !== undefined) return this.#current;
     if (this.#failure !== undefined && performance.now() < this.#failure.until) {
-      return Promise.reject(this.#failure.error as Error);
+      return Promise.reject(this.#failure.error);
     }
     const connecting = this.#connect().then(
       (link) => {
@@ -198,7 +198,7 @@ class SshSession implements Session {
         return link;
       },
       (error: unknown) => {
-        this.#failure = { error, until: performance.now() + this.#options.failureHoldMs };
+        this.#failure = { error: error as Error, until: performance.now() + this.#options.failureHoldMs };
         this.#current = undefined;
         throw error;
       },

@@ -1,5 +1,5 @@
 import { connect as connectTcp, type Socket } from "node:net";
-import ssh2, { type AuthMethod } from "ssh2";
+import ssh2, { type AgentAuthMethod, type PublicKeyAuthMethod } from "ssh2";
 import type { Connection } from "../connection.ts";
 import { DeviceError } from "./errors.ts";
 import {
@@ -186,7 +186,7 @@ function openSocket(attempt: Attempt): Promise<Socket> {
   });
 }
 
-function authMethod(user: string, identity: Identity): AuthMethod {
+function authMethod(user: string, identity: Identity): AgentAuthMethod | PublicKeyAuthMethod {
   return identity.type === "agent"
     ? { type: "agent", username: user, agent: identity.agent }
     : { type: "publickey", username: user, key: identity.key };
@@ -220,11 +220,8 @@ function logIn(attempt: Attempt, socket: Socket, options: Ssh2Options): Promise<
         shown = `${attempt.keyType} ${fingerprint(blob)}`;
         return false;
       },
-      authHandler: (
-        _left: AuthenticationType[],
-        _partial: boolean,
-        next: (method: AuthMethod | false) => void,
-      ) => next(methods.shift() ?? false),
+      // One method, once: ssh2 would ask with `none` first, which is a round trip for nothing.
+      authHandler: [authMethod(connection.user, identity)],
       algorithms: {
         ...algorithms,
         kex: [...algorithms.kex],
