@@ -1,0 +1,39 @@
+import type { Connection } from "./connection.ts";
+import { InvalidRequest } from "./host/errors.ts";
+
+const form = "ssh://USER@HOST:PORT/NODE?hostKey=KEY[&identityFile=PATH][&agent=SOCKET]";
+
+/**
+ * The connection that an import id stands for. An import knows nothing but an id, so it says how the node is reached:
+ * `ssh://edgeseal@192.0.2.10:22/pi-1?hostKey=SHA256%3A...&identityFile=~/.ssh/id_ed25519`. User and port may be left out; the host key may not. The
+ * values are percent-encoded (`:` is `%3A`, `+` is `%2B`, a space `%20`). A private key or password does not belong into an id, which is
+ * shown and recorded in the clear.
+ * @throws InvalidRequest saying what is wrong with the id; never quotes a part that may be a password.
+ */
+export function connectionFromUrl(id: string): Record<string, string | number> {
+  const refuse = (what: string): InvalidRequest =>
+    new InvalidRequest(`the import id ${what}; expected ${form}`);
+  if (!URL.canParse(id) || !id.startsWith("ssh://")) throw refuse("is not an ssh:// URL");
+  const url = new URL(id);
+  if (url.password !== "") throw refuse("has a password in it");
+  const node = decodeURIComponent(url.pathname.slice(1));
+  if (node === "" || node.includes("/")) throw refuse("does not name the node");
+  const connection: Record<string, string | number> = {
+    node,
+    address: url.hostname.replace(/^\[(.*)\]$/, "$1"),
+  };
+  if (url.port !== "") connection["port"] = Number(url.port);
+  if (url.username !== "") connection["user"] = decodeURIComponent(url.username);
+  const allowed: readonly (keyof Connection)[] = ["hostKey", "identityFile", "agent"];
+  // Not URLSearchParams: it would read the `+` of base64 as a space.
+  for (const pair of url.search
+    .slice(1)
+    .split("&")
+    .filter((text) => text !== "")) {
+    const [key = "", ...rest] = pair.split("=");
+    if (!(allowed as readonly string[]).includes(key)) throw refuse(`has an unknown part '${key}'`);
+    connection[key] = decodeURIComponent(rest.join("="));
+  }
+  if (connection["hostKey"] === undefined) throw refuse("has no hostKey: there is no trust on first use");
+  return connection;
+}

@@ -1,0 +1,336 @@
+import type { Static, TObject } from "typebox";
+import { connectionFromUrl } from "./connection-url.ts";
+import type { Connection } from "./connection.ts";
+import { inputSchema } from "./check/input-schema.ts";
+import { inputValidator } from "./check/input-validator.ts";
+import type { ApplyResult, Device, Devices } from "./device/device.ts";
+import { DeviceError, type DeviceErrorKind } from "./device/errors.ts";
+import { UnknownObservation } from "./device/probe.ts";
+import type { Step } from "./device/step.ts";
+import { diffState, type Difference } from "./diff.ts";
+import { CallFailed, InitializationFailed, InvalidRequest } from "./host/errors.ts";
+import type { Call, Change, Handler, ReadResult } from "./host/handler.ts";
+import { annotatedSecrets } from "./host/secrets.ts";
+import { isProperties, Unknown, unknownPaths, type Properties, type Value } from "./host/values.ts";
+import { PlanRefused, type Observed, type ResourceKind } from "./resource.ts";
+
+/**
+ * Makes a resource of a kind: what Pulumi asks of it, said in terms of the kind's pure functions and of the device.
+ *
+ * - The state is what was observed, nothing else: neither inputs nor the connection.
+ * - The id is `NODE/module:Kind`, e.g. `pi-1/memory:Swap`. It is a label: nothing is looked up by it.
+ * - `connection` is never a difference, and never replaces anything. Nor is a node's new name: the machine and its protections are the same, and a
+ *   replacement would take them down and up again. The id follows at the next refresh.
+ * - Nothing replaces a resource: every kind has one instance on a node, and can be led from any state to any other.
+ */
+export function lifecycle(kind: ResourceKind, devices: () => Promise<Devices>): Handler {
+  return new Lifecycle(kind, devices);
+}
+
+type State = Properties;
+
+/** A kind's own inputs, and what was observed of it, as its pure functions take them. */
+type Own = Static<TObject>;
+type Seen = Observed<Static<TObject>>;
+
+/** Inputs, split into those of the kind and those that every resource has. */
+interface Split {
+  /** Typed as checked; may hold `Unknown` in a preview, and no pure function sees it then. */
+  readonly own: Own;
+  /** As checked; may hold `Unknown` in a preview. */
+  readonly connection: Properties;
+  readonly onDelete: Value | undefined;
+}
+
+/** Errors of `apply` after which the device is certainly as it was before. */
+const nothingDone: ReadonlySet<DeviceErrorKind> = new Set(["denied", "hostKeyMismatch", "locked", "refused"]);
+
+class Lifecycle implements Handler {
+  readonly token: string;
+  readonly description: string;
+  readonly inputs: Handler["inputs"];
+  readonly state: Handler["state"];
+  readonly #kind: ResourceKind;
+  readonly #devices: () => Promise<Devices>;
+  readonly #validator: ReturnType<typeof inputValidator>;
+
+  constructor(kind: ResourceKind, devices: () => Promise<Devices>) {
+    this.token = kind.token;
+    this.description = kind.description;
+    this.inputs = inputSchema(kind);
+    this.state = kind.state;
+    this.#kind = kind;
+    this.#devices = devices;
+    this.#validator = inputValidator(this.inputs);
+  }
+
+  check: Handler["check"] = ({ inputs: given, secrets }) => {
+    const { inputs, problems } = this.#validator.validate(given, secrets);
+    const failures = problems.map(({ path, message }) => ({ property: path, reason: message }));
+    const { own } = split(inputs);
+    // The kind's own check may rely on what its schema says, so it needs inputs without a fault and without gaps.
+    const judged = !problems.some(({ path }) => !/^(connection|onDelete)\b/.test(path)) && isKnown(own);
+    const more = judged ? (this.#kind.check?.(own) ?? []) : [];
+    failures.push(...more.map(({ path, message }) => ({ property: path, reason: message })));
+    return Promise.resolve({ inputs, failures });
+  };
+
+  /**
+   * What must hold against what was observed, property by property. On a refresh the engine asks with the refreshed state as the old one and the
+   * recorded inputs as the new ones: the same question, and its answer is the drift.
+   */
+  diff: Handler["diff"] = ({ oldInputs, oldState, newInputs }) => {
+    const before = split(this.#withDefaults(oldInputs));
+    const after = split(this.#withDefaults(newInputs));
+    const changes: Change[] = [];
+    // What depends on an input that is not known yet can't be compared; the others are, with the old value standing in.
+    const own: Record<string, unknown> = { ...after.own };
+    for (const [key, value] of Object.entries(after.own)) {
+      if (isKnown(value)) continue;
+      changes.push({ path: key, kind: key in before.own ? "update" : "add", input: true });
+      const old = before.own[key];
+      if (old === undefined) return Promise.resolve(changes);
+      own[key] = old;
+    }
+    for (const { path, kind } of diffState(this.#kind.desired(own), oldState))
+      changes.push({ path, kind, input: false });
+    if (after.onDelete !== before.onDelete) changes.push({ path: "onDelete", kind: "update", input: true });
+    return Promise.resolve(changes);
+  };
+
+  create: Handler["create"] = async ({ inputs, preview }, call) => {
+    const { own, connection } = split(inputs);
+    if (preview) return { id: "", state: await this.#foreseen(own, connection) };
+    const id = this.#id(connection);
+    return { id, state: await this.#bring(id, own, connection, call) };
+  };
+
+  update: Handler["update"] = async ({ id, newInputs, preview }, call) => {
+    const { own, connection } = split(newInputs);
+    if (preview) return { state: await this.#foreseen(own, connection) };
+    return { state: await this.#bring(id, own, connection, call) };
+  };
+
+  /**
+   * Looks at the device, always. What can't be reached or told is an error, so that it is never taken for deleted.
+   *
+   * On import only the id is known; `connectionFromUrl` says what it looks like. The inputs are then the connection, the defaults, and what was
+   * observed under the names of inputs, so that as far as possible nothing differs right after.
+   */
+  read: Handler["read"] = async ({ id, inputs, state }, call) => {
+    const { recorded, imported } = this.#readInputs(id, inputs, state);
+    const { own, connection } = split(recorded);
+    const observed = await this.#naming(connection, async () => {
+      const device = await this.#device(connection);
+      return await device.observe<Static<TObject>>(this.#kind, own, { signal: call.signal });
+    }).catch((error: unknown) => {
+      throw imported ? error : withHint(error);
+    });
+    if (observed.outcome === "absent") return undefined;
+    const result: ReadResult = { id: this.#id(connection), state: stateOf(observed), inputs: undefined };
+    return imported ? { ...result, inputs: this.#adopted(recorded, result.state) } : result;
+  };
+
+  delete: Handler["delete"] = async ({ inputs }, call) => {
+    const { own, connection, onDelete } = split(this.#withDefaults(inputs));
+    const node = nodeOf(connection);
+    if (onDelete !== "revert") {
+      call.log.info(
+        `${this.#label} stays in force on ${node} (onDelete: keep); Pulumi no longer looks after it`,
+      );
+      return;
+    }
+    await this.#naming(connection, async () => {
+      const device = await this.#device(connection);
+      const observed = await device.observe<Static<TObject>>(this.#kind, own, { signal: call.signal });
+      if (observed.outcome === "absent") return;
+      const steps = this.#kind.revert(own, observed);
+      if (steps.length === 0) return;
+      const result = await this.#apply(device, own, steps, call);
+      if (result.failure !== undefined) throw result.failure;
+    });
+  };
+
+  /** `memory:Swap` of `edgeseal:memory:Swap`. */
+  get #label(): string {
+    return this.token.slice(this.token.indexOf(":") + 1);
+  }
+
+  #id(connection: Properties): string {
+    return `${nodeOf(connection)}/${this.#label}`;
+  }
+
+  /** Recorded inputs as a version with fewer inputs wrote them still get the defaults of this one. */
+  #withDefaults(inputs: Properties): Properties {
+    return this.#validator.validate(inputs, []).inputs;
+  }
+
+  async #device(connection: Properties): Promise<Device> {
+    return (await this.#devices()).get(connection as Connection);
+  }
+
+  /** What a preview can tell: what must hold is known, what is only reported is not. Contacts nothing. */
+  async #foreseen(own: Own, connection: Properties): Promise<State> {
+    const keys = Object.keys(this.#kind.state.properties);
+    const open: State = Object.fromEntries(keys.map((key): [string, Value] => [key, Unknown]));
+    if (!isKnown(own)) return open;
+    if (this.#kind.refusals !== undefined && isKnown(connection)) {
+      const route = (await this.#device(connection)).knownRoute();
+      const refusals = route === undefined ? [] : this.#kind.refusals(own, route);
+      if (refusals.length > 0) {
+        const text = refusals.map(({ path, message }) => `${path}: ${message}`).join("\n");
+        throw new CallFailed("failedPrecondition", `${nodeOf(connection)}: refused: ${text}`);
+      }
+    }
+    return { ...open, ...(this.#kind.desired(own) as State) };
+  }
+
+  /**
+   * Leads the device to the desired state, and returns the state that was read back.
+   * @throws CallFailed when nothing was done; InitializationFailed, with what was observed, when something was, or may have been.
+   */
+  async #bring(id: string, own: Own, connection: Properties, call: Call): Promise<State> {
+    const node = nodeOf(connection);
+    const { device, observed, steps } = await this.#naming(connection, async () => {
+      const device = await this.#device(connection);
+      const observed = await device.observe<Static<TObject>>(this.#kind, own, { signal: call.signal });
+      const route = await device.route({ signal: call.signal });
+      return { device, observed, steps: this.#kind.plan(own, observed, route) };
+    });
+    const before = stateOf(observed);
+    if (steps.length === 0) return this.#verified(id, own, observed, node);
+    let result: ApplyResult<Static<TObject>>;
+    try {
+      result = await this.#apply(device, own, steps, call);
+    } catch (error) {
+      const harmless = error instanceof DeviceError && nothingDone.has(error.kind);
+      if (harmless || error instanceof PlanRefused) throw told(error, node, this.#label);
+      const reasons = [
+        told(error, node, this.#label).message,
+        `${node}: ${this.#label} may have been changed; recorded is what was observed before, the next \`pulumi up\` looks again`,
+      ];
+      throw new InitializationFailed(id, before, reasons, { cause: error });
+    }
+    if (result.failure === undefined) return this.#verified(id, own, result.observed, node);
+    const { message } = told(result.failure, node, this.#label);
+    const done = result.steps.filter(({ outcome }) => outcome === "done");
+    if (done.length === 0) throw new CallFailed("failedPrecondition", message, { cause: result.failure });
+    const reasons = [
+      message,
+      `${node}: done before that: ${done.map(({ title }) => title).join(", ")}; recorded as observed, the next \`pulumi up\` goes on from there`,
+    ];
+    throw new InitializationFailed(id, stateOf(result.observed), reasons, { cause: result.failure });
+  }
+
+  /** The observed state when everything that must hold does; success of the steps is no evidence. */
+  #verified(id: string, own: Own, observed: Seen, node: string): State {
+    const state = stateOf(observed);
+    const differences = diffState(this.#kind.desired(own), state);
+    if (observed.outcome === "present" && differences.length === 0) return state;
+    const secret = new Set(annotatedSecrets(this.#kind.state, state).map(([first]) => first));
+    const reasons = differences.map((difference) => {
+      const hidden = secret.has(difference.path.replace(/[.[].*$/s, ""));
+      return `${node}: ${difference.path} did not take effect${hidden ? "" : comparison(difference)}`;
+    });
+    if (reasons.length === 0) reasons.push(`${node}: ${this.#label} is not there after it was applied`);
+    throw new InitializationFailed(id, state, reasons);
+  }
+
+  async #apply(
+    device: Device,
+    own: Own,
+    steps: readonly Step[],
+    call: Call,
+  ): Promise<ApplyResult<Static<TObject>>> {
+    call.log.status(steps.length === 1 ? (steps[0]?.title ?? "") : `${steps.length} steps`);
+    const result = await device.apply<Static<TObject>>(this.#kind, own, steps, { signal: call.signal });
+    for (const { title, outcome } of result.steps) call.log.debug(`${title}: ${outcome}`);
+    return result;
+  }
+
+  /** Errors of the work say which node and what of it, and reach the engine as failures rather than as bugs. */
+  async #naming<T>(connection: Properties, work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (error) {
+      throw told(error, nodeOf(connection), this.#label);
+    }
+  }
+
+  #readInputs(
+    id: string,
+    inputs: Properties | undefined,
+    state: State,
+  ): { readonly recorded: Properties; readonly imported: boolean } {
+    if (inputs !== undefined && Object.keys(inputs).length > 0) {
+      return { recorded: this.#withDefaults(inputs), imported: false };
+    }
+    // `Swap.get(name, id, { connection })` gives what it knows as the state.
+    const known = isProperties(state["connection"]) ? state : { connection: connectionFromUrl(id) };
+    const { inputs: recorded, problems } = this.#validator.validate(known, []);
+    const fault = problems.find(({ path }) => path.startsWith("connection"));
+    if (fault !== undefined) throw new InvalidRequest(fault.message, fault.path);
+    return { recorded, imported: true };
+  }
+
+  /** Inputs for a resource that was found rather than made. */
+  #adopted(inputs: Properties, state: State): Properties {
+    const names = Object.keys(this.#kind.inputs.properties).filter((key) => key in state);
+    const observed: Properties = Object.fromEntries(
+      names.map((key): [string, Value] => [key, state[key] ?? null]),
+    );
+    const { problems } = this.#validator.validate({ ...inputs, ...observed }, []);
+    const unfit = new Set(problems.map(({ path }) => path.replace(/[.[].*$/s, "")));
+    const fit = Object.entries(observed).filter(([key]) => !unfit.has(key));
+    return { ...inputs, ...Object.fromEntries(fit) };
+  }
+}
+
+function split(inputs: Properties): Split {
+  const { connection, onDelete, ...own } = inputs;
+  return { own: own, connection: isProperties(connection) ? connection : {}, onDelete };
+}
+
+const isKnown = (value: unknown): boolean => unknownPaths(value as Value).length === 0;
+
+const nodeOf = (connection: Properties): string =>
+  typeof connection["node"] === "string" ? connection["node"] : "(node not known)";
+
+const stateOf = (observed: Seen): State => (observed.outcome === "present" ? (observed.state as State) : {});
+
+/** The error as the user is told it: what, where, and the mend. Errors that are none of the device's or the plan's stay as they are: bugs. */
+function told(error: unknown, node: string, label: string): Error {
+  if (error instanceof DeviceError) {
+    const reason =
+      error.kind === "timedOut" || error.kind === "cancelled" ? error.kind : "failedPrecondition";
+    return new CallFailed(reason, error.message, { cause: error });
+  }
+  if (error instanceof UnknownObservation) {
+    const mend = "nothing was changed; look at the node, it must be known before it can be judged";
+    const text = `${node}: the state of ${label} can't be told: ${error.message}; ${mend}`;
+    return new CallFailed("failedPrecondition", text, { cause: error });
+  }
+  if (error instanceof PlanRefused) {
+    return new CallFailed("failedPrecondition", `${node}: ${label} refused: ${error.message}`, {
+      cause: error,
+    });
+  }
+  return error instanceof Error ? error : new Error(String(error), { cause: error });
+}
+
+/** A refresh goes by the recorded connection, which is not what the program says when the node has moved. */
+function withHint(error: unknown): unknown {
+  const cause = error instanceof CallFailed && error.cause instanceof DeviceError ? error.cause : undefined;
+  if (!(error instanceof CallFailed) || cause?.kind !== "unreachable") return error;
+  const hint =
+    "its recorded state is untouched; if the node has moved, `pulumi up --refresh=false` records its new connection";
+  return new CallFailed(error.reason, `${error.message}; ${hint}`, { cause });
+}
+
+function comparison({ observed, desired }: Difference): string {
+  const show = (value: unknown): string => {
+    const text = value === undefined ? "nothing" : JSON.stringify(value);
+    return text.length > 200 ? `${text.slice(0, 200)}...` : text;
+  };
+  return `: expected ${show(desired)}, observed ${show(observed)}`;
+}

@@ -1,0 +1,14 @@
+import { runAsPlugin } from "./host/plugin-process.ts";
+import { serve } from "./serve.ts";
+import { packageVersion } from "./version.ts";
+
+// The engine gives the address of its log as the only argument that is no flag.
+const engineAddress = process.argv.slice(2).find((argument) => !argument.startsWith("-"));
+
+const server = await serve({
+  version: packageVersion(),
+  kinds: async () => (await import("./registry.ts")).kinds,
+  devices: async () => (await import("./device/devices.ts")).createDevices(),
+  engineAddress,
+});
+runAsPlugin(server);
