@@ -1,0 +1,155 @@
+import { outputOf, UnknownObservation, type PartOutput, type Probe } from "../device/probe.ts";
+import type { Observed } from "../resource.ts";
+import { bootUnitName, paths } from "./firewall-boot.ts";
+import type { FirewallState } from "./firewall-inputs.ts";
+import { readTable } from "./firewall-listing.ts";
+import { table } from "./firewall-ruleset.ts";
+
+const ownFiles = [paths.ruleset, paths.fallback, paths.bootUnit, paths.nftablesDropIn];
+
+/** Asks the kernel, the files and systemd; needs no inputs, so that it travels with the first batch of every node. */
+export const firewallProbe: Probe<Observed<FirewallState>> = {
+  id: "edgeseal:network:Firewall",
+  parts: {
+    tables: "command -v nft >/dev/null 2>&1 || { echo missing; exit 0; }; nft list tables",
+    // Looking for the table in a list, since a table that is not there and an nft that can't ask end with the same status.
+    table: `command -v nft >/dev/null 2>&1 || exit 0
+tables=$(nft list tables) || exit 1
+printf '%s\\n' "$tables" | grep -qx 'table ${table}' || exit 0
+nft -j list table ${table}`,
+    files: `for f in ${ownFiles.join(" ")}; do
+  if [ -f "$f" ] && [ ! -L "$f" ]; then
+    digest=$(sha256sum < "$f") && marks=$(stat -c '%a %U:%G' "$f") || exit 1
+    printf '%s %s sha256:%s\\n' "$f" "$marks" "\${digest%% *}"
+  elif [ -e "$f" ] || [ -L "$f" ]; then printf '%s not a regular file\\n' "$f"
+  fi
+done`,
+    bootUnit: `systemctl show -p LoadState,UnitFileState,ActiveState,Before,DropInPaths ${bootUnitName} || exit 1
+for link in /etc/systemd/system/*.wants/${bootUnitName} /etc/systemd/system/*.requires/${bootUnitName}; do
+  if [ -L "$link" ]; then printf 'link=%s\\n' "$link"; fi
+done`,
+    nftablesService: "systemctl show -p LoadState,ExecStart,ExecReload,ExecStop nftables.service",
+  },
+  parse: parseFirewall,
+};
+
+function parseFirewall(parts: Readonly<Record<string, PartOutput>>): Observed<FirewallState> {
+  const tables = outputOf(parts, "tables").trim();
+  const nftMissing = tables === "missing";
+  const kernel = kernelState(outputOf(parts, "table"), nftMissing);
+  const files = readFiles(outputOf(parts, "files"));
+  const unit = readUnit(outputOf(parts, "bootUnit"));
+  const nothingOfOurs =
+    (kernel.loaded === "absent" || kernel.loaded === "unknown") &&
+    Object.keys(files).length === 0 &&
+    !unit.known;
+  if (nothingOfOurs) return { outcome: "absent" };
+  return {
+    outcome: "present",
+    state: {
+      ...kernel,
+      files,
+      bootUnit: unit.state,
+      nftablesService: readNftablesService(outputOf(parts, "nftablesService")),
+      foreignTables: nftMissing ? [] : foreignTables(tables),
+    },
+  };
+}
+
+type KernelState = Pick<
+  FirewallState,
+  "loaded" | "inputPolicy" | "outputPolicy" | "forwardPolicy" | "chains" | "rules" | "order"
+>;
+
+function kernelState(listing: string, nftMissing: boolean): KernelState {
+  if (nftMissing) return { loaded: "unknown", order: [] };
+  if (listing.trim() === "") return { loaded: "absent", order: [] };
+  const { dormant, policies, chains, rules, order } = readTable(listing);
+  const isFallback = Object.keys(rules).some((name) => name.startsWith("fallback:"));
+  return {
+    loaded: dormant ? "dormant" : isFallback ? "fallback" : "ruleset",
+    inputPolicy: policies.input ?? "none",
+    outputPolicy: policies.output ?? "none",
+    forwardPolicy: policies.forward ?? "none",
+    chains,
+    rules,
+    order,
+  };
+}
+
+function foreignTables(tables: string): string[] {
+  return tables
+    .split("\n")
+    .map((line) => line.replace(/^table /, "").trim())
+    .filter((name) => name !== "" && name !== table)
+    .sort();
+}
+
+/** Lines of path, mode, owner and digest, as the probe prints them. The paths have no spaces. */
+function readFiles(text: string): Record<string, string> {
+  const entries = text
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line): [string, string] => {
+      const [path = "", mode = "", ...rest] = line.split(" ");
+      return [
+        path,
+        /^[0-7]{1,4}$/.test(mode) ? [mode.padStart(4, "0"), ...rest].join(" ") : [mode, ...rest].join(" "),
+      ];
+    });
+  return Object.fromEntries(entries);
+}
+
+/** How a file of ours must look in the state. */
+export const fileMarks = (mode: string, digest: string): string => `${mode} root:root sha256:${digest}`;
+
+function readUnit(text: string): { known: boolean; state: FirewallState["bootUnit"] } {
+  const properties = readProperties(text);
+  const loadState = single(properties, "LoadState");
+  const unitFileState = single(properties, "UnitFileState");
+  const linkedFrom = (properties.get("link") ?? []).map(
+    (link) => /([^/]+)\.(?:wants|requires)\/[^/]+$/.exec(link)?.[1] ?? link,
+  );
+  return {
+    known: loadState !== "not-found" || linkedFrom.length > 0,
+    state: {
+      state: loadState === "masked" || unitFileState === "" ? loadState : unitFileState,
+      active: single(properties, "ActiveState"),
+      beforeNetwork: single(properties, "Before").split(" ").includes("network-pre.target"),
+      linkedFrom: linkedFrom.sort(),
+      overrides: single(properties, "DropInPaths")
+        .split(" ")
+        .filter((path) => path.includes(`/${bootUnitName}.d/`))
+        .sort(),
+    },
+  };
+}
+
+function readNftablesService(text: string): FirewallState["nftablesService"] {
+  const properties = readProperties(text);
+  const loadState = single(properties, "LoadState");
+  if (loadState === "not-found" || loadState === "masked") return "harmless";
+  const keeps = (name: string): boolean => {
+    const commands = properties.get(name) ?? [];
+    return commands.length > 0 && commands.every((command) => command.includes(`include "${paths.ruleset}"`));
+  };
+  return keeps("ExecStart") && keeps("ExecReload") && keeps("ExecStop") ? "harmless" : "flushes";
+}
+
+function readProperties(text: string): Map<string, string[]> {
+  const properties = new Map<string, string[]>();
+  for (const line of text.split("\n")) {
+    const at = line.indexOf("=");
+    if (at === -1) continue;
+    const key = line.slice(0, at);
+    properties.set(key, [...(properties.get(key) ?? []), line.slice(at + 1)]);
+  }
+  return properties;
+}
+
+/** @throws UnknownObservation when systemd did not print the property at all. */
+function single(properties: ReadonlyMap<string, readonly string[]>, name: string): string {
+  const value = properties.get(name)?.[0];
+  if (value === undefined) throw new UnknownObservation(`systemd did not say '${name}' of a unit`);
+  return value;
+}
