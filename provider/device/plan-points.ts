@@ -1,0 +1,49 @@
+import { armSteps } from "./commit-confirm.ts";
+import type { PlainStep } from "./render.ts";
+import type { Step } from "./step.ts";
+
+/** One thing that the device does for a plan, in the order in which it does it: what a plan can fail at, or be killed before or after. */
+export interface PlanPoint {
+  /** Unique within the plan: `0`, `1`, and for a commit-confirmed step `2:arm:0`, `2:apply:0`, `2:confirm`. */
+  readonly id: string;
+  readonly title: string;
+  /** `arm` runs before the change can be noticed, `apply` within the window, `confirm` in the second exec, over the new connection. */
+  readonly phase: "step" | "arm" | "apply" | "confirm";
+  /** What runs; none for the confirmation. */
+  readonly step: PlainStep | undefined;
+}
+
+/** Stops a plan at a point, for tests: the device says that it is there, and goes no further until its connection is gone. */
+export interface Breakpoint {
+  /** Id of a `PlanPoint`. */
+  readonly at: string;
+  readonly when: "before" | "after";
+  /** Called once, when the device is there. */
+  readonly reached: () => void;
+}
+
+/**
+ * All points of a plan.
+ * @throws TypeError when a commit-confirmed change is not the last step: what comes after it would run unconfirmed.
+ */
+export function pointsOf(steps: readonly Step[], nonce: string): readonly PlanPoint[] {
+  return steps.flatMap((step, index): readonly PlanPoint[] => {
+    if (step.kind !== "commitConfirm") {
+      return [{ id: String(index), title: step.title, phase: "step", step }];
+    }
+    if (index !== steps.length - 1)
+      throw new TypeError(`'${step.title}' is commit-confirmed, so it has to be the last step`);
+    const inner = (phase: "arm" | "apply", list: readonly PlainStep[]): PlanPoint[] =>
+      list.map((each, at) => ({ id: `${index}:${phase}:${at}`, title: each.title, phase, step: each }));
+    return [
+      ...inner("arm", armSteps(step, nonce)),
+      ...inner("apply", step.apply),
+      { id: `${index}:confirm`, title: `confirm: ${step.title}`, phase: "confirm", step: undefined },
+    ];
+  });
+}
+
+/** The runner's own list of points, for tests that kill a plan at each of them. */
+export function stepsOf(steps: readonly Step[]): readonly PlanPoint[] {
+  return pointsOf(steps, "0".repeat(32));
+}

@@ -1,0 +1,202 @@
+import { newNonce, parseProbes, requireComplete } from "./batch.ts";
+import { windowSecondsOf } from "./commit-confirm.ts";
+import { confirmChange, type Readback } from "./confirmation.ts";
+import type { StepReport } from "./device.ts";
+import { DeviceError } from "./errors.ts";
+import type { ManifestChange } from "./manifest.ts";
+import { failureIn } from "./plan-failure.ts";
+import { parsePlanOutput, said, type PlanOutput } from "./plan-output.ts";
+import type { Breakpoint, PlanPoint } from "./plan-points.ts";
+import { changeOf, renderPlan } from "./plan-script.ts";
+import type { Probe } from "./probe.ts";
+import type { Session } from "./session.ts";
+import type { Step } from "./step.ts";
+import type { ExecResult } from "./transport.ts";
+
+export type { Breakpoint } from "./plan-points.ts";
+export { stepsOf } from "./plan-points.ts";
+
+export interface ApplyPlanOptions {
+  /** What for; shown to whom the node lock keeps out. */
+  readonly purpose: string;
+  /** Who; shown to whom the node lock keeps out. */
+  readonly owner: string;
+  readonly signal?: AbortSignal;
+  readonly manifest?: ManifestChange;
+  readonly breakpoint?: Breakpoint;
+  /** Called with the title of each step as it begins on the device. */
+  readonly onProgress?: (message: string) => void;
+  /** How long to wait for another plan on this node, in seconds. Default 20: what a killed provider left running ends meanwhile, mostly. */
+  readonly lockWaitSeconds?: number;
+}
+
+export interface PlanResult {
+  /** Steps that began, in order, those of a commit-confirmed change one by one. */
+  readonly steps: readonly StepReport[];
+  /** What was read back; over the new connection when there was a confirmation. Empty when nothing could be read. */
+  readonly readback: Readback;
+  readonly failure?: DeviceError;
+}
+
+const defaultLockWaitSeconds = 20;
+
+/** Listens to the script's markers while it runs. */
+class Progress {
+  readonly #onMarker: (verb: string, rest: string) => void;
+  readonly #tails = new Map<string, string>();
+
+  constructor(onMarker: (verb: string, rest: string) => void) {
+    this.#onMarker = onMarker;
+  }
+
+  heard(nonce: string, chunk: string): void {
+    const text = (this.#tails.get(nonce) ?? "") + chunk;
+    const end = text.lastIndexOf("\n") + 1;
+    for (const { verb, rest } of said(text.slice(0, end), nonce)) this.#onMarker(verb, rest);
+    this.#tails.set(nonce, text.slice(end));
+  }
+}
+
+/**
+ * Applies a plan and reads back, in one exec. A plan that ends with a commit-confirmed change takes one new connection with one exec more.
+ *
+ * What stopped the plan on the device is in `failure`, beside what was read back.
+ * @throws DeviceError when the device did not answer to the end (`unreachable`, `timedOut`, `denied`, `hostKeyMismatch`, `unknown`, `cancelled`). The plan may then have run in part, and can be run again.
+ * @throws TypeError when the plan itself is malformed; nothing was sent.
+ */
+export async function applyPlan(
+  session: Session,
+  steps: readonly Step[],
+  readback: readonly Probe<unknown>[],
+  options: ApplyPlanOptions,
+): Promise<PlanResult> {
+  const nonce = newNonce();
+  const changeNonce = newNonce();
+  const change = changeOf(steps);
+  const shared = {
+    changeNonce,
+    owner: options.owner,
+    purpose: options.purpose,
+    breakpoint: options.breakpoint,
+  };
+  const plan = renderPlan(steps, readback, {
+    ...shared,
+    nonce,
+    manifest: options.manifest,
+    lockWaitSeconds: options.lockWaitSeconds ?? defaultLockWaitSeconds,
+  });
+  const titles = new Map(plan.points.map(({ id, title }) => [id, title]));
+
+  let armedAtMs: number | undefined;
+  const armed = Promise.withResolvers<undefined>();
+  const progress = new Progress((verb, rest) => {
+    if (verb === "begin-step") options.onProgress?.(titles.get(rest) ?? rest);
+    if (verb === "break") options.breakpoint?.reached();
+    if (verb === "armed") {
+      armedAtMs ??= performance.now();
+      armed.resolve(undefined);
+    }
+  });
+
+  const abandon = new AbortController();
+  const signal =
+    options.signal === undefined ? abandon.signal : AbortSignal.any([options.signal, abandon.signal]);
+  let heard = "";
+  const exec = session.run(plan.script, {
+    timeoutMs: plan.deadlineSeconds * 1000,
+    signal,
+    onStdout: (chunk) => {
+      heard += chunk;
+      progress.heard(nonce, chunk);
+    },
+  });
+
+  if (change === undefined) {
+    const result = await exec;
+    requireComplete(session.node, result, nonce);
+    const output = parsePlanOutput(result.stdout, nonce);
+    return conclude(output, plan.points, {
+      readback: parseProbes(result.stdout, result.stderr, nonce),
+      failure: failureIn(session.node, output, plan.points, undefined),
+    });
+  }
+
+  const result = await firstExec(
+    exec,
+    armed.promise,
+    () => armedAtMs,
+    windowSecondsOf(change) * 1000,
+    options.signal,
+  );
+  if (result === undefined) {
+    abandon.abort(
+      new DeviceError("cancelled", session.node, "the connection that made the change was given up"),
+    );
+    exec.catch(() => undefined);
+  }
+  const output = parsePlanOutput(result?.stdout ?? heard, nonce);
+  const failure = failureIn(session.node, output, plan.points, change);
+  if (result !== undefined && (failure !== undefined || armedAtMs === undefined)) {
+    requireComplete(session.node, result, nonce);
+    return conclude(output, plan.points, {
+      readback: parseProbes(result.stdout, result.stderr, nonce),
+      failure,
+    });
+  }
+  options.onProgress?.(`confirm: ${change.title}`);
+  const confirmed = await confirmChange({
+    session,
+    steps,
+    change,
+    readback,
+    script: shared,
+    armedAtMs: armedAtMs ?? performance.now(),
+    signal: options.signal,
+    onStdout: (of, chunk) => progress.heard(of, chunk),
+    onProgress: (message) => options.onProgress?.(message),
+  });
+  return conclude(output, plan.points, { ...confirmed, failure: failure ?? confirmed.failure });
+}
+
+/**
+ * The first exec of a commit-confirmed plan, or `undefined` when the window had begun and the connection gave no answer any more: then the change may have cut it, and the new
+ * connection decides.
+ */
+async function firstExec(
+  exec: Promise<ExecResult>,
+  armed: Promise<undefined>,
+  armedAtMs: () => number | undefined,
+  windowMs: number,
+  signal: AbortSignal | undefined,
+): Promise<ExecResult | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  // Slow steps use up the window too; the second connection then waits on the device for their end.
+  const silence = armed.then(
+    () =>
+      new Promise<undefined>(
+        (resolve) => (timer = setTimeout(resolve, Math.min(windowMs / 3, 10_000), undefined)),
+      ),
+  );
+  try {
+    return await Promise.race([exec, silence]);
+  } catch (error) {
+    if (armedAtMs() === undefined || signal?.aborted === true) throw error;
+    return undefined;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function conclude(
+  output: PlanOutput,
+  points: readonly PlanPoint[],
+  end: { readonly readback: Readback; readonly failure: DeviceError | undefined },
+): PlanResult {
+  const done = new Set(output.done);
+  const titles = new Map(points.map(({ id, title }) => [id, title]));
+  const steps = output.begun.map((id): StepReport => ({
+    title: titles.get(id) ?? id,
+    outcome: done.has(id) ? "done" : "failed",
+  }));
+  return { steps, readback: end.readback, ...(end.failure === undefined ? {} : { failure: end.failure }) };
+}

@@ -1,0 +1,238 @@
+import { renderProbes, renderScript } from "./batch.ts";
+import { boundedStep, killAfterSeconds } from "./bounded-step.ts";
+import { giveUp, pendingCheck, renderConfirm, renderOutcome, windowSecondsOf } from "./commit-confirm.ts";
+import { renderManifestChange, type ManifestChange } from "./manifest.ts";
+import { renderLock } from "./node-lock.ts";
+import { pointsOf, type Breakpoint, type PlanPoint } from "./plan-points.ts";
+import type { Probe } from "./probe.ts";
+import { renderStep } from "./render.ts";
+import { revertUnit, stateDirectory } from "./revert-script.ts";
+import { quote } from "./shell-quote.ts";
+import type { CommitConfirmStep, Step } from "./step.ts";
+
+/*
+ * A whole plan as one script: lock, check for a pending change, steps, manifest, readback. The lock is let go by the EXIT trap.
+ *
+ * Before and after each step the script says so on standard output. When nobody is there any more to hear it (the provider was killed, the connection is gone), it
+ * ends right there, and the lock with it. Only within the window of a commit-confirmed change it goes on, since the change may be what cut the connection; what becomes of
+ * it is decided by confirmation or timer.
+ */
+
+export interface PlanScriptOptions {
+  readonly nonce: string;
+  /** Nonce of the commit-confirmed change in the plan. */
+  readonly changeNonce: string;
+  readonly owner: string;
+  readonly purpose: string;
+  readonly lockWaitSeconds: number;
+  readonly manifest?: ManifestChange | undefined;
+  readonly breakpoint?: Breakpoint | undefined;
+}
+
+export interface PlanScript {
+  readonly script: string;
+  readonly points: readonly PlanPoint[];
+  /** Sum of the deadlines of everything in it, in seconds. */
+  readonly deadlineSeconds: number;
+}
+
+const preconditionSeconds = 30;
+/** Probes end by themselves; this is what all of them together may take on a busy Pi. */
+const readbackSeconds = 120;
+/** A revert: its own deadline, plus files put back on a slow card. */
+const revertSeconds = 130;
+
+const say = (nonce: string): string => `say() { printf '\\n@%s %s\\n' ${nonce} "$*" 2>/dev/null; }`;
+
+const breakHere = `
+break_here() {
+  [ -z "$stopped" ] || return 0
+  say break "$1" "$2"
+  while printf '\\n' 2>/dev/null; do sleep 0.05; done
+  exit 141
+}`;
+
+const planStep = `
+stopped= armed_until=
+lost() { [ -n "$armed_until" ] || exit 141; }
+limit() {
+  bound=$1 after=${killAfterSeconds}
+  [ -n "$armed_until" ] || return 0
+  uptime
+  after=1 left=$((armed_until - now - 3))
+  [ "$bound" -le "$left" ] || bound=$left
+  [ "$left" -ge 1 ]
+}
+kept() { base64 -w 0 <"$work/log" 2>/dev/null; }
+plan_step() {
+  [ -z "$stopped" ] || return 0
+  say begin-step "$1" || lost
+  if ! lock_holds; then stopped=fenced; say fenced "$1"; return 0; fi
+  if [ -n "$5" ]; then
+    limit ${preconditionSeconds} || { stopped=window; say late "$1"; return 0; }
+    bounded "$bound" "$after" "$5" ''
+    if [ "$code" -ne 0 ]; then stopped=precondition; say precondition "$1" "$code" "$(kept)"; return 0; fi
+  fi
+  limit "$2" || { stopped=window; say late "$1"; return 0; }
+  bounded "$bound" "$after" "$3" "$4"
+  if [ "$code" -ne 0 ]; then stopped=failed; say failed "$1" "$code" "$bound" "$(kept)"; return 0; fi
+  say end-step "$1" || lost
+}
+plan_exit() { trap '' HUP INT TERM PIPE; work_end; lock_release; }
+trap plan_exit EXIT
+trap 'exit 143' HUP INT TERM
+trap : PIPE
+`;
+
+function renderPoint(point: PlanPoint, breakpoint: Breakpoint | undefined): readonly string[] {
+  if (point.step === undefined) return [];
+  const { script, stdinBase64, timeoutSeconds } = renderStep(point.step);
+  const words = [
+    quote(point.id),
+    String(timeoutSeconds),
+    quote(script),
+    quote(stdinBase64),
+    quote(point.step.precondition ?? ""),
+  ];
+  const pause = (when: Breakpoint["when"]): readonly string[] =>
+    breakpoint?.at === point.id && breakpoint.when === when ? [`break_here ${quote(point.id)} ${when}`] : [];
+  return [...pause("before"), `plan_step ${words.join(" ")}`, ...pause("after")];
+}
+
+function deadlineOf(points: readonly PlanPoint[]): number {
+  let seconds = 0;
+  for (const { step } of points) {
+    if (step === undefined) continue;
+    seconds += renderStep(step).timeoutSeconds + 2 * killAfterSeconds;
+    if (step.precondition !== undefined) seconds += preconditionSeconds + 2 * killAfterSeconds;
+  }
+  return seconds;
+}
+
+/** The commit-confirmed change of a plan, if it has one. */
+export function changeOf(steps: readonly Step[]): CommitConfirmStep | undefined {
+  const last = steps.at(-1);
+  return last?.kind === "commitConfirm" ? last : undefined;
+}
+
+/**
+ * The script of the first exec of a plan.
+ * @throws TypeError as `renderStep` and `pointsOf`.
+ */
+export function renderPlan(
+  steps: readonly Step[],
+  readback: readonly Probe<unknown>[],
+  options: PlanScriptOptions,
+): PlanScript {
+  const { nonce, changeNonce, breakpoint } = options;
+  const points = pointsOf(steps, changeNonce);
+  const change = changeOf(steps);
+  if (change !== undefined) windowSecondsOf(change);
+  const stepSeconds = deadlineOf(points);
+  const heldSeconds = stepSeconds + readbackSeconds + revertSeconds;
+  const ofPhase = (phase: PlanPoint["phase"]): readonly string[] =>
+    points.filter((point) => point.phase === phase).flatMap((point) => renderPoint(point, breakpoint));
+  const pending = `${stateDirectory}/pending`;
+  const changeLines =
+    change === undefined
+      ? []
+      : [
+          ...ofPhase("arm"),
+          `if [ -z "$stopped" ]; then read -r armed_until <${pending}/deadline; say armed || :; fi`,
+          ...ofPhase("apply"),
+          `if [ -z "$stopped" ]; then : >${pending}/applied; say applied || :`,
+          `elif [ "$(cat ${pending}/nonce 2>/dev/null)" = ${changeNonce} ]; then give_up; fi`,
+        ];
+  const body = [
+    say(nonce),
+    renderLock({
+      owner: options.owner,
+      purpose: options.purpose,
+      expirySeconds: heldSeconds,
+      waitSeconds: options.lockWaitSeconds,
+    }),
+    boundedStep,
+    pendingCheck,
+    giveUp,
+    breakHere,
+    planStep,
+    `if ! lock_acquire; then stopped=locked; say not-locked`,
+    `elif ! pending_absent; then stopped=pending`,
+    `elif ! work_begin; then stopped=trouble; say trouble 'no directory can be made in /run/edgeseal'; fi`,
+    ...ofPhase("step"),
+    ...changeLines,
+    // A failed plan may have done half of its work, so its probe belongs in the manifest all the same.
+    ...(options.manifest === undefined
+      ? []
+      : [`case $stopped in locked | pending) ;; *) ${renderManifestChange(options.manifest)} ;; esac`]),
+    // After a change the answer counts that comes over the new connection.
+    `if ${change === undefined ? ":" : `[ -n "$stopped" ]`}; then`,
+    ":",
+    renderProbes(readback, nonce),
+    "fi",
+  ].join("\n");
+  return {
+    script: renderScript(body, nonce),
+    points,
+    deadlineSeconds: heldSeconds + options.lockWaitSeconds + revertSeconds,
+  };
+}
+
+/** The script of the second exec: the confirmation, and what the node looks like after it. */
+export function renderConfirmation(
+  steps: readonly Step[],
+  readback: readonly Probe<unknown>[],
+  options: PlanScriptOptions,
+): PlanScript {
+  const { nonce, changeNonce, breakpoint } = options;
+  const point = pointsOf(steps, changeNonce).find(({ phase }) => phase === "confirm");
+  const pause = (when: Breakpoint["when"]): string =>
+    point !== undefined && breakpoint?.at === point.id && breakpoint.when === when
+      ? `break_here ${quote(point.id)} ${when}`
+      : ":";
+  const body = [
+    "stopped=",
+    say(nonce),
+    renderLock({
+      ...options,
+      expirySeconds: readbackSeconds + revertSeconds,
+      waitSeconds: options.lockWaitSeconds,
+    }),
+    giveUp,
+    renderConfirm(changeNonce),
+    breakHere,
+    `trap lock_release EXIT`,
+    `trap 'exit 143' HUP INT TERM`,
+    `trap : PIPE`,
+    `if lock_acquire; then`,
+    pause("before"),
+    `confirm`,
+    pause("after"),
+    `fi`,
+    renderProbes(readback, nonce),
+  ].join("\n");
+  return {
+    script: renderScript(body, nonce),
+    points: point === undefined ? [] : [point],
+    deadlineSeconds: options.lockWaitSeconds + readbackSeconds + revertSeconds,
+  };
+}
+
+/** The script that finds out how a change ended that we could not confirm. Changes nothing, takes no lock. */
+export function renderOutcomeCheck(
+  readback: readonly Probe<unknown>[],
+  options: { readonly nonce: string; readonly changeNonce: string },
+): string {
+  return renderScript(
+    [
+      say(options.nonce),
+      renderOutcome(options.changeNonce),
+      "outcome",
+      renderProbes(readback, options.nonce),
+    ].join("\n"),
+    options.nonce,
+  );
+}
+
+/** What a person at the device runs to see what the revert did. */
+export const revertJournal = `journalctl -u ${revertUnit}`;
