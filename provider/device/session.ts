@@ -31,6 +31,8 @@ export interface Session {
   run(script: string, options: RunOptions): Promise<ExecResult>;
   /** The same on a new connection, which takes the old one's place once it carried the exec; the old one is closed then. */
   runOnNewConnection(script: string, options: RunOptions): Promise<ExecResult>;
+  /** Opens the connection, when there is none. @throws as `run`, but for `timedOut` of a script. */
+  connect(signal?: AbortSignal): Promise<void>;
   /** Closes every connection and ends what runs, with `cancelled`; idempotent. Later calls fail with `cancelled`. */
   close(): Promise<void>;
   /** Whether there is a connection that can carry an exec right now. */
@@ -128,6 +130,10 @@ class SshSession implements Session {
       if (!died || options.readOnly !== true || link !== idle) throw error;
       return await this.#exec(await this.#orCancelled(this.#ensureLink(), options.signal), script, options);
     }
+  }
+
+  async connect(signal?: AbortSignal): Promise<void> {
+    await this.#orCancelled(this.#ensureLink(), signal);
   }
 
   async runOnNewConnection(script: string, options: RunOptions): Promise<ExecResult> {

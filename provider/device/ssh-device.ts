@@ -1,0 +1,261 @@
+import type { Observed, ResourceKind, Route } from "../resource.ts";
+import {
+  newNonce,
+  parseProbes,
+  renderProbes,
+  renderScript,
+  requireComplete,
+  unfinishedPart,
+} from "./batch.ts";
+import type { ApplyResult, CallOptions, Device } from "./device.ts";
+import { DeviceError } from "./errors.ts";
+import { manifestEntry, manifestProbe, probesOfManifest } from "./manifest.ts";
+import type { Breakpoint } from "./plan-points.ts";
+import { applyPlan } from "./plan-runner.ts";
+import type { PartOutput, Probe } from "./probe.ts";
+import { routeProbe } from "./route.ts";
+import { Semaphore } from "./semaphore.ts";
+import type { Session } from "./session.ts";
+import type { Step } from "./step.ts";
+
+export interface SshDeviceOptions {
+  readonly kinds: readonly ResourceKind[];
+  readonly owner: string;
+  readonly maxAgeMs: number;
+  readonly observeTimeoutMs: number;
+  readonly breakpoint: Breakpoint | undefined;
+}
+
+type Answers = ReadonlyMap<string, Readonly<Record<string, PartOutput>>>;
+
+/** What the device said, and when it was asked. */
+interface Observation {
+  readonly takenAt: number;
+  readonly answers: Answers;
+}
+
+/** Questions that wait for their turn; whoever comes before it joins. */
+interface Batch {
+  readonly wanted: Map<string, Probe<Observed<unknown>>>;
+  readonly answers: Promise<Answers>;
+}
+
+/**
+ * A device behind one session. Batches of probes and plans take turns, in order: so nothing is read in the middle of a change, and what a change
+ * read back answers those who waited for it.
+ */
+export class SshDevice implements Device {
+  readonly #session: Session;
+  readonly #options: SshDeviceOptions;
+  readonly #closing = new AbortController();
+  readonly #turns = new Semaphore(1);
+  /** Input-dependent probes of this node that we know of: from its manifest, or asked for in this process. */
+  readonly #dependent = new Map<string, Probe<Observed<unknown>>>();
+  /** Probe ids to take out of the manifest with the next plan. */
+  readonly #forgotten = new Set<string>();
+  #observation: Observation | undefined;
+  #pending: Batch | undefined;
+  #route: Route | undefined;
+
+  constructor(session: Session, options: SshDeviceOptions) {
+    this.#session = session;
+    this.#options = options;
+  }
+
+  async observe<S>(kind: ResourceKind, inputs: object, options: CallOptions = {}): Promise<Observed<S>> {
+    const probe = kind.observe(inputs as never);
+    if (kind.observe.length > 0) this.#dependent.set(probe.id, probe);
+    const answers = await this.#ask(probe, options.signal);
+    return probe.parse(answers.get(probe.id) ?? {});
+  }
+
+  knownRoute(): Route | undefined {
+    return this.#session.connected ? this.#route : undefined;
+  }
+
+  async route(options: CallOptions = {}): Promise<Route> {
+    const known = this.knownRoute();
+    if (known !== undefined) return known;
+    const answers = await this.#ask(routeProbe, options.signal);
+    return routeIn(answers);
+  }
+
+  async apply<S>(
+    kind: ResourceKind,
+    inputs: object,
+    steps: readonly Step[],
+    options: CallOptions = {},
+  ): Promise<ApplyResult<S>> {
+    const probe = kind.observe(inputs as never);
+    const dependent = kind.observe.length > 0;
+    if (dependent) this.#dependent.set(probe.id, probe);
+    const release = await this.#turn(options.signal);
+    try {
+      // Whatever the plan does, what was known before is not known any more.
+      this.#observation = undefined;
+      const readback = unique([...this.#standing(), ...this.#dependent.values(), probe]);
+      const drop = [...this.#forgotten].filter((id) => id !== probe.id);
+      const result = await applyPlan(this.#session, steps, readback, {
+        purpose: kind.token,
+        owner: this.#options.owner,
+        signal:
+          options.signal === undefined
+            ? this.#closing.signal
+            : AbortSignal.any([options.signal, this.#closing.signal]),
+        manifest: {
+          set: new Map(dependent ? [[probe.id, manifestEntry(kind, inputs)]] : []),
+          drop,
+        },
+        ...(this.#options.breakpoint === undefined ? {} : { breakpoint: this.#options.breakpoint }),
+      });
+      for (const id of drop) this.#forgotten.delete(id);
+      const parts = result.readback.get(probe.id);
+      // Nothing was read back (the connection went away, the lock was held): only the failure is known.
+      if (parts === undefined && result.failure !== undefined) throw result.failure;
+      if (parts !== undefined) this.#learn(result.readback, performance.now());
+      return {
+        steps: result.steps,
+        observed: probe.parse(parts ?? {}) as Observed<S>,
+        failure: result.failure,
+      };
+    } finally {
+      release();
+    }
+  }
+
+  /** Takes a resource's probe out of the node's manifest along with the next plan; makes no connection. */
+  forget(kind: ResourceKind, inputs: object): void {
+    if (kind.observe.length === 0) return;
+    const { id } = kind.observe(inputs as never);
+    this.#dependent.delete(id);
+    this.#forgotten.add(id);
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort(this.#cancelled());
+    await this.#session.close();
+  }
+
+  #cancelled(): DeviceError {
+    return new DeviceError("cancelled", this.#session.node, "cancelled", {
+      hint: "run the operation again to go on from here",
+    });
+  }
+
+  async #turn(signal?: AbortSignal): Promise<() => void> {
+    const either =
+      signal === undefined ? this.#closing.signal : AbortSignal.any([signal, this.#closing.signal]);
+    try {
+      return await this.#turns.acquire(either);
+    } catch {
+      throw this.#cancelled();
+    }
+  }
+
+  /** What every first read of a node asks: all that needs no inputs. */
+  #standing(): readonly Probe<Observed<unknown>>[] {
+    const kinds = this.#options.kinds.filter((kind) => kind.observe.length === 0);
+    return [routeProbe, manifestProbe, ...kinds.map((kind) => kind.observe({}))];
+  }
+
+  #fresh(): Answers | undefined {
+    if (this.#observation === undefined) return undefined;
+    return performance.now() - this.#observation.takenAt < this.#options.maxAgeMs
+      ? this.#observation.answers
+      : undefined;
+  }
+
+  async #ask(probe: Probe<Observed<unknown>>, signal: AbortSignal | undefined): Promise<Answers> {
+    if (this.#closing.signal.aborted || signal?.aborted === true) throw this.#cancelled();
+    const known = this.#fresh();
+    if (known?.has(probe.id) === true) return known;
+    this.#pending ??= this.#schedule();
+    const { wanted, answers } = this.#pending;
+    wanted.set(probe.id, probe);
+    if (signal === undefined) return answers;
+    return Promise.race([answers, this.#abortOf(signal)]);
+  }
+
+  /** Rejects when the signal is aborted: one caller leaves, and the batch goes on for the others. */
+  #abortOf(signal: AbortSignal): Promise<never> {
+    return new Promise((_resolve, reject) => {
+      signal.addEventListener("abort", () => reject(this.#cancelled()), { once: true });
+    });
+  }
+
+  #schedule(): Batch {
+    const wanted = new Map<string, Probe<Observed<unknown>>>();
+    const answers = this.#answer(wanted);
+    answers.catch(() => undefined);
+    return { wanted, answers };
+  }
+
+  async #answer(wanted: ReadonlyMap<string, Probe<Observed<unknown>>>): Promise<Answers> {
+    const release = await this.#turn();
+    try {
+      // The questions are put together once the connection stands, so that all who asked meanwhile are in.
+      if (!this.#session.connected) await this.#session.connect();
+      this.#pending = undefined;
+      const known = this.#fresh();
+      if (known === undefined) {
+        const probes = unique([...this.#standing(), ...this.#dependent.values(), ...wanted.values()]);
+        return await this.#batch(probes, new Map());
+      }
+      if ([...wanted.keys()].every((id) => known.has(id))) return known;
+      const lacking = unique([...this.#dependent.values(), ...wanted.values()]).filter(
+        ({ id }) => !known.has(id),
+      );
+      return await this.#batch(lacking, known);
+    } finally {
+      if (this.#pending?.wanted === wanted) this.#pending = undefined;
+      release();
+    }
+  }
+
+  /** One exec. `known` are answers of the same observation that stay. */
+  async #batch(probes: readonly Probe<Observed<unknown>>[], known: Answers): Promise<Answers> {
+    const nonce = newNonce();
+    const askedAt = performance.now();
+    let heard = "";
+    const result = await this.#session
+      .run(renderScript(renderProbes(probes, nonce), nonce), {
+        timeoutMs: this.#options.observeTimeoutMs,
+        readOnly: true,
+        onStdout: (chunk) => (heard = (heard + chunk).slice(-64 * 1024)),
+      })
+      .catch((error: unknown) => {
+        throw this.#naming(error, unfinishedPart(heard, nonce));
+      });
+    requireComplete(this.#session.node, result, nonce);
+    const answers = new Map([...known, ...parseProbes(result.stdout, result.stderr, nonce)]);
+    this.#learn(answers, known.size === 0 ? askedAt : (this.#observation?.takenAt ?? askedAt));
+    return answers;
+  }
+
+  #learn(answers: Answers, takenAt: number): void {
+    this.#observation = { takenAt, answers };
+    this.#route = routeIn(answers);
+    for (const probe of probesOfManifest(answers.get(manifestProbe.id), this.#options.kinds)) {
+      if (!this.#forgotten.has(probe.id)) this.#dependent.set(probe.id, probe);
+    }
+  }
+
+  /** A hanging probe makes the whole batch late: say which. */
+  #naming(error: unknown, part: string | undefined): unknown {
+    if (part === undefined || !(error instanceof DeviceError) || error.kind !== "timedOut") return error;
+    return new DeviceError(error.kind, error.node, `${error.shortMessage}, while it looked at '${part}'`, {
+      ...(error.hint === undefined ? {} : { hint: error.hint }),
+      cause: error,
+    });
+  }
+}
+
+function unique(probes: readonly Probe<Observed<unknown>>[]): readonly Probe<Observed<unknown>>[] {
+  return [...new Map(probes.map((probe) => [probe.id, probe])).values()];
+}
+
+function routeIn(answers: Answers): Route {
+  const observed = routeProbe.parse(answers.get(routeProbe.id) ?? {});
+  if (observed.outcome === "absent") throw new TypeError("a connection always has a route");
+  return observed.state;
+}
