@@ -22,7 +22,7 @@ const networkServices = [
 ];
 
 /** Units that pull the boot unit in, sorted. */
-export const bootUnitLinks: readonly string[] = [...networkServices, "sysinit.target"];
+export const bootUnitLinks: readonly string[] = [...networkServices, "sysinit.target"].sort();
 
 /** A file of ours, as it must be. */
 export interface ManagedFile {

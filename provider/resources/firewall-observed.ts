@@ -39,6 +39,7 @@ function parseFirewall(parts: Readonly<Record<string, PartOutput>>): Observed<Fi
   const kernel = kernelState(outputOf(parts, "table"), nftMissing);
   const files = readFiles(outputOf(parts, "files"));
   const unit = readUnit(outputOf(parts, "bootUnit"));
+  const nftablesService = readNftablesService(outputOf(parts, "nftablesService"));
   const nothingOfOurs =
     (kernel.loaded === "absent" || kernel.loaded === "unknown") &&
     Object.keys(files).length === 0 &&
@@ -50,7 +51,7 @@ function parseFirewall(parts: Readonly<Record<string, PartOutput>>): Observed<Fi
       ...kernel,
       files,
       bootUnit: unit.state,
-      nftablesService: readNftablesService(outputOf(parts, "nftablesService")),
+      nftablesService,
       foreignTables: nftMissing ? [] : foreignTables(tables),
     },
   };
