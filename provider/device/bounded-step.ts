@@ -26,7 +26,7 @@ work_begin() {
   work=$(mktemp -d ${runtimeDirectory}/work.XXXXXXXX) || return 1
 }
 work_end() {
-  [ -z "$running" ] || kill -TERM -- "-$running" 2>/dev/null
+  [ -z "$running" ] || kill -s TERM -- "-$running" 2>/dev/null
   running=
   [ -z "$work" ] || rm -rf -- "$work"
 }
@@ -43,7 +43,7 @@ EDGESEAL
   running=$!
   code=0
   wait "$running" || code=$?
-  kill -KILL -- "-$running" 2>/dev/null
+  kill -s KILL -- "-$running" 2>/dev/null
   running=
   [ "$code" -eq 0 ] || wait "$collector"
 }

@@ -136,7 +136,8 @@ async function tryToConfirm(request: ConfirmationRequest, endsAtMs: number): Pro
           : new Error("its lock is held");
     } catch (error) {
       if (signal?.aborted === true) throw error;
-      obstacle = error;
+      // Cut off by the window's end, it says nothing of what was in the way.
+      obstacle = window.aborted ? (obstacle ?? new Error("no answer until the window ended")) : error;
       // Another key, or no login: trying again changes nothing.
       if (error instanceof DeviceError && (error.kind === "hostKeyMismatch" || error.kind === "denied")) {
         return { answer: undefined, obstacle };

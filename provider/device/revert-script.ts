@@ -92,6 +92,7 @@ read -r now _ </proc/uptime
   echo "boot=$(cat /proc/sys/kernel/random/boot_id)"
   echo "uptime=\${now%%.*}"
 } >last-revert.new && sync last-revert.new && mv -fT last-revert.new last-revert || exit 1
+systemctl --no-block stop 'edgeseal-window-*.timer' 2>/dev/null 7>&- || :
 rm -rf done && mv -T reverting done && sync . && rm -rf done
 echo 'taken back'
 `;
