@@ -1,0 +1,179 @@
+import { quote } from "../device/shell-quote.ts";
+import { directory, file, remove, run, unit, type Step } from "../device/step.ts";
+import { PlanRefused } from "../resource.ts";
+import { keepFromStarting } from "./boot-units.ts";
+import { baseName, byteOrder } from "./config-files.ts";
+import { fstabMark, type SwapState } from "./swap-observation.ts";
+import { escapeForProcSwaps, isActiveArea, isSwapFile } from "./swap-signature.ts";
+
+/** Sorts after any drop-in with a number before its name, so that it has the last word. */
+export const rpiSwapDropIn = "/etc/rpi/swap.conf.d/zz-edgeseal.conf";
+
+/** Swapping gigabytes back in from an SD card takes its time. */
+const swapoffSeconds = 900;
+
+/**
+ * Memory that must stay available on top of what comes back from swap. Without a margin the kernel's OOM killer picks a victim, and on a node that
+ * serves a model it is the inference server.
+ */
+const marginKiB = 64 * 1024;
+
+/**
+ * Steps that turn swap off for good. What the next boot does comes first: when there is too little memory to turn it off now, a reboot finishes it.
+ * @throws PlanRefused when a file that is read after edgeseal's drop-in turns rpi-swap on.
+ */
+export function turnOff(observed: SwapState, removeFiles: boolean): readonly Step[] {
+  const removable = (path: string): boolean => removeFiles && observed.swapFiles.includes(path);
+  return [
+    ...rpiSwapOff(observed),
+    ...commentOut(observed.fstabEntries),
+    ...observed.swapUnits.map((name) => keepFromStarting(name, "it turns swap on", stopsSafely(name))),
+    ...observed.activeAreas.map((area) => turnOffArea(area, removable(area))),
+    ...observed.zramDevices.map(resetZram),
+    ...(removeFiles ? observed.swapFiles.filter((path) => !observed.activeAreas.includes(path)) : []).map(
+      removeSwapFile,
+    ),
+  ];
+}
+
+/** Steps that let the system turn swap on again at its next boot. Files that were removed are not made again. */
+export function takeBack(observed: SwapState): readonly Step[] {
+  return [
+    remove({ title: "remove edgeseal's drop-in for rpi-swap", path: rpiSwapDropIn }),
+    ...observed.maskedUnits.map((name) => unit({ title: `unmask ${name}`, unit: name, masked: false })),
+    ...(observed.fstabCommentedOut.length === 0 ? [] : [restoreFstab]),
+  ];
+}
+
+/** A unit that acts by itself is stopped; one that was run once is not: its stop command would be another, unchecked way to turn swap off. */
+function stopsSafely(name: string): boolean {
+  return name.endsWith(".timer") || name === "swapspace.service";
+}
+
+function rpiSwapOff(observed: SwapState): readonly Step[] {
+  if (observed.rpiSwapMechanism === "none") return [];
+  if (
+    byteOrder(baseName(observed.rpiSwapSetBy), baseName(rpiSwapDropIn)) > 0 &&
+    observed.rpiSwapSetBy.includes(".conf.d/")
+  ) {
+    throw new PlanRefused(
+      `${observed.rpiSwapSetBy} sets rpi-swap's Mechanism to '${observed.rpiSwapMechanism}' and is read after edgeseal's ${rpiSwapDropIn}`,
+      "remove that file or the setting in it",
+    );
+  }
+  return [
+    directory({ title: "make the directory /etc/rpi", path: "/etc/rpi", mode: "0755" }),
+    directory({
+      title: "make the directory for rpi-swap's drop-ins",
+      path: "/etc/rpi/swap.conf.d",
+      mode: "0755",
+    }),
+    file({
+      title: "turn rpi-swap off",
+      path: rpiSwapDropIn,
+      mode: "0644",
+      content:
+        "# Written by edgeseal (edgeseal:memory:Swap). Also in force should rpi-swap be installed later.\n[Main]\nMechanism=none\n",
+    }),
+  ];
+}
+
+/** Edits /etc/fstab atomically, keeping its mode and owner. The awk program reads standard input, then the file. */
+function editFstab(program: string): string {
+  return [
+    "set -eu",
+    "fstab=$(readlink -e /etc/fstab)",
+    'new=$(mktemp "$fstab.edgeseal.XXXXXX")',
+    `trap 'rm -f "$new"' EXIT`,
+    'cp -p -- "$fstab" "$new"',
+    `awk '${program}' - "$fstab" > "$new"`,
+    'sync -- "$new"',
+    'mv -f -- "$new" "$fstab"',
+    'sync -- "$(dirname "$fstab")"',
+    // Drops the swap units that were made from the lines.
+    "systemctl daemon-reload",
+  ].join("\n");
+}
+
+function commentOut(lines: readonly string[]): readonly Step[] {
+  if (lines.length === 0) return [];
+  return [
+    run({
+      title: `comment out ${lines.length === 1 ? "the swap line" : `${lines.length} swap lines`} in /etc/fstab`,
+      precondition: lines.map((line) => `grep -qxF -e ${quote(line)} /etc/fstab`).join(" && "),
+      script: editFstab(
+        `FILENAME == "-" { off[$0] = 1; next } $0 in off { print "${fstabMark}" $0; next } { print }`,
+      ),
+      stdin: `${lines.join("\n")}\n`,
+    }),
+  ];
+}
+
+const restoreFstab: Step = run({
+  title: "put the swap lines in /etc/fstab back in force",
+  precondition: `grep -q -e '^${fstabMark}' /etc/fstab`,
+  script: editFstab(`FILENAME != "-" { sub(/^${fstabMark}/, ""); print }`),
+});
+
+function turnOffArea(area: string, removeFile: boolean): Step {
+  const word = quote(area);
+  const lines = [
+    "set -eu",
+    `needed=$(AREA=${quote(escapeForProcSwaps(area))} awk '
+      FILENAME == "/proc/swaps" && $1 == ENVIRON["AREA"] { used = $4 }
+      $1 == "MemAvailable:" { available = $2 }
+      END { if (used > 0 && used + ${marginKiB} > available) print used " KiB are in swap, " available + 0 " KiB of memory are available" }
+    ' /proc/swaps /proc/meminfo)`,
+    'if [ -n "$needed" ]; then',
+    `  echo "too little memory to turn it off now: $needed; stop a service, or reboot: swap is already kept from coming back" >&2`,
+    "  exit 1",
+    "fi",
+    `swapoff -- ${word}`,
+  ];
+  // In the same step: once it is off, nothing may name the file any more, and an interrupted plan could not find it again.
+  if (removeFile) lines.push(`if ${isSwapFile(area)}; then rm -f -- ${word}; fi`);
+  return run({
+    title: removeFile ? `turn off swap file ${area} and remove it` : `turn off swap area ${area}`,
+    precondition: isActiveArea(area),
+    script: lines.join("\n"),
+    timeoutSeconds: swapoffSeconds,
+  });
+}
+
+function resetZram({ device, backingDevice, backingFile }: SwapState["zramDevices"][number]): Step {
+  const sys = `/sys/block/${device}`;
+  const lines = [
+    "set -eu",
+    // zram-generator's unit resets the device itself once its swap is off.
+    `if systemctl is-active --quiet systemd-zram-setup@${device}.service; then systemctl stop systemd-zram-setup@${device}.service; fi`,
+    // udev may still have the device open to look at it.
+    "if command -v udevadm >/dev/null; then udevadm settle --timeout=30; fi",
+    `if [ -e ${sys}/disksize ] && [ "$(cat ${sys}/disksize)" != 0 ]; then echo 1 > ${sys}/reset; fi`,
+  ];
+  if (backingFile !== "") lines.push(detachLoops(backingFile));
+  return run({
+    title: `reset ${device}${backingDevice === "none" ? "" : ` and detach its backing device ${backingDevice}`}`,
+    precondition: `! ${isActiveArea(`/dev/${device}`)} && ! grep -q -e '^/dev/${device} ' /proc/mounts`,
+    script: lines.join("\n"),
+  });
+}
+
+/** Shell that detaches whatever loop devices a file is behind; rpi-swap's own unit for it, where there is one, is told first. */
+function detachLoops(path: string): string {
+  const word = quote(path);
+  return [
+    `loop_unit=rpi-setup-loop@$(systemd-escape --path -- ${word}).service`,
+    'if systemctl is-active --quiet "$loop_unit"; then systemctl stop "$loop_unit"; fi',
+    "for backing in /sys/block/loop*/loop/backing_file; do",
+    `  if [ -e "$backing" ] && [ "$(cat "$backing")" = ${word} ]; then losetup -d "/dev/$(basename "\${backing%/loop/backing_file}")"; fi`,
+    "done",
+  ].join("\n");
+}
+
+function removeSwapFile(path: string): Step {
+  return run({
+    title: `remove left-over swap file ${path}`,
+    precondition: `! ${isActiveArea(path)} && ${isSwapFile(path)}`,
+    script: ["set -eu", detachLoops(path), `rm -f -- ${quote(path)}`].join("\n"),
+  });
+}
