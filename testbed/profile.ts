@@ -1,0 +1,51 @@
+/** How the virtual machine runs: on the host's own processor, or translated in software. */
+export type Accelerator = "kvm" | "tcg";
+
+/**
+ * All that differs between processor architectures of the virtual Pi. A second one is a second value of this type:
+ * nothing else in the testbed names an architecture.
+ */
+export interface Profile {
+  /** Debian's name of it. */
+  readonly arch: "amd64" | "arm64";
+  /** The Debian package with the kernel. */
+  readonly kernelPackage: string;
+  /** The serial console's device in the guest, without `/dev/`. */
+  readonly console: string;
+  /** Kernel modules that the initramfs needs to find the root file system. */
+  readonly initramfsModules: readonly string[];
+  readonly qemu: string;
+  /** Board, processor and memory. The same at every start, or a snapshot would not fit. */
+  machine(accelerator: Accelerator): readonly string[];
+  /** A TPM 2.0 behind the character device `chardev` that leads to swtpm. */
+  tpm(chardev: string): readonly string[];
+}
+
+/**
+ * The default: its image needs no foreign emulation to build, and Debian's kernel drives QEMU's TPM
+ * (CONFIG_TCG_TIS, which Debian's arm64 kernel lacks).
+ */
+export const amd64: Profile = {
+  arch: "amd64",
+  kernelPackage: "linux-image-amd64",
+  console: "ttyS0",
+  initramfsModules: ["virtio_pci", "virtio_blk", "ext4"],
+  qemu: "qemu-system-x86_64",
+  machine: (accelerator) => [
+    "-machine",
+    "q35",
+    ...(accelerator === "kvm"
+      ? ["-accel", "kvm", "-cpu", "host"]
+      : ["-accel", "tcg,thread=multi", "-cpu", "max"]),
+    "-smp",
+    "2",
+    "-m",
+    "1536M",
+    // Without BIOS messages on the console: what is there comes from the node.
+    "-nodefaults",
+    "-no-user-config",
+    "-device",
+    "vmgenid,guid=auto",
+  ],
+  tpm: (chardev) => ["-tpmdev", `emulator,id=tpm,chardev=${chardev}`, "-device", "tpm-tis,tpmdev=tpm"],
+};

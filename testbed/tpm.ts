@@ -1,0 +1,49 @@
+import { mkdir, rm, watch } from "node:fs/promises";
+import { basename, dirname } from "node:path";
+import { spawnBound, type BoundProcess } from "./bound-process.ts";
+
+/**
+ * Powers on the TPM 2.0 whose state is in `stateFolder`: that folder *is* the chip. The emulator ends by itself when
+ * QEMU closes its connection, as a chip loses power with its board.
+ * @param stateFolder absolute: swtpm fails late and vaguely (CMD_INIT 0x9) on a relative one. An empty folder is a
+ * new chip: swtpm makes its seeds, and with them another endorsement key.
+ * @returns once it accepts a connection on `socket`
+ */
+export async function powerOnTpm(stateFolder: string, socket: string): Promise<BoundProcess> {
+  const pidFile = `${socket}.pid`;
+  await rm(pidFile, { force: true });
+  await rm(socket, { force: true });
+  const written = new AbortController();
+  // It writes its process id once its socket listens: that is how we know, without polling.
+  const events = watch(dirname(pidFile), { signal: written.signal });
+  const tpm = await spawnBound("swtpm", [
+    "socket",
+    "--tpm2",
+    ...["--tpmstate", `dir=${stateFolder},mode=0600`],
+    ...["--ctrl", `type=unixio,path=${socket},mode=0600`],
+    "--terminate",
+    ...["--pid", `file=${pidFile}`],
+  ]);
+  const listening = await Promise.race([sawFile(events, basename(pidFile)), tpm.ended.then(() => false)]);
+  written.abort();
+  if (!listening) throw new Error(`swtpm did not start: ${tpm.stderr().trim()}`);
+  return tpm;
+}
+
+async function sawFile(
+  events: AsyncIterable<{ readonly filename: string | null }>,
+  name: string,
+): Promise<boolean> {
+  try {
+    for await (const { filename } of events) if (filename === name) return true;
+  } catch {
+    // Aborted: the process ended first.
+  }
+  return false;
+}
+
+/** Solders in another chip: a blank one, with an endorsement key of its own. */
+export async function replaceChip(stateFolder: string): Promise<void> {
+  await rm(stateFolder, { recursive: true, force: true });
+  await mkdir(stateFolder, { mode: 0o700 });
+}
