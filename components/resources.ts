@@ -1,0 +1,105 @@
+import * as pulumi from "@pulumi/pulumi";
+import { blockTypes, type BlockName, type BlockStates } from "../policies/node.ts";
+import type { CoreDumpsArgs, FirewallArgs, SwapArgs, VerifiedBootArgs } from "./block-args.ts";
+import { connectionInputs, type ConnectionArgs, type OnDelete } from "./connection-args.ts";
+
+/** What every device resource takes besides its own inputs. */
+export interface DeviceArgs {
+  /** The node's name in its site (a DNS label, RFC 1123), and how it is reached. */
+  readonly connection: ConnectionArgs & { readonly node: string };
+  /** `keep` leaves the protection in force without contacting the device, `revert` takes it back. @default `keep`: removing code must not disarm a device. */
+  readonly onDelete?: OnDelete;
+}
+
+/** Inputs of a resource; each may be an output of something else. The policy pack fails what a preview can't know. */
+export type DeviceResourceArgs<T> = DeviceArgs & { readonly [K in keyof T]: pulumi.Input<T[K]> };
+
+type Outputs<T> = { readonly [K in keyof T]: pulumi.Output<NonNullable<T[K]> | Extract<T[K], undefined>> };
+
+type DeviceResource<Args, State> = new (
+  name: string,
+  args: DeviceResourceArgs<Args>,
+  options?: pulumi.CustomResourceOptions,
+) => pulumi.CustomResource & Outputs<Required<State>>;
+
+/**
+ * The class of a kind. Its outputs are the kind's state, as it was read back from the device.
+ * @param outputs Every property of the state by name (complete by its type): the SDK resolves only outputs that it is told of.
+ */
+function deviceResource<Args, B extends BlockName>(
+  block: B,
+  outputs: Readonly<Record<keyof BlockStates[B], undefined>>,
+): DeviceResource<Args, BlockStates[B]> {
+  class Device extends pulumi.CustomResource {
+    constructor(name: string, args: DeviceResourceArgs<Args>, options?: pulumi.CustomResourceOptions) {
+      const { connection, ...inputs } = args;
+      super(
+        blockTypes[block],
+        name,
+        { ...outputs, ...inputs, connection: connectionInputs(connection.node, connection) },
+        options,
+      );
+    }
+  }
+  return Device as unknown as DeviceResource<Args, BlockStates[B]>;
+}
+
+/** Swap off, and staying off. */
+export class Swap extends deviceResource<SwapArgs, "swap">("swap", {
+  activeAreas: undefined,
+  zramDevices: undefined,
+  fstabEntries: undefined,
+  swapUnits: undefined,
+  rpiSwapMechanism: undefined,
+  swapFiles: undefined,
+  rpiSwapSetBy: undefined,
+  maskedUnits: undefined,
+  fstabCommentedOut: undefined,
+}) {}
+
+/** Core dumps off, and staying off. */
+export class CoreDumps extends deviceResource<CoreDumpsArgs, "coreDumps">("coreDumps", {
+  corePattern: undefined,
+  suidDumpable: undefined,
+  corePatternAtBoot: undefined,
+  suidDumpableAtBoot: undefined,
+  serviceCoreLimit: undefined,
+  serviceCoreLimitAtBoot: undefined,
+  userServiceCoreLimitAtBoot: undefined,
+  loginsAllowedCores: undefined,
+  coredumpStorage: undefined,
+  coredumpProcessSizeMax: undefined,
+  dumpCollectors: undefined,
+  storedDumps: undefined,
+  overridingFiles: undefined,
+  limitedLogins: undefined,
+  maskedUnits: undefined,
+}) {}
+
+/** The node's own nftables table: what is not listed does not pass. */
+export class Firewall extends deviceResource<FirewallArgs, "firewall">("firewall", {
+  loaded: undefined,
+  inputPolicy: undefined,
+  outputPolicy: undefined,
+  forwardPolicy: undefined,
+  chains: undefined,
+  rules: undefined,
+  order: undefined,
+  files: undefined,
+  bootUnit: undefined,
+  nftablesService: undefined,
+  foreignTables: undefined,
+}) {}
+
+/** Whether the device booted verified; observed, never changed. */
+export class VerifiedBoot extends deviceResource<VerifiedBootArgs, "boot">("boot", {
+  model: undefined,
+  signedBits: undefined,
+  signedBootEnabled: undefined,
+  developmentKeyRevoked: undefined,
+  otpKeyLocked: undefined,
+  customerKeySha256: undefined,
+  bootImageSha256: undefined,
+  eepromVersion: undefined,
+  eepromBuildTime: undefined,
+}) {}

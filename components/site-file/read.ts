@@ -1,0 +1,186 @@
+import { readFileSync } from "node:fs";
+import { blockNames, type BlockInputs } from "../../policies/node.ts";
+import type { Waiver } from "../../policies/waiver.ts";
+import type { InputProblem } from "../../provider/resource.ts";
+import { inputValidator, type InputValidator } from "../../provider/check/input-validator.ts";
+import type { Path, Properties } from "../../provider/host/values.ts";
+import { isPlain, mergePatch, withoutRemovals, type Plain } from "./merge.ts";
+import { SiteFileError, type SiteProblem } from "./problem.ts";
+import { blockSchema } from "./schema-parts.ts";
+import { blockKinds, siteSchema, type SiteFile, type SiteFileNode } from "./schema.ts";
+import { semanticProblems } from "./semantics.ts";
+import { parseSource, type Source } from "./source.ts";
+
+/** A node of a site, `defaults` merged in and defaults of the kinds filled in. */
+export interface NodeSpec extends Omit<SiteFileNode, keyof BlockInputs> {
+  readonly blocks: { readonly [B in keyof BlockInputs]?: BlockInputs[B] };
+  /** Statements about this node, by control id. */
+  readonly statements: Readonly<Record<string, string>>;
+}
+
+/** A site file that is free of faults. Whether it meets the checklist is for the gate to say. */
+export interface SiteSpec {
+  readonly site: string;
+  readonly nodes: readonly NodeSpec[];
+  readonly waivers: readonly Waiver[];
+}
+
+/**
+ * Reads a site file.
+ * @throws SiteFileError with every fault, each with its line and column.
+ */
+export function readSite(file: string): SiteSpec {
+  let text: string;
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
+    const message = missing
+      ? "there is no such site file; copy stacks/example.yaml there and fill it in (docs/site-file.md), or set `edgeseal:siteFile` to where it is"
+      : `can't be read: ${(error as Error).message}`;
+    throw new SiteFileError(file, [{ path: "", line: undefined, column: undefined, message }]);
+  }
+  return parseSite(file, text);
+}
+
+/**
+ * Parses the text of a site file. `file` is only for messages.
+ * @throws SiteFileError with every fault.
+ */
+export function parseSite(file: string, text: string): SiteSpec {
+  const source = parseSource(text);
+  if (source.problems.length > 0) throw new SiteFileError(file, source.problems);
+  const given = source.value;
+  if (!isPlain(given)) {
+    throw new SiteFileError(file, [
+      source.problem([], "expected the fields of a site (site, nodes, ...), as stacks/example.yaml has them"),
+    ]);
+  }
+  const site: Plain = { ...stripSite(given), nodes: mergedNodes(given) };
+  const blocks = (site.nodes as readonly Plain[]).map((node, index) => readBlocks(node, index, source));
+  const problems = distinct([
+    ...schemaProblems(stripSite(given), source),
+    ...blocks.flatMap((each) => each.problems),
+    ...semanticProblems(site, source),
+  ]);
+  if (problems.length > 0) throw new SiteFileError(file, problems);
+  return specOf(
+    site as unknown as SiteFile,
+    blocks.map((each) => each.blocks),
+  );
+}
+
+function schemaProblems(stripped: Plain, source: Source): SiteProblem[] {
+  return siteValidator
+    .validate(stripped as Properties, secretPaths(stripped))
+    .problems.map(({ path, message }) => source.problem(pathParts(path), message + mendOf(path)));
+}
+
+/** What the schema can't tell: where the value comes from. */
+function mendOf(path: string): string {
+  if (path.endsWith(".hostKey")) {
+    return "; read it at the console of the node: cat /etc/ssh/ssh_host_ed25519_key.pub";
+  }
+  if (path.endsWith("privateKey")) {
+    return "; store it with `pulumi config set --secret sshKey` and write `privateKey: { config: sshKey }`";
+  }
+  return "";
+}
+
+/** A site without faults, as the components take it. */
+function specOf(site: SiteFile, blocks: readonly NodeSpec["blocks"][]): SiteSpec {
+  const { statements = [], waivers = [] } = site;
+  return {
+    site: site.site,
+    nodes: site.nodes.map((node, index) => {
+      const connection = Object.entries(node).filter(
+        ([key]) => !(blockNames as readonly string[]).includes(key),
+      );
+      const ours = statements.filter((each) => each.node === node.name || each.node === "*");
+      return {
+        ...(Object.fromEntries(connection) as Omit<SiteFileNode, keyof BlockInputs>),
+        blocks: blocks[index] ?? {},
+        statements: Object.fromEntries(ours.map((each) => [each.control, each.statement])),
+      };
+    }),
+    waivers,
+  };
+}
+
+/** The nodes with `defaults` merged in. What is no list of blocks is a fault that the schema tells of. */
+function mergedNodes(site: Plain): readonly Plain[] {
+  const { defaults, nodes } = site;
+  return Array.isArray(nodes)
+    ? nodes.map((node) => mergePatch(isPlain(defaults) ? defaults : {}, isPlain(node) ? node : {}) as Plain)
+    : [];
+}
+
+/** Nulls stand for "remove" in `defaults` and in nodes; everywhere else they are faults. */
+function stripSite(site: Plain): Plain {
+  const stripped = withoutRemovals(site) as Plain;
+  return Array.isArray(site.nodes) ? { ...stripped, nodes: site.nodes.map(withoutRemovals) } : stripped;
+}
+
+/**
+ * The blocks of a merged node, with the defaults of the kinds filled in, and their faults. A block that neither the node nor `defaults` gives
+ * gets the kind's own, secure defaults; one that has no such default (the firewall needs to know who manages the node) stays away.
+ */
+function readBlocks(
+  node: Plain,
+  index: number,
+  source: Source,
+): { readonly blocks: NodeSpec["blocks"]; readonly problems: readonly SiteProblem[] } {
+  const results = blockNames.map((name) => {
+    const given = node[name];
+    const { inputs, problems: found } = blockValidators[name].validate((given ?? {}) as Properties, []);
+    const check = blockKinds[name].check as ((inputs: Properties) => readonly InputProblem[]) | undefined;
+    const faults = found.length > 0 ? found : (check?.(inputs) ?? []);
+    if (given === undefined && faults.length > 0) return { name, inputs: undefined, problems: [] };
+    const problems = faults.map(({ path, message }) =>
+      source.problem(origin(source, index, [name, ...pathParts(path)]), message),
+    );
+    return { name, inputs, problems };
+  });
+  return {
+    blocks: Object.fromEntries(
+      results.flatMap(({ name, inputs }) => (inputs === undefined ? [] : [[name, inputs]])),
+    ),
+    problems: results.flatMap(({ problems }) => problems),
+  };
+}
+
+/** Where a value of a merged node comes from: the node itself, else `defaults`; for what is in neither, the node. */
+function origin(source: Source, index: number, path: Path): Path {
+  const own: Path = ["nodes", index, ...path];
+  const shared: Path = ["defaults", ...path];
+  return !source.has(own) && source.has(shared) ? shared : own;
+}
+
+/** `allow[2].to` as parts. */
+const pathParts = (path: string): Path =>
+  [...path.matchAll(/\[(\d+)\]|\["((?:[^"\\]|\\.)*)"\]|([^.[\]]+)/g)].map(([, position, quoted, name]) =>
+    position === undefined ? (quoted ?? name ?? "") : Number(position),
+  );
+
+/** A fault in `defaults` is found once for each node that inherits it; it is one fault. */
+function distinct(problems: readonly SiteProblem[]): SiteProblem[] {
+  return [...new Map(problems.map((problem) => [JSON.stringify(problem), problem])).values()];
+}
+
+/** Where secrets stand in a site file: of what is there, a message shows nothing. */
+function secretPaths(site: Plain): Path[] {
+  const nodes = Array.isArray(site.nodes) ? site.nodes.length : 0;
+  return [
+    ["defaults", "privateKey"],
+    ...Array.from({ length: nodes }, (_, index): Path => ["nodes", index, "privateKey"]),
+  ];
+}
+
+const siteValidator = inputValidator(siteSchema);
+
+const blockValidators: { readonly [B in keyof BlockInputs]: InputValidator } = {
+  swap: inputValidator(blockSchema(blockKinds.swap)),
+  coreDumps: inputValidator(blockSchema(blockKinds.coreDumps)),
+  firewall: inputValidator(blockSchema(blockKinds.firewall)),
+  boot: inputValidator(blockSchema(blockKinds.boot)),
+};

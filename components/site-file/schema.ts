@@ -1,0 +1,124 @@
+import { Type, type Static, type TObject } from "typebox";
+import { onDeleteSchema } from "../../provider/check/input-schema.ts";
+import { connectionSchema } from "../../provider/connection.ts";
+import { coreDumps } from "../../provider/resources/core-dumps.ts";
+import { firewall } from "../../provider/resources/firewall.ts";
+import { swap } from "../../provider/resources/swap.ts";
+import { verifiedBoot } from "../../provider/resources/verified-boot.ts";
+import type { BlockName } from "../../policies/node.ts";
+import { partsOf } from "./schema-parts.ts";
+
+/** The resource kind behind each block of a node. */
+export const blockKinds = { swap, coreDumps, firewall, boot: verifiedBoot } as const satisfies Record<
+  BlockName,
+  { readonly inputs: TObject }
+>;
+
+const { node: nodeName, address, port, user, hostKey, identityFile, agent } = connectionSchema.properties;
+
+const secretReference = Type.Object(
+  {
+    config: Type.String({
+      minLength: 1,
+      description:
+        "Key of the Pulumi configuration that holds the secret, e.g. `sshKey` after `pulumi config set --secret sshKey`.",
+    }),
+  },
+  {
+    additionalProperties: false,
+    description:
+      "The private key for ssh, as a reference to a secret in Pulumi configuration. A literal key is refused. Default: `identityFile`, else the agent.",
+  },
+);
+
+/** Parts of a connection that nodes may share. */
+const shared = {
+  port: Type.Optional(port),
+  user: Type.Optional(user),
+  privateKey: Type.Optional(secretReference),
+  identityFile: Type.Optional(identityFile),
+  agent: Type.Optional(agent),
+  onDelete: Type.Optional(onDeleteSchema),
+};
+
+/** Every block, all parts optional: what one place leaves out, the other (`defaults` or the node) or the kind's default gives. */
+const blocks = {
+  swap: Type.Optional(partsOf(swap)),
+  coreDumps: Type.Optional(partsOf(coreDumps)),
+  firewall: Type.Optional(partsOf(firewall)),
+  boot: Type.Optional(partsOf(verifiedBoot)),
+};
+
+const waiver = Type.Object(
+  {
+    control: Type.String({ description: "Control id, e.g. `3.swap-off` (docs/checklist.md)." }),
+    node: Type.String({ description: "Node name, or `*` for every node of the site." }),
+    reason: Type.String({ minLength: 1, description: "Why the exception is acceptable." }),
+    owner: Type.String({ minLength: 1, description: "Who answers for it." }),
+    expires: Type.String({
+      description:
+        "Last day on which it holds, `YYYY-MM-DD`, until the end of that day in UTC. Anything that is not a date counts as expired.",
+    }),
+  },
+  {
+    additionalProperties: false,
+    description: "A justified, owned, expiring exception: lets one control fail on one node.",
+  },
+);
+
+const statement = Type.Object(
+  {
+    control: Type.String({ description: "Id of a control that no resource serves yet." }),
+    node: Type.String({ description: "Node name, or `*` for every node of the site." }),
+    statement: Type.String({
+      minLength: 1,
+      description: "What is claimed to hold, and where that is written down.",
+    }),
+  },
+  {
+    additionalProperties: false,
+    description:
+      'A claim about a control that no resource serves yet. It turns "not covered" into "declared, not enforced", which still needs a waiver.',
+  },
+);
+
+/** A site file, before `defaults` are merged into the nodes. */
+export const siteSchema = Type.Object(
+  {
+    site: Type.String({
+      pattern: "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+      description: "Name of the site: lower-case letters, digits and hyphens, 63 at most.",
+    }),
+    defaults: Type.Optional(
+      Type.Object(
+        { ...shared, ...blocks },
+        {
+          additionalProperties: false,
+          description:
+            "What nodes share. Each node is a JSON merge patch (RFC 7386) on top: objects merge, lists and scalars replace, null removes.",
+        },
+      ),
+    ),
+    nodes: Type.Array(
+      Type.Object(
+        {
+          name: nodeName,
+          address,
+          hostKey,
+          ...shared,
+          ...blocks,
+        },
+        { additionalProperties: false, description: "One Raspberry Pi." },
+      ),
+      { minItems: 1, description: "The nodes of the site." },
+    ),
+    waivers: Type.Optional(Type.Array(waiver, { description: "Justified, owned, expiring exceptions." })),
+    statements: Type.Optional(
+      Type.Array(statement, { description: "Claims about controls that no resource serves yet." }),
+    ),
+  },
+  { additionalProperties: false, description: "A site: the nodes that one Pulumi stack manages." },
+);
+
+export type SiteFile = Static<typeof siteSchema>;
+export type SiteFileNode = SiteFile["nodes"][number];

@@ -1,0 +1,132 @@
+import ipaddr from "ipaddr.js";
+import { controlIds, checklist } from "../../policies/checklist.ts";
+import { parseDay } from "../../policies/waiver.ts";
+import { nearest } from "../../provider/check/nearest.ts";
+import type { Path } from "../../provider/host/values.ts";
+import { hostKeyFault } from "./host-key.ts";
+import type { SiteProblem } from "./problem.ts";
+import { isPlain, type Plain } from "./merge.ts";
+import type { Source } from "./source.ts";
+
+/** The port of sshd when none is given (provider/connection.ts). */
+const sshPort = 22;
+
+/** A node, waiver or statement as far as its values have the right type; what has not is a fault that the schema has told of. */
+type Readable<K extends string> = { readonly [P in K]?: string } & { readonly port?: number };
+
+const readable = <K extends string>(value: unknown): Readable<K> =>
+  isPlain(value)
+    ? (Object.fromEntries(
+        Object.entries(value).filter(([key, each]) => typeof each === (key === "port" ? "number" : "string")),
+      ) as Readable<K>)
+    : ({});
+
+const list = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : []);
+
+/** Faults that no schema can express, in a site whose `defaults` have been merged into its nodes. All of them. */
+export function semanticProblems(site: Plain, source: Source): SiteProblem[] {
+  const nodes = list(site.nodes).map(readable<"name" | "address" | "hostKey">);
+  const waivers = list(site.waivers).map(readable<"control" | "node" | "expires">);
+  const statements = list(site.statements).map(readable<"control" | "node">);
+  const names = nodes.map(({ name }) => name);
+  const endpoints = nodes.map(({ address, port }) =>
+    address === undefined ? undefined : endpoint(address, port),
+  );
+  return [
+    ...repeated(names).map(({ index, first, value }) =>
+      source.problem(
+        ["nodes", index, "name"],
+        `expected a name of its own, got ${JSON.stringify(value)}, which is the name of nodes[${first}]`,
+      ),
+    ),
+    ...repeated(endpoints).map(({ index, first, value }) =>
+      source.problem(
+        ["nodes", index, "address"],
+        `expected an address and port of its own, got ${value}, where nodes[${first}] (${names[first] ?? "unnamed"}) is: two nodes are two devices`,
+      ),
+    ),
+    ...nodes.flatMap(({ hostKey }, index) => {
+      const fault = hostKey === undefined ? undefined : hostKeyFault(hostKey);
+      return fault === undefined ? [] : [source.problem(["nodes", index, "hostKey"], fault)];
+    }),
+    ...waivers.flatMap((waiver, index) => [
+      ...target(source, ["waivers", index], waiver, names),
+      ...(waiver.expires === undefined || parseDay(waiver.expires) !== undefined
+        ? []
+        : [
+            source.problem(
+              ["waivers", index, "expires"],
+              `expected a day that exists, as YYYY-MM-DD, got ${JSON.stringify(waiver.expires)}, which counts as expired`,
+            ),
+          ]),
+    ]),
+    ...statements.flatMap((statement, index) => [
+      ...target(source, ["statements", index], statement, names),
+      ...needless(source, index, statement.control),
+    ]),
+  ];
+}
+
+/** A statement about a control that is judged on evidence. */
+function needless(source: Source, index: number, id: string | undefined): SiteProblem[] {
+  const control = checklist.find((each) => each.id === id);
+  return control?.block === undefined
+    ? []
+    : [
+        source.problem(
+          ["statements", index, "control"],
+          `${control.id} is judged on the \`${control.block}\` block, so a statement says nothing; remove it`,
+        ),
+      ];
+}
+
+/** Whether the control and the node that a waiver or statement names exist. */
+function target(
+  source: Source,
+  path: Path,
+  { control, node }: Readable<"control" | "node">,
+  names: readonly (string | undefined)[],
+): SiteProblem[] {
+  const known = names.filter((name) => name !== undefined);
+  return [
+    ...(control === undefined || controlIds.includes(control)
+      ? []
+      : [
+          source.problem(
+            [...path, "control"],
+            `there is no control ${JSON.stringify(control)}${didYouMean(control, controlIds) ?? "; docs/checklist.md lists them"}`,
+          ),
+        ]),
+    ...(node === undefined || node === "*" || known.includes(node)
+      ? []
+      : [
+          source.problem(
+            [...path, "node"],
+            `there is no node ${JSON.stringify(node)} in this site${didYouMean(node, known) ?? `; it has ${known.join(", ")}, and * stands for all`}`,
+          ),
+        ]),
+  ];
+}
+
+function didYouMean(word: string, candidates: readonly string[]): string | undefined {
+  const near = nearest(word, candidates);
+  return near === undefined ? undefined : `; did you mean ${JSON.stringify(near)}?`;
+}
+
+/** The values that stood before, with both places. */
+function repeated(
+  values: readonly (string | undefined)[],
+): { readonly index: number; readonly first: number; readonly value: string }[] {
+  return values.flatMap((value, index) => {
+    const first = values.indexOf(value);
+    return value === undefined || first === index ? [] : [{ index, first, value }];
+  });
+}
+
+/** Address and port, written in one way: `fe80:0::1` and `FE80::1` are one address. */
+function endpoint(address: string, port = sshPort): string {
+  const host = ipaddr.isValid(address)
+    ? ipaddr.process(address).toString()
+    : address.toLowerCase().replace(/\.$/, "");
+  return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
+}

@@ -1,0 +1,3 @@
+import { siteOfStack } from "./components/site-of-stack.ts";
+
+export const { site, nodes, waivers } = siteOfStack().summary;

@@ -1,0 +1,59 @@
+/**
+ * What controls judge: a node as its blocks, either *declared* (inputs of the resources, defaults filled in) or *observed* (their state, as read
+ * back from the device). Types only: a control never loads a resource kind.
+ */
+import type { Static } from "typebox";
+import type { coreDumps } from "../provider/resources/core-dumps.ts";
+import type { firewall } from "../provider/resources/firewall.ts";
+import type { swap } from "../provider/resources/swap.ts";
+import type { verifiedBoot } from "../provider/resources/verified-boot.ts";
+
+/** The blocks of a node, by their name in a site file, with the inputs of the resource behind each. */
+export interface BlockInputs {
+  readonly swap: Static<typeof swap.inputs>;
+  readonly coreDumps: Static<typeof coreDumps.inputs>;
+  readonly firewall: Static<typeof firewall.inputs>;
+  readonly boot: Static<typeof verifiedBoot.inputs>;
+}
+
+/** The blocks of a node with the state of the resource behind each. */
+export interface BlockStates {
+  readonly swap: Static<typeof swap.state>;
+  readonly coreDumps: Static<typeof coreDumps.state>;
+  readonly firewall: Static<typeof firewall.state>;
+  readonly boot: Static<typeof verifiedBoot.state>;
+}
+
+export type BlockName = keyof BlockInputs;
+
+/** The Pulumi type behind each block. */
+export const blockTypes = {
+  swap: "edgeseal:memory:Swap",
+  coreDumps: "edgeseal:memory:CoreDumps",
+  firewall: "edgeseal:network:Firewall",
+  boot: "edgeseal:boot:VerifiedBoot",
+} as const satisfies Record<BlockName, `edgeseal:${string}`>;
+
+export const blockNames = Object.keys(blockTypes) as readonly BlockName[];
+
+/** The block a Pulumi type stands for; `undefined` for a type that no control judges. */
+export function blockOfType(type: string): BlockName | undefined {
+  return blockNames.find((name) => blockTypes[name] === type);
+}
+
+/** Stands for a value that can't be known (an unresolved output in a preview, a secret in an export). Every control fails closed on it. */
+export const unknownValue: unique symbol = Symbol("unknown");
+
+/** Properties as they came; which of them are there, known and well-formed is for the evaluator to find out. */
+export type RawBlock = Readonly<Record<string, unknown>>;
+
+/** A node to be judged. */
+export interface JudgedNode {
+  /** The node's name in its site. */
+  readonly name: string;
+  /** `declared`: blocks hold inputs. `observed`: blocks hold state that was read back. */
+  readonly basis: "declared" | "observed";
+  readonly blocks: { readonly [B in BlockName]?: object | typeof unknownValue };
+  /** What a person states about controls that no resource serves yet, by control id. Never a pass. */
+  readonly statements?: Readonly<Record<string, string>>;
+}

@@ -1,0 +1,141 @@
+import type { Control } from "./control.ts";
+import { evaluate, type Finding } from "./evaluate.ts";
+import {
+  blockNames,
+  blockOfType,
+  unknownValue,
+  type BlockName,
+  type JudgedNode,
+  type RawBlock,
+} from "./node.ts";
+import type { Waiver } from "./waiver.ts";
+
+/** Pulumi type of the component that stands for a whole site; its inputs name every node, its declared blocks, and the waivers. */
+export const siteType = "edgeseal:index:Site";
+/** Pulumi type of the component that stands for one node. */
+export const edgeNodeType = "edgeseal:index:EdgeNode";
+
+/** One resource of a stack, as the engine or an exported state has it. Values that are not known are `unknownValue`. */
+export interface StackResource {
+  readonly urn: string;
+  readonly type: string;
+  readonly parent: string | undefined;
+  /** Checked inputs; `undefined` when they were not seen. */
+  readonly inputs: RawBlock | undefined;
+  /** What was read back; `undefined` when it was not seen. */
+  readonly outputs: RawBlock | undefined;
+}
+
+/** What the components of a stack declare: the nodes that must be there, and the exceptions. */
+export interface Declaration {
+  readonly nodes: readonly JudgedNode[];
+  readonly waivers: readonly Waiver[];
+}
+
+/** What one component (Site or EdgeNode) declares through its inputs; `undefined` for any other resource. */
+export function declarationOf(resource: StackResource): Declaration | undefined {
+  if (resource.type !== siteType && resource.type !== edgeNodeType) return undefined;
+  const inputs = resource.inputs ?? {};
+  const list = resource.type === siteType ? inputs.nodes : [inputs.node];
+  // A node list that is not known can't be judged node by node: one nameless node, on which everything is unknown, keeps the gate shut.
+  const nodes = Array.isArray(list) ? list.map(declaredNode) : [unreadableNode];
+  const waivers = Array.isArray(inputs.waivers) ? inputs.waivers.flatMap(waiver) : [];
+  return { nodes, waivers: nodes.flatMap(({ name }) => waiversFor(name, waivers)) };
+}
+
+/** A component's waivers reach its own nodes only: `*` of one site says nothing about another site in the same stack. */
+function waiversFor(node: string, waivers: readonly Waiver[]): Waiver[] {
+  return waivers.filter((each) => each.node === node || each.node === "*").map((each) => ({ ...each, node }));
+}
+
+const unreadableNode: JudgedNode = {
+  name: "(unknown)",
+  basis: "declared",
+  blocks: Object.fromEntries(blockNames.map((name) => [name, unknownValue])),
+};
+
+function declaredNode(node: unknown): JudgedNode {
+  if (!isRecord(node) || typeof node.name !== "string") return unreadableNode;
+  const blocks = isRecord(node.blocks) ? node.blocks : {};
+  return {
+    name: node.name,
+    basis: "declared",
+    blocks: Object.fromEntries(blockNames.flatMap((name) => block(name, blocks[name]))),
+    ...(isRecord(node.statements) ? { statements: onlyStrings(node.statements) } : {}),
+  };
+}
+
+function block(name: BlockName, value: unknown): [BlockName, RawBlock | typeof unknownValue][] {
+  if (value === undefined || value === null) return [];
+  return [[name, isRecord(value) ? value : unknownValue]];
+}
+
+/** A waiver with anything unknown or missing waives nothing. */
+function waiver(value: unknown): Waiver[] {
+  if (!isRecord(value)) return [];
+  const { control, node, reason, owner, expires } = value;
+  const complete = [control, node, reason, owner, expires].every((each) => typeof each === "string");
+  return complete ? [value as unknown as Waiver] : [];
+}
+
+function onlyStrings(record: RawBlock): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(record).filter((entry): entry is [string, string] => typeof entry[1] === "string"),
+  );
+}
+
+/**
+ * The nodes of a stack: those that components declare, and those that resources are connected to. Each with the blocks its resources have: by
+ * their inputs (`declared`) or by what was read back (`observed`). A node with two resources of one kind comes twice, so that both are judged.
+ */
+export function nodesOf(resources: readonly StackResource[], basis: JudgedNode["basis"]): JudgedNode[] {
+  const declared = resources.flatMap((resource) => declarationOf(resource)?.nodes ?? []);
+  const found = resources.flatMap((resource) => {
+    const name = blockOfType(resource.type);
+    return name === undefined ? [] : [{ block: name, node: nodeOf(resource), resource }];
+  });
+  const names = new Set([...declared.map((node) => node.name), ...found.map(({ node }) => node)]);
+  return [...names].flatMap((name) => {
+    const ofNode = Map.groupBy(
+      found.filter(({ node }) => node === name),
+      (each) => each.block,
+    );
+    const statements = declared.find((node) => node.name === name)?.statements;
+    const copies = Math.max(1, ...[...ofNode.values()].map((each) => each.length));
+    return Array.from({ length: copies }, (_, copy): JudgedNode => ({
+      name,
+      basis,
+      blocks: Object.fromEntries(
+        [...ofNode].map(([kind, each]) => {
+          const resource = (each[copy] ?? each[0])?.resource;
+          return [kind, (basis === "declared" ? resource?.inputs : resource?.outputs) ?? unknownValue];
+        }),
+      ),
+      ...(statements === undefined ? {} : { statements }),
+    }));
+  });
+}
+
+/** The node a resource is connected to, `(unknown)` when that can't be told. */
+export function nodeOf(resource: StackResource): string {
+  const connection = resource.inputs?.connection;
+  const node = isRecord(connection) ? connection.node : undefined;
+  return typeof node === "string" ? node : unreadableNode.name;
+}
+
+/** Every waiver that a component of the stack carries. */
+export function waiversOf(resources: readonly StackResource[]): Waiver[] {
+  return resources.flatMap((resource) => declarationOf(resource)?.waivers ?? []);
+}
+
+/** Evaluates a whole stack by what was read back: the report, and the pack on recorded state. */
+export function evaluateObserved(
+  resources: readonly StackResource[],
+  controls: readonly Control[],
+  now: Date,
+): Finding[] {
+  return evaluate({ nodes: nodesOf(resources, "observed"), waivers: waiversOf(resources) }, controls, now);
+}
+
+const isRecord = (value: unknown): value is RawBlock =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
