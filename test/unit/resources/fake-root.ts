@@ -124,22 +124,29 @@ export class FakeRoot {
   apply(step: Step): void {
     if (!this.holds(step)) throw new Error(`the precondition of '${step.title}' does not hold`);
     switch (step.kind) {
-      case "file":
-        return this.write(step.path, step.content);
+      case "file": {
+        this.write(step.path, step.content);
+        return;
+      }
       case "directory":
         mkdirSync(join(this.root, step.path), { recursive: true });
         return;
-      case "remove":
-        return this.remove(step.path);
-      case "sysctl":
-        return this.write(`/proc/sys/${step.key.replaceAll(".", "/")}`, `${step.value}\\n`);
+      case "remove": {
+        this.remove(step.path);
+        return;
+      }
+      case "sysctl": {
+        this.write(`/proc/sys/${step.key.replaceAll(".", "/")}`, `${step.value}\n`);
+        return;
+      }
       case "unit":
         if (step.masked === false) this.remove(`/etc/systemd/system/${step.unit}`);
         return;
       case "run": {
         const { code, stderr } = this.sh(step.script, step.stdin);
         if (code !== 0) throw new Error(`'${step.title}' failed: ${stderr}`);
-        return this.#resetZram();
+        this.#resetZram();
+        return;
       }
       default:
         throw new Error(`no fake for a step of kind ${step.kind}`);
