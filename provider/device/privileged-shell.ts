@@ -56,7 +56,7 @@ const refusals: readonly {
       `put '${sudoLine(user)}' into /etc/sudoers.d/edgeseal (mode 0440, checked with visudo -c)`,
   },
   {
-    says: /sudo.*(not found|unknown command|no such file)/i,
+    says: /sudo.*(not found|no such file)|unknown command.*sudo/i,
     message: "the device has no sudo",
     hint: () => "install it, or log in as root",
   },

@@ -234,6 +234,7 @@ class SshSession implements Session {
     const { signal } = this.#closing;
     const release = await handshakes.acquire(signal);
     try {
+      signal.throwIfAborted();
       const link = await transport.connect(connection, { timeoutMs: connectTimeoutMs, signal });
       this.#connections += 1;
       this.#links.add(link);

@@ -204,6 +204,10 @@ function logIn(attempt: Attempt, socket: Socket, options: Ssh2Options): Promise<
       reject(shown === undefined ? error : new OtherKeyShown(shown));
     };
     const onAbort = (): void => fail(signal.reason as Error);
+    if (signal.aborted) {
+      onAbort();
+      return;
+    }
     signal.addEventListener("abort", onAbort, { once: true });
     client.on("error", fail);
     client.once("close", () => fail(new Error("the connection was closed before login")));
@@ -242,6 +246,7 @@ async function connectOnce(attempt: Attempt, options: Ssh2Options): Promise<Link
   const { connection, signal } = attempt;
   let doing = "answer to a TCP connection";
   try {
+    signal.throwIfAborted();
     const socket = await openSocket(attempt);
     doing = "SSH login";
     return await logIn(attempt, socket, options);

@@ -1,0 +1,126 @@
+import { execFileSync } from "node:child_process";
+import { chmodSync, copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { homedir, tmpdir } from "node:os";
+import { join, relative } from "node:path";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import type { Connection } from "../../../provider/connection.ts";
+import { DeviceError } from "../../../provider/device/errors.ts";
+import { loadIdentity } from "../../../provider/device/identity.ts";
+
+const base: Connection = { node: "pi-1", address: "192.0.2.1", port: 22, user: "edge", hostKey: "" };
+let folder: string;
+let plain: string;
+let encrypted: string;
+
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "edgeseal-identity-"));
+  plain = join(folder, "plain");
+  encrypted = join(folder, "encrypted");
+  execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", plain]);
+  execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "passphrase", "-f", encrypted]);
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+async function refusal(connection: Partial<Connection>): Promise<DeviceError> {
+  try {
+    await loadIdentity({ ...base, ...connection });
+  } catch (error) {
+    if (error instanceof DeviceError) return error;
+    throw error;
+  }
+  throw new Error("it was accepted");
+}
+
+describe("a private key", () => {
+  test("is taken with and without its last line feed, and with carriage returns", async () => {
+    const text = readFileSync(plain, "utf8");
+    for (const privateKey of [text, text.trimEnd(), text.replaceAll("\n", "\r\n")]) {
+      expect(await loadIdentity({ ...base, privateKey })).toMatchObject({
+        type: "publickey",
+        from: "privateKey",
+      });
+    }
+  });
+
+  test("that is broken is never quoted, in no part of the error", async () => {
+    const lines = readFileSync(plain, "utf8").split("\n");
+    const secret = lines[1] ?? "";
+    for (const privateKey of [
+      lines.slice(1).join("\n"),
+      lines.slice(0, 3).join("\n"),
+      secret,
+      lines.join(" "),
+      `${secret}\u0000`,
+    ]) {
+      const error = await refusal({ privateKey });
+      expect(error.kind).toBe("refused");
+      expect(error.message).toMatch(/pi-1: the private key from privateKey can't be read/);
+      const all = JSON.stringify([error.message, error.stack, error.cause, error.originalMessage]);
+      for (let at = 0; at + 12 <= secret.length; at += 4)
+        expect(all).not.toContain(secret.slice(at, at + 12));
+    }
+  });
+
+  test("that is encrypted is refused with the mend", async () => {
+    const error = await refusal({ privateKey: readFileSync(encrypted, "utf8") });
+    expect(error.message).toMatch(/is encrypted; load it into an ssh agent/);
+  });
+
+  test("is not the public half", async () => {
+    expect((await refusal({ privateKey: readFileSync(`${plain}.pub`, "utf8") })).message).toMatch(
+      /is a public key/,
+    );
+  });
+});
+
+describe("an identity file", () => {
+  test("is found below the home folder", async () => {
+    const identityFile = `~/${relative(homedir(), plain)}`;
+    expect(await loadIdentity({ ...base, identityFile })).toMatchObject({ from: `identityFile ${plain}` });
+  });
+
+  test("that is not there is named, with the mend", async () => {
+    const error = await refusal({ identityFile: join(folder, "missing") });
+    expect(error.message).toMatch(/identityFile .*missing can't be read \(ENOENT\); there is no such file/);
+  });
+
+  test.each([0o644, 0o640, 0o604])("that others can read (mode %o) is refused", async (mode) => {
+    const open = join(folder, `open-${mode}`);
+    copyFileSync(plain, open);
+    chmodSync(open, mode);
+    const error = await refusal({ identityFile: open });
+    expect(error.message).toContain(`mode 0${mode.toString(8)}`);
+    expect(error.hint).toBe(`chmod 600 ${open}`);
+  });
+
+  test("that holds something else is not quoted", async () => {
+    const file = join(folder, "something");
+    writeFileSync(file, "a secret of another kind", { mode: 0o600 });
+    expect((await refusal({ identityFile: file })).message).not.toContain("secret");
+  });
+});
+
+describe("without a key", () => {
+  test("the agent that the connection names comes before that of the environment", async () => {
+    vi.stubEnv("SSH_AUTH_SOCK", "/run/env-agent");
+    try {
+      expect(await loadIdentity(base)).toMatchObject({ type: "agent", agent: "/run/env-agent" });
+      expect(await loadIdentity({ ...base, agent: "/run/own-agent" })).toMatchObject({
+        agent: "/run/own-agent",
+      });
+    } finally {
+      vi.unstubAllEnvs();
+    }
+  });
+
+  test("and without an agent it says what to give", async () => {
+    vi.stubEnv("SSH_AUTH_SOCK", "");
+    try {
+      expect((await refusal({})).message).toMatch(
+        /no key to log in with; give the connection a `privateKey`/,
+      );
+    } finally {
+      vi.unstubAllEnvs();
+    }
+  });
+});
