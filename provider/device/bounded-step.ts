@@ -23,6 +23,7 @@ const keptBytes = 8192;
 export const boundedStep = `
 work= running=
 work_begin() {
+  rm -rf ${runtimeDirectory}/work.*
   work=$(mktemp -d ${runtimeDirectory}/work.XXXXXXXX) || return 1
 }
 work_end() {

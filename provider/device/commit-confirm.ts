@@ -155,7 +155,7 @@ pending_absent() {
 /** Shell function `give_up`: takes the pending change back at once; says `reverted` or `revert-failed`. */
 export const giveUp = `
 give_up() {
-  : >${stateDirectory}/pending/given-up
+  true >${stateDirectory}/pending/given-up
   timeout -k 5 120 systemctl start ${revertUnit} >/dev/null 2>&1 </dev/null 9>&-
   if [ -d ${stateDirectory}/pending ] || [ -d ${stateDirectory}/reverting ]; then
     say revert-failed "$(cat ${stateDirectory}/reverting/trouble 2>/dev/null)"

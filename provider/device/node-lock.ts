@@ -32,7 +32,7 @@ const oneLine = (text: string): string => text.replace(/[\0-\x1f\x7f]+/g, " ").t
 
 /**
  * Shell functions for the body of a plan's script. They use `say` (prints a marker) and set, in the script:
- * `lock_acquire` returns 0 when the lock is held, and otherwise has said who holds it; `lock_holds` tells whether the token still stands; `lock_release` is for the EXIT trap.
+ * `lock_acquire` returns 0 when the lock is held; otherwise it has said who holds it, or could not write to /run; `lock_holds` tells whether the token still stands; `lock_release` is for the EXIT trap.
  * File descriptor 9 is the lock.
  */
 export function renderLock(request: LockRequest): string {
@@ -64,15 +64,18 @@ lock_try() {
     lock_token=$((lock_last + 1)); uptime
     printf '%s\\n' "$lock_token" >${runtimeDirectory}/fence
     printf '%s\\n' "$lock_token" "$((now + ${Math.ceil(request.expirySeconds)}))" ${quote(oneLine(request.owner))} ${quote(oneLine(request.purpose))} >${runtimeDirectory}/holder.new &&
-      mv -f ${runtimeDirectory}/holder.new ${runtimeDirectory}/holder || { lock_token=; exec 9>&-; }
+      mv -f ${runtimeDirectory}/holder.new ${runtimeDirectory}/holder || { lock_token= lock_trouble=1; exec 9>&-; }
   fi
   exec 8>&-
   [ -n "$lock_token" ]
 }
 lock_acquire() {
-  mkdir -p -m 0700 ${runtimeDirectory} || return 1
+  lock_trouble=
+  # \`exec\` would end the script where it can't open a file.
+  { mkdir -p -m 0700 ${runtimeDirectory} && true >>${runtimeDirectory}/guard && true >>${runtimeDirectory}/lock; } 2>/dev/null || return 1
   uptime; lock_deadline=$((now + ${Math.ceil(request.waitSeconds)}))
   until lock_try; do
+    [ -z "$lock_trouble" ] || return 1
     uptime
     if [ "$now" -ge "$lock_deadline" ]; then
       lock_read

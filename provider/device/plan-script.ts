@@ -140,7 +140,7 @@ export function renderPlan(
           ...ofPhase("arm"),
           `if [ -z "$stopped" ]; then read -r armed_until <${pending}/deadline; say armed || :; fi`,
           ...ofPhase("apply"),
-          `if [ -z "$stopped" ]; then : >${pending}/applied; say applied || :`,
+          `if [ -z "$stopped" ]; then true >${pending}/applied; say applied || :`,
           `elif [ "$(cat ${pending}/nonce 2>/dev/null)" = ${changeNonce} ]; then give_up; fi`,
         ];
   const body = [

@@ -420,7 +420,7 @@ describe("a run step", () => {
     expect(result.failure?.kind).toBe("timedOut");
     expect(result.failure?.message).toContain("'hang' did not end within 1 s and was killed");
     expect(performance.now() - started).toBeLessThan(15_000);
-    expect((await node.exec("pgrep -f 'sleep 4217|while :; do'")).stdout).toBe("");
+    expect((await node.exec("pgrep -f '[s]leep 4217|exec 9>[&]-'")).stdout).toBe("");
   });
 
   test("leaves no process of its group behind, and a daemon that it leaves does not hold the plan", async () => {
