@@ -16,6 +16,7 @@ export default defineConfig({
           include: ["test/**/*.test.ts"],
           exclude: otherTiers,
           pool: "threads",
+          testTimeout: 30_000,
           sequence: { groupOrder: 0 },
         },
       },

@@ -20,7 +20,6 @@ const program = new Command("edgeseal")
 
 // Each file registers names and options only, and loads what does the work when it is asked to.
 for (const command of [test, doctor]) command.register(program);
-for (const command of program.commands) command.exitOverride();
 
 // A command that has something to put back listens for SIGINT itself, and ends when it has.
 process.once("SIGINT", () => {

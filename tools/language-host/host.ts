@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
+import type { EventEmitter } from "node:events";
 import grpc from "@grpc/grpc-js";
 import type { handleUnaryCall, sendUnaryData, UntypedServiceImplementation } from "@grpc/grpc-js";
 import empty from "google-protobuf/google/protobuf/empty_pb.js";
@@ -60,7 +61,7 @@ export function languageHost({ engine, version }: LanguageHostOptions): Language
   function runPlugin(call: ServerWritableStream<RunPluginRequest, RunPluginResponse>): void {
     const child = attempt(
       () => start(pluginCommand(call.request, process.env), "pipe"),
-      (error) => call.destroy(error as Error),
+      (error) => call.emit("error", error),
     );
     if (child === undefined) return;
     const forward = (fill: (response: RunPluginResponse) => void) => {
@@ -118,15 +119,12 @@ const NOT_HERE = [
 
 function unimplemented(method: string) {
   // A unary call has a second argument; a streaming one is ended through its stream.
-  return (
-    call: { readonly destroy?: (error: Error) => void },
-    respond?: (error: Partial<grpc.ServiceError>) => void,
-  ) => {
+  return (call: EventEmitter, respond?: (error: Partial<grpc.ServiceError>) => void) => {
     const error = {
       code: grpc.status.UNIMPLEMENTED,
       details: `${method} needs Pulumi's own distribution: https://www.pulumi.com/docs/install`,
     };
-    if (respond === undefined) call.destroy?.(Object.assign(new Error(error.details), error));
+    if (respond === undefined) call.emit("error", error);
     else respond(error);
   };
 }
@@ -140,7 +138,7 @@ function attempt<T>(make: () => T, fail: (error: Partial<grpc.ServiceError>) => 
     return make();
   } catch (error) {
     const details = error instanceof Error ? error.message : String(error);
-    fail(Object.assign(new Error(details), { code: grpc.status.FAILED_PRECONDITION, details }));
+    fail({ code: grpc.status.FAILED_PRECONDITION, details });
     return undefined;
   }
 }
