@@ -17,5 +17,7 @@ export function requireChecklist(
   now: Date = new Date(),
 ): void {
   const failing = failures(evaluate({ nodes, waivers }, checklist, now));
-  if (failing.length > 0) throw new pulumi.RunError(refusalText(subject, failing));
+  if (failing.length === 0) return;
+  const consequence = "none of its resources was registered, and no device was reached";
+  throw new pulumi.RunError(refusalText(subject, failing, consequence));
 }

@@ -34,11 +34,12 @@ export function findingTexts(findings: readonly Finding[]): string[] {
 /**
  * What the gate says when it refuses: every finding that fails, on which nodes, with its mend; violations first.
  * @param subject What was judged, e.g. `site "factory-3"`.
+ * @param consequence What follows from it, as a clause: `no device was reached`.
  */
-export function refusalText(subject: string, failing: readonly Finding[]): string {
+export function refusalText(subject: string, failing: readonly Finding[], consequence?: string): string {
   const count = failing.length === 1 ? "1 finding" : `${failing.length} findings`;
   return [
-    `${subject} does not meet the deployment checklist (${count}); none of its resources was registered, and no device was reached.`,
+    `${subject} does not meet the deployment checklist (${count})${consequence === undefined ? "" : `; ${consequence}`}:`,
     ...acrossControls(acrossNodes(failing))
       .sort((a, b) => rank(a.first) - rank(b.first))
       .flatMap(({ first, controls, nodes }) => [

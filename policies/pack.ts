@@ -54,4 +54,4 @@ function policy(control: Control): ResourceValidationPolicy & StackValidationPol
   };
 }
 
-new PolicyPack("edgeseal", { enforcementLevel: "mandatory", policies: checklist.map(policy) });
+new PolicyPack("edgeseal-checklist", { enforcementLevel: "mandatory", policies: checklist.map(policy) });

@@ -9,3 +9,6 @@ export function siteJsonSchema(): object {
     ...(nullable(plain(siteSchema), false) as object),
   };
 }
+
+/** The schema as `stacks/site.schema.json` has it. */
+export const editorSchemaText = (): string => `${JSON.stringify(siteJsonSchema(), undefined, 2)}\n`;

@@ -19,7 +19,7 @@ const readable = <K extends string>(value: unknown): Readable<K> =>
     ? (Object.fromEntries(
         Object.entries(value).filter(([key, each]) => typeof each === (key === "port" ? "number" : "string")),
       ) as Readable<K>)
-    : ({});
+    : {};
 
 const list = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : []);
 
