@@ -24,8 +24,7 @@ export interface Match {
  */
 const words: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   "meta l4proto": { "1": "icmp", "6": "tcp", "17": "udp", "58": "icmpv6", "ipv6-icmp": "icmpv6" },
-  "icmp code": { "4": "frag-needed", "13": "admin-prohibited" },
-  "icmpv6 code": { "1": "admin-prohibited" },
+  "icmp code": { "4": "frag-needed" },
   "meta iif": { "1": "lo" },
   "meta oif": { "1": "lo" },
 };

@@ -79,7 +79,6 @@ function outputRules(inputs: FirewallInputs): Rule[] {
   return [
     rule("output", "base:output-loopback", "accept", matching("meta oif", "lo")),
     ...answers("output"),
-    ...ownRejections,
     ...neighbourSolicitation("base"),
     ...dhcpRequests("base"),
     ...managementAnswers(inputs),
@@ -127,7 +126,8 @@ function rule(chain: Chain, name: string, action: Action, ...matches: Match[]): 
 
 /**
  * Answers only: a packet in the direction that a flow was opened in must match the allowlist again, each time. So taking an entry away ends the flows
- * it allowed, instead of letting them go on for the five days that conntrack remembers an idle connection.
+ * it allowed, instead of letting them go on for the five days that conntrack remembers an idle connection. On output the errors include our own
+ * rejections, which the kernel counts as related to what they reject.
  */
 function answers(chain: "input" | "output"): Rule[] {
   return [
@@ -238,24 +238,6 @@ const dhcpRequests = (owner: string): Rule[] => [
     matching("ip6 daddr", "ff02::1:2"),
     matching("udp sport", "546"),
     matching("udp dport", "547"),
-  ),
-];
-
-/** Our own "administratively prohibited" is about a flow that was never confirmed, so conntrack calls it invalid on its way out. */
-const ownRejections: readonly Rule[] = [
-  rule(
-    "output",
-    "base:output-rejections-ipv4",
-    "accept",
-    matching("icmp type", "destination-unreachable"),
-    matching("icmp code", "admin-prohibited"),
-  ),
-  rule(
-    "output",
-    "base:output-rejections-ipv6",
-    "accept",
-    matching("icmpv6 type", "destination-unreachable"),
-    matching("icmpv6 code", "admin-prohibited"),
   ),
 ];
 

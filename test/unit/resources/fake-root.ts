@@ -94,7 +94,9 @@ export class FakeRoot {
   sh(script: string, stdin = ""): PartOutput {
     const result = spawnSync("sh", ["-c", `set -u\ncd /\n( eval "$SCRIPT" )`], {
       env: {
-        SCRIPT: script.replaceAll(devicePath, `${this.root}/$1`),
+        SCRIPT: script
+          .replaceAll(devicePath, `${this.root}/$1`)
+          .replaceAll(/^cd -P -- \/$/gm, `cd -P -- ${this.root}`),
         ROOT: this.root,
         LC_ALL: "C",
         PATH: `${this.root}/bin:/usr/sbin:/usr/bin:/sbin:/bin`,

@@ -528,6 +528,23 @@ describe("what could destroy something checks first, on the device", () => {
     expect(step && root.holds(step)).toBe(false);
   });
 
+  test("the removal itself looks again: a file that was exchanged after the check stays", () => {
+    using root = bareRoot();
+    root.write("/var/swap", swapFile());
+    const step = planFor(stateOf(root)).find(({ title }) => title === "remove left-over swap file /var/swap");
+    root.write("/var/swap", "thesis");
+    expect(step?.kind === "run" && root.sh(step.script).code).toBe(0);
+    expect(root.read("/var/swap")).toBe("thesis");
+  });
+
+  test("a step that was killed over fstab leaves nothing that is in the way", () => {
+    using root = debianRoot();
+    root.write("/etc/.fstab.edgeseal-new", "half");
+    for (const step of planFor(stateOf(root))) root.apply(step);
+    expect(root.exists("/etc/.fstab.edgeseal-new")).toBe(false);
+    expect(planFor(stateOf(root))).toEqual([]);
+  });
+
   test("an active file that lost its signature is turned off and kept", () => {
     using root = bookwormRoot();
     const steps = planFor(stateOf(root));
