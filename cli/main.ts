@@ -1,7 +1,10 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
+import * as demo from "./demo.ts";
 import * as doctor from "./doctor.ts";
 import { UserError } from "./errors.ts";
+import * as report from "./report.ts";
+import * as site from "./site.ts";
 import * as test from "./test.ts";
 
 /** The shell's convention for a program ended by SIGINT. */
@@ -19,7 +22,7 @@ const program = new Command("edgeseal")
   .exitOverride();
 
 // Each file registers names and options only, and loads what does the work when it is asked to.
-for (const command of [test, doctor]) command.register(program);
+for (const command of [demo, site, report, test, doctor]) command.register(program);
 
 // A command that has something to put back listens for SIGINT itself, and ends when it has.
 process.once("SIGINT", () => {
@@ -30,10 +33,10 @@ process.once("SIGINT", () => {
 try {
   await program.parseAsync();
 } catch (error) {
-  process.exitCode = report(error);
+  process.exitCode = exitCodeFor(error);
 }
 
-function report(error: unknown): number {
+function exitCodeFor(error: unknown): number {
   // Commander has printed it already; --help and --version are no errors.
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : USAGE;
   if (error instanceof UserError) {

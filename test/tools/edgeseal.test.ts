@@ -232,6 +232,7 @@ describe("Pulumi", () => {
       `case $* in
          "env GOVERSION") echo go1.19.8 ;;
          "env GOARCH") echo amd64 ;;
+         "env GOENV") echo /none ;;
          "mod download "*)
            bin=$GOMODCACHE/$3/bin
            mkdir -p "$bin" "$GOMODCACHE/$3/pkg/tool" "$GOMODCACHE/$3/src"

@@ -1,0 +1,6 @@
+import { beforeAll, test } from "vitest";
+
+beforeAll(() => {
+  throw new Error("no device");
+});
+test("needs the device", () => undefined);

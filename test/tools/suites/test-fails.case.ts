@@ -1,0 +1,4 @@
+import { expect, test } from "vitest";
+
+test("fails", () => expect(1).toBe(2));
+test("passes", () => undefined);
