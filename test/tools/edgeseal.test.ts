@@ -160,7 +160,7 @@ describe("Debian packages", () => {
   });
 
   test("are asked for only by commands that need them", async () => {
-    expect((await checkout.run(["report"])).code).toBe(0);
+    expect((await checkout.run(["site", "check"])).code).toBe(0);
     expect((await checkout.run(["demo", "--help"])).code).toBe(0);
     expect((await checkout.run(["test", "unit"])).code).toBe(0);
     const { code, stderr } = await checkout.run(["pi", "up"]);
