@@ -83,7 +83,9 @@ function editFstab(program: string): string {
   return [
     "set -eu",
     "fstab=$(readlink -e /etc/fstab)",
-    'new=$(mktemp "$fstab.edgeseal.XXXXXX")',
+    // One fixed name: what a killed step left behind is overwritten, not collected.
+    'new="$(dirname "$fstab")/.fstab.edgeseal-new"',
+    'rm -f -- "$new"',
     `trap 'rm -f "$new"' EXIT`,
     'cp -p -- "$fstab" "$new"',
     `awk '${program}' - "$fstab" > "$new"`,
@@ -131,7 +133,7 @@ function turnOffArea(area: string, removeFile: boolean): Step {
     `swapoff -- ${word}`,
   ];
   // In the same step: once it is off, nothing may name the file any more, and an interrupted plan could not find it again.
-  if (removeFile) lines.push(`if ${isSwapFile(area)}; then rm -f -- ${word}; fi`);
+  if (removeFile) lines.push(removeIfSwap(area));
   return run({
     title: removeFile ? `turn off swap file ${area} and remove it` : `turn off swap area ${area}`,
     precondition: isActiveArea(area),
@@ -170,10 +172,20 @@ function detachLoops(path: string): string {
   ].join("\n");
 }
 
+/**
+ * Shell that removes a file if it is swap. Check and removal name an entry of the working directory, so that nobody who may write on the way there can
+ * put another file under root's hands in between (CWE-367).
+ */
+function removeIfSwap(path: string): string {
+  const slash = path.lastIndexOf("/");
+  const name = `./${path.slice(slash + 1)}`;
+  return `cd -P -- ${quote(path.slice(0, slash) || "/")}\nif ${isSwapFile(name)}; then rm -f -- ${quote(name)}; fi`;
+}
+
 function removeSwapFile(path: string): Step {
   return run({
     title: `remove left-over swap file ${path}`,
     precondition: `! ${isActiveArea(path)} && ${isSwapFile(path)}`,
-    script: ["set -eu", detachLoops(path), `rm -f -- ${quote(path)}`].join("\n"),
+    script: ["set -eu", detachLoops(path), removeIfSwap(path)].join("\n"),
   });
 }
