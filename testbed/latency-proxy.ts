@@ -28,6 +28,8 @@ interface Pair {
   readonly client: Socket;
   target: Socket | undefined;
   spokeLast: "client" | "target" | undefined;
+  /** Bytes of the client's that still pass; `undefined` for all. */
+  bytesToGo: number | undefined;
 }
 
 /**
@@ -41,6 +43,7 @@ export class LatencyProxy implements AsyncDisposable {
   readonly #pairs = new Set<Pair>();
   readonly #timers = new Set<NodeJS.Timeout>();
   #silent = false;
+  #bytesToGo: number | undefined;
   #counts = { connections: 0, roundTrips: 0, bytesUp: 0, bytesDown: 0 };
 
   private constructor(server: Server, options: LatencyProxyOptions) {
@@ -73,6 +76,11 @@ export class LatencyProxy implements AsyncDisposable {
   /** New connections pass again. Those that lost data stay silent. */
   restore(): void {
     this.#silent = false;
+  }
+
+  /** The next connection ends right after this many bytes of the client's have reached the target, as when the client loses power in mid-sentence. */
+  endAfter(bytesUp: number): void {
+    this.#bytesToGo = bytesUp;
   }
 
   /** Every connection is reset, now. New ones pass. */
@@ -108,7 +116,8 @@ export class LatencyProxy implements AsyncDisposable {
   }
 
   #accept(client: Socket): void {
-    const pair: Pair = { client, target: undefined, spokeLast: undefined };
+    const pair: Pair = { client, target: undefined, spokeLast: undefined, bytesToGo: this.#bytesToGo };
+    this.#bytesToGo = undefined;
     this.#pairs.add(pair);
     this.#counts.connections += 1;
     this.#counts.roundTrips += 1;
@@ -139,9 +148,20 @@ export class LatencyProxy implements AsyncDisposable {
     const halfMs = (this.#options.rttMs ?? 0) / 2;
     let inFlight = 0;
     let lost = false;
-    from.on("data", (chunk: Buffer) => {
+    from.on("data", (whole: Buffer) => {
       lost ||= this.#silent;
       if (lost) return;
+      let chunk = whole;
+      if (speaker === "client" && pair.bytesToGo !== undefined) {
+        chunk = whole.subarray(0, pair.bytesToGo);
+        pair.bytesToGo -= chunk.length;
+        if (pair.bytesToGo === 0) {
+          lost = true;
+          to.end(chunk);
+          from.destroy();
+          return;
+        }
+      }
       if (speaker === "client") {
         this.#counts.bytesUp += chunk.length;
       } else {

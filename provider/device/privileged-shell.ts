@@ -11,7 +11,8 @@ import type { ExecResult } from "./transport.ts";
 /** The remote command. Its one argument is SSH_CONNECTION, since sudo clears the environment; `$0` is what `ps` shows. */
 export function remoteCommand(connection: Connection): string {
   const shell = `/bin/sh -c 'read -r line && eval "$line"' edgeseal "$SSH_CONNECTION"`;
-  return connection.user === "root" ? `exec ${shell}` : `exec sudo -n -- ${shell}`;
+  // sudo's own messages are read by `requireStarted`, so they have to be in English.
+  return connection.user === "root" ? `exec ${shell}` : `exec /usr/bin/env LC_ALL=C sudo -n -- ${shell}`;
 }
 
 /** The seconds after TERM at which KILL follows. */

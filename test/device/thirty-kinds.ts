@@ -53,7 +53,7 @@ export const namedNote = defineResource({
   revert: () => [],
 });
 
-function fixedNote<T extends string>(name: T): ResourceKind {
+function fixedNote(name: string): ResourceKind {
   const path = `${noteFolder}/fixed-${name.toLowerCase()}`;
   return defineResource({
     token: `edgeseal:test:${name}`,

@@ -99,7 +99,7 @@ test("the device ends a script at its deadline, with all that it started", async
 
 test("neither the script nor anything of it is on the command line", () => {
   expect(remoteCommand(edge)).toBe(
-    `exec sudo -n -- /bin/sh -c 'read -r line && eval "$line"' edgeseal "$SSH_CONNECTION"`,
+    `exec /usr/bin/env LC_ALL=C sudo -n -- /bin/sh -c 'read -r line && eval "$line"' edgeseal "$SSH_CONNECTION"`,
   );
   expect(remoteCommand(root)).toBe(
     `exec /bin/sh -c 'read -r line && eval "$line"' edgeseal "$SSH_CONNECTION"`,
@@ -128,6 +128,7 @@ describe("what refused a root shell is told apart", () => {
     ["edge is not in the sudoers file.\n", /does not allow/, /sudoers\.d/],
     ["sh: 1: exec: sudo: not found\n", /no sudo/, /install it/],
     ["bash: line 1: exec: sudo: not found\n", /no sudo/, /install it/],
+    ["/usr/bin/env: 'sudo': No such file or directory\n", /no sudo/, /install it/],
     ["fish: Unknown command: sudo\n", /no sudo/, /install it/],
   ])("%j", (stderr, message, hint) => {
     const error = refused({ stderr });
