@@ -1,3 +1,3 @@
 import { siteOfStack } from "./components/site-of-stack.ts";
 
-export const { site, nodes, waivers } = siteOfStack().summary;
+export const { site, nodes, waived } = siteOfStack().summary;

@@ -1,0 +1,358 @@
+import { describe, expect, test } from "vitest";
+import { checklist, points } from "../../../policies/checklist.ts";
+import type { Outcome } from "../../../policies/control.ts";
+import { unknownValue, type JudgedNode } from "../../../policies/node.ts";
+import { declared, observed } from "./cases.ts";
+
+/** One case of one control: what is judged, what comes out, and on which evidence. */
+interface Case {
+  readonly title: string;
+  readonly node: JudgedNode;
+  readonly outcome: Outcome;
+  readonly evidence: string;
+}
+
+const pass = (title: string, node: JudgedNode, evidence: string): Case => ({
+  title,
+  node,
+  outcome: "pass",
+  evidence,
+});
+const fail = (title: string, node: JudgedNode, evidence: string): Case => ({
+  title,
+  node,
+  outcome: "violation",
+  evidence,
+});
+const unclear = (title: string, node: JudgedNode, evidence: string): Case => ({
+  title,
+  node,
+  outcome: "unknown",
+  evidence,
+});
+
+const rules = (more: Record<string, string>) => ({ firewall: { rules: more } });
+
+const cases: Readonly<Record<string, readonly Case[]>> = {
+  "1.verified-boot": [
+    pass("required", declared(), 'boot.require is "signed-boot-locked", key any'),
+    fail("not required", declared({ boot: { require: "none" } }), 'boot.require is "none"'),
+    fail(
+      "no block",
+      declared({ boot: undefined }),
+      "the node has no `boot` block (edgeseal:boot:VerifiedBoot)",
+    ),
+    unclear(
+      "not yet known",
+      declared({ boot: { require: unknownValue } }),
+      "boot.require is not known at this time",
+    ),
+    pass(
+      "locked",
+      observed(),
+      `signed 0x80000009: signed boot yes, key locked in OTP yes, key ${"ab".repeat(32)}`,
+    ),
+    fail(
+      "signed boot on, but the key is not in OTP: the EEPROM can be replaced",
+      observed({ boot: { signedBits: "0x1", otpKeyLocked: "no", customerKeySha256: "unknown" } }),
+      "signed 0x1: signed boot yes, key locked in OTP no, key unknown",
+    ),
+    unclear(
+      "the firmware says nothing",
+      observed({
+        boot: {
+          signedBits: "unknown",
+          signedBootEnabled: "unknown",
+          otpKeyLocked: "unknown",
+          customerKeySha256: "unknown",
+        },
+      }),
+      "signed unknown: signed boot unknown, key locked in OTP unknown, key unknown",
+    ),
+    fail(
+      "not in the state",
+      observed({ boot: undefined }),
+      "the state has no edgeseal:boot:VerifiedBoot of this node",
+    ),
+  ],
+  "3.swap-off": [
+    pass("off", declared(), 'swap.mode is "off"; left-over swap files are removed'),
+    fail("kept", declared({ swap: { mode: "keep" } }), 'swap.mode is "keep"'),
+    fail(
+      "old swap files kept",
+      declared({ swap: { leftoverFiles: "keep" } }),
+      'swap.leftoverFiles is "keep": what was swapped out stays on the disk',
+    ),
+    fail("no block", declared({ swap: undefined }), "the node has no `swap` block (edgeseal:memory:Swap)"),
+    unclear(
+      "not yet known",
+      declared({ swap: { mode: unknownValue } }),
+      "swap.mode is not known at this time",
+    ),
+    unclear("not given", declared({ swap: { mode: undefined } }), "swap.mode is not declared"),
+    pass("off", observed(), "no active area, no zram, nothing in fstab, no unit, no left-over file"),
+    fail(
+      "on, in every way there is",
+      observed({
+        swap: {
+          activeAreas: ["/dev/zram0"],
+          zramDevices: [
+            { device: "zram0", sizeBytes: 1, backingDevice: "/dev/loop0", backingFile: "/var/swap" },
+          ],
+          fstabEntries: ["/swapfile none swap sw 0 0"],
+          swapUnits: ["dev-zram0.swap"],
+          rpiSwapMechanism: "unset",
+          swapFiles: ["/var/swap"],
+        },
+      }),
+      "/dev/zram0 in use; zram0 (backing device /dev/loop0); fstab: /swapfile none swap sw 0 0; dev-zram0.swap would start; rpi-swap mechanism unset; left-over swap file /var/swap",
+    ),
+    unclear(
+      "the state of another version",
+      observed({ swap: { activeAreas: undefined } }),
+      "swap.activeAreas is not observed",
+    ),
+    unclear(
+      "a state of another shape",
+      observed({ swap: { activeAreas: "none" } }),
+      "swap.activeAreas, swap.zramDevices, swap.fstabEntries, swap.swapUnits, swap.rpiSwapMechanism, swap.swapFiles: not of the expected shape",
+    ),
+  ],
+  "3.core-dumps-off": [
+    pass("off", declared(), 'coreDumps.mode is "off"; stored dumps are removed'),
+    fail("kept", declared({ coreDumps: { mode: "keep" } }), 'coreDumps.mode is "keep"'),
+    fail(
+      "stored dumps kept",
+      declared({ coreDumps: { storedDumps: "keep" } }),
+      'coreDumps.storedDumps is "keep": prompts may be in them',
+    ),
+    pass(
+      "off",
+      observed(),
+      'core_pattern "|/bin/false" now and at boot, suid_dumpable 0, no collector, no stored dump',
+    ),
+    fail(
+      "on, in every way there is",
+      observed({
+        coreDumps: {
+          corePattern: "core",
+          suidDumpable: 2,
+          corePatternAtBoot: "unset",
+          suidDumpableAtBoot: "unset",
+          dumpCollectors: ["systemd-coredump.socket"],
+          storedDumps: 3,
+        },
+      }),
+      'core_pattern "core"; suid_dumpable 2; core_pattern at the next boot "unset"; suid_dumpable at the next boot unset; systemd-coredump.socket would start; 3 stored dump(s)',
+    ),
+    unclear(
+      "a secret",
+      observed({ coreDumps: { storedDumps: unknownValue } }),
+      "coreDumps.storedDumps is not known at this time",
+    ),
+  ],
+  "5.default-deny": [
+    pass("management only", declared(), "SSH from 192.0.2.0/24 only; forward drop"),
+    pass(
+      "the largest private network",
+      declared({ firewall: { management: ["10.0.0.0/8"] } }),
+      "SSH from 10.0.0.0/8 only; forward drop",
+    ),
+    fail(
+      "SSH from everywhere",
+      declared({ firewall: { management: ["0.0.0.0/0"] } }),
+      "sources include 0.0.0.0/0, which is wider than any private network",
+    ),
+    fail(
+      "a service for everybody",
+      declared({ firewall: { allow: [{ name: "api", from: "::/0", protocol: "tcp" }] } }),
+      "sources include ::/0, which is wider than any private network",
+    ),
+    fail(
+      "forwarding left alone",
+      declared({ firewall: { forward: "leave" } }),
+      'firewall.forward is "leave"',
+    ),
+    fail(
+      "no block",
+      declared({ firewall: undefined }),
+      "the node has no `firewall` block (edgeseal:network:Firewall)",
+    ),
+    unclear(
+      "one source not yet known",
+      declared({ firewall: { management: ["192.0.2.0/24", unknownValue] } }),
+      "firewall.management is not known at this time",
+    ),
+    pass(
+      "in force",
+      observed(),
+      "input policy drop, forward policy drop, 2 input rules; boot unit enabled, before the network",
+    ),
+    fail(
+      "no table of ours",
+      observed({
+        firewall: {
+          loaded: "absent",
+          inputPolicy: undefined,
+          outputPolicy: undefined,
+          forwardPolicy: undefined,
+          rules: undefined,
+        },
+      }),
+      "loaded: absent; input policy not there; forward policy not there",
+    ),
+    fail(
+      "not in force before the network",
+      observed({
+        firewall: {
+          bootUnit: {
+            state: "disabled",
+            active: "active",
+            beforeNetwork: false,
+            linkedFrom: [],
+            overrides: ["/etc/x.conf"],
+          },
+        },
+      }),
+      "boot unit disabled, not before the network; boot unit changed by /etc/x.conf",
+    ),
+    fail(
+      "lost on a reload",
+      observed({ firewall: { nftablesService: "flushes" } }),
+      "nftables.service flushes",
+    ),
+    fail(
+      "a rule of somebody else's in our table",
+      observed(rules({ "unmanaged: tcp dport 8080 accept": "input accept tcp dport 8080" })),
+      'rule not ours: unmanaged: tcp dport 8080 accept; rule "unmanaged: tcp dport 8080 accept" is open',
+    ),
+    fail(
+      "a rule that lets everybody in under one of our names",
+      observed(rules({ "base:input-loopback": "input accept" })),
+      'rule "base:input-loopback" is open',
+    ),
+    fail(
+      "a rule out of order",
+      observed({ firewall: { order: ["input: allow:x stands after base:input-reject"] } }),
+      "out of order: input: allow:x stands after base:input-reject",
+    ),
+  ],
+  "5.egress-allowlist": [
+    pass("listed only", declared(), "egress to 203.0.113.5, 192.0.2.53, 192.0.2.123 only"),
+    pass("nothing", declared({ firewall: { allow: [], dns: [], ntp: [] } }), "egress to nothing"),
+    pass(
+      "the article's example",
+      declared({
+        firewall: {
+          dns: [],
+          ntp: [],
+          allow: [
+            { name: "a", to: "10.0.0.0/8", protocol: "any" },
+            { name: "b", to: "203.0.113.5", protocol: "tcp", ports: [443] },
+          ],
+        },
+      }),
+      "egress to 10.0.0.0/8, 203.0.113.5 only",
+    ),
+    fail("open", declared({ firewall: { egress: "open" } }), 'firewall.egress is "open"'),
+    fail(
+      "open under another name",
+      declared({
+        firewall: {
+          allow: [
+            { name: "a", to: "0.0.0.0/1", protocol: "any" },
+            { name: "b", to: "128.0.0.0/1", protocol: "any" },
+          ],
+        },
+      }),
+      "the allowlist has 0.0.0.0/1, which is wider than any private network; the allowlist has 128.0.0.0/1, which is wider than any private network",
+    ),
+    unclear(
+      "an endpoint not yet known",
+      declared({ firewall: { allow: [{ name: "a", to: unknownValue }] } }),
+      "firewall.allow is not known at this time",
+    ),
+    pass("in force", observed(), "output policy drop, 4 output rules"),
+    fail("open", observed({ firewall: { outputPolicy: "accept" } }), "output policy accept"),
+    fail(
+      "one rule to everywhere",
+      observed(rules({ "allow:any": "output accept ip daddr 0.0.0.0/0 tcp dport 443" })),
+      'rule "allow:any" is open',
+    ),
+    fail(
+      "one rule to nowhere in particular",
+      observed(rules({ "allow:any": "output accept tcp dport 443" })),
+      'rule "allow:any" is open',
+    ),
+    fail(
+      "a wide range among narrow ones",
+      observed(rules({ "allow:any": "output accept ip daddr 192.0.2.1,1.0.0.0-223.255.255.255" })),
+      'rule "allow:any" is open',
+    ),
+  ],
+};
+
+describe.each(Object.entries(cases))("%s", (id, list) => {
+  const control = checklist.find((each) => each.id === id);
+
+  test.each(list.map((each) => [`${each.node.basis}, ${each.title}: ${each.outcome}`, each] as const))(
+    "%s",
+    (_, { node, outcome, evidence }) => {
+      expect(control?.evaluate(node)).toEqual({ outcome, evidence });
+    },
+  );
+
+  test.each(["declared", "observed"])("has a case that passes and one that fails, %s", (basis) => {
+    const outcomes = list.filter(({ node }) => node.basis === basis).map(({ outcome }) => outcome);
+    expect(outcomes).toContain("pass");
+    expect(outcomes).toContain("violation");
+  });
+});
+
+describe("the checklist", () => {
+  test("every control that a resource serves has cases above", () => {
+    const served = checklist.filter(({ block }) => block !== undefined).map(({ id }) => id);
+    expect(Object.keys(cases).sort()).toEqual(served.sort());
+  });
+
+  test("every point has a control, and no id is used twice", () => {
+    expect(new Set(checklist.map(({ point }) => String(point)))).toEqual(new Set(Object.keys(points)));
+    expect(new Set(checklist.map(({ id }) => id)).size).toBe(checklist.length);
+  });
+
+  test.each(checklist.map((control) => [control.id, control] as const))(
+    "%s is named after its point, and says what holds and what to do",
+    (id, control) => {
+      expect(id).toMatch(new RegExp(`^${control.point}\\.[a-z][a-z-]+$`));
+      expect(control.title).not.toBe("");
+      expect(control.mend).not.toBe("");
+    },
+  );
+
+  const uncovered = checklist.filter(({ block }) => block === undefined);
+
+  test.each(uncovered.map((control) => [control.id, control] as const))(
+    "%s never passes: not covered, or declared and not enforced",
+    (id, control) => {
+      expect(control.evaluate(declared())).toEqual({
+        outcome: "not-covered",
+        evidence: "no resource observes this yet",
+      });
+      expect(control.evaluate({ ...observed(), statements: { [id]: "runbook 7" } })).toEqual({
+        outcome: "declared-not-enforced",
+        evidence: "stated, observed by no resource: runbook 7",
+      });
+    },
+  );
+});
+
+test("a node of which nothing is known passes nothing", () => {
+  const blank: JudgedNode = {
+    name: "pi-1",
+    basis: "declared",
+    blocks: { swap: unknownValue, coreDumps: unknownValue, firewall: unknownValue, boot: unknownValue },
+  };
+  expect(new Set(checklist.map((control) => control.evaluate(blank).outcome))).toEqual(
+    new Set(["unknown", "not-covered"]),
+  );
+});

@@ -1,0 +1,264 @@
+import { describe, expect, test } from "vitest";
+import { checklist } from "../../../policies/checklist.ts";
+import { blockTypes, unknownValue, type BlockName } from "../../../policies/node.ts";
+import { NotAState, recordedResources } from "../../../policies/recorded-state.ts";
+import { StackJudge } from "../../../policies/stack-judge.ts";
+import {
+  edgeNodeType,
+  evaluateObserved,
+  nodesOf,
+  siteType,
+  waiversOf,
+  type StackResource,
+} from "../../../policies/stack.ts";
+import { goodInputs, goodStates, waiver } from "./cases.ts";
+
+const now = new Date("2027-01-15T12:00:00Z");
+const uncovered = checklist.filter(({ block }) => block === undefined);
+const excused = (node: string) => uncovered.map(({ id }) => waiver({ control: id, node }));
+
+function component(type: string, name: string, inputs: object, parent?: string): StackResource {
+  return {
+    urn: `urn:${type}::${name}`,
+    type,
+    parent,
+    inputs: inputs as Record<string, unknown>,
+    outputs: undefined,
+  };
+}
+
+const siteOf = (nodes: object, waivers: object[] = []) => component(siteType, "site", { nodes, waivers });
+
+function device(
+  block: BlockName,
+  node: string,
+  changes: Partial<Record<"inputs" | "outputs", object>> = {},
+  copy = "",
+) {
+  return {
+    urn: `urn:${blockTypes[block]}::${node}-${block}${copy}`,
+    type: blockTypes[block],
+    parent: `urn:${edgeNodeType}::${node}`,
+    inputs: { ...goodInputs[block], connection: { node, address: "192.0.2.1" }, ...changes.inputs },
+    outputs: { ...goodStates[block], ...changes.outputs },
+  } as StackResource;
+}
+
+const devices = (node: string) =>
+  (["swap", "coreDumps", "firewall", "boot"] as const).map((block) => device(block, node));
+
+describe("nodes of a stack", () => {
+  test("a node that is declared and has no resource is there, with nothing on it", () => {
+    expect(nodesOf([siteOf([{ name: "pi-1", blocks: goodInputs }])], "observed")).toEqual([
+      { name: "pi-1", basis: "observed", blocks: {} },
+    ]);
+  });
+
+  test("a node that only resources know of is there, too", () => {
+    expect(nodesOf([device("swap", "pi-9")], "declared").map(({ name }) => name)).toEqual(["pi-9"]);
+  });
+
+  test("a second resource of a kind does not hide behind the first", () => {
+    const nodes = nodesOf(
+      [device("swap", "pi-1"), device("swap", "pi-1", { inputs: { mode: "keep" } }, "2")],
+      "declared",
+    );
+    expect(nodes.map(({ blocks }) => (blocks.swap as { mode: string }).mode)).toEqual(["off", "keep"]);
+  });
+
+  test("a node list that is not known keeps the gate shut", () => {
+    const [node] = nodesOf([siteOf(unknownValue as unknown as object)], "declared");
+    expect(node?.name).toBe("(unknown)");
+  });
+
+  test("waivers reach the nodes of their own component only, and incomplete ones nobody", () => {
+    const waivers = waiversOf([
+      siteOf([{ name: "pi-1", blocks: {} }], [waiver({ node: "*" }), { ...waiver(), reason: undefined }]),
+      component(edgeNodeType, "pi-2", {
+        node: { name: "pi-2", blocks: {} },
+        waivers: [waiver({ node: "pi-1", control: "1.tpm" })],
+      }),
+    ]);
+    expect(waivers).toEqual([waiver({ node: "pi-1" })]);
+  });
+});
+
+describe("observed", () => {
+  const site = siteOf([{ name: "pi-1", blocks: goodInputs }], excused("*"));
+
+  test("a stack in its state passes, waivers counted in", () => {
+    const findings = evaluateObserved([site, ...devices("pi-1")], checklist, now);
+    expect(new Set(findings.map(({ outcome }) => outcome))).toEqual(new Set(["pass", "waived"]));
+  });
+
+  test("what was read back counts, not what was asked for", () => {
+    const drifted = devices("pi-1").map((each) =>
+      each.type === blockTypes.swap
+        ? device("swap", "pi-1", { outputs: { activeAreas: ["/swapfile"] } })
+        : each,
+    );
+    const failing = evaluateObserved([site, ...drifted], checklist, now).filter(
+      ({ outcome }) => outcome === "violation",
+    );
+    expect(failing.map(({ control, evidence }) => [control, evidence])).toEqual([
+      ["3.swap-off", "/swapfile in use"],
+    ]);
+  });
+});
+
+describe("the pack's judge", () => {
+  const control = (id: string) => {
+    const found = checklist.find((each) => each.id === id);
+    if (found === undefined) throw new Error(`no control ${id}`);
+    return found;
+  };
+  const run = (resources: readonly StackResource[]) => {
+    const judge = new StackJudge(() => now);
+    const single = resources.flatMap((resource) => {
+      judge.note(resource);
+      return checklist.flatMap((each) => judge.resource(each, resource));
+    });
+    const whole = checklist.flatMap((each) =>
+      judge.stack(
+        each,
+        resources.map((resource) => ({ ...resource, inputs: undefined })),
+      ),
+    );
+    const text = ({ node, control: id, evidence }: (typeof single)[number]) => `${node} ${id}: ${evidence}`;
+    return { single: single.map(text), whole: whole.map(text) };
+  };
+  const site = (waivers: object[] = excused("*")) => siteOf([{ name: "pi-1", blocks: goodInputs }], waivers);
+  const node = component(
+    edgeNodeType,
+    "pi-1",
+    { node: { name: "pi-1", blocks: goodInputs }, waivers: excused("pi-1") },
+    site().urn,
+  );
+
+  test("a whole site that is as it should be has nothing to report", () => {
+    expect(run([site(), node, ...devices("pi-1")])).toEqual({ single: [], whole: [] });
+  });
+
+  test("a Site is judged node by node, before any of its resources is there", () => {
+    const bad = siteOf(
+      [{ name: "pi-1", blocks: { ...goodInputs, swap: { mode: "keep", leftoverFiles: "remove" } } }],
+      excused("*"),
+    );
+    expect(run([bad]).single).toEqual(['pi-1 3.swap-off: swap.mode is "keep"']);
+  });
+
+  test("a node that the program declares and does not build is found in the whole", () => {
+    expect(run([site(), node, ...devices("pi-1").slice(0, 2)])).toEqual({
+      single: [],
+      whole: [
+        "pi-1 1.verified-boot: the node has no `boot` block (edgeseal:boot:VerifiedBoot)",
+        "pi-1 5.default-deny: the node has no `firewall` block (edgeseal:network:Firewall)",
+        "pi-1 5.egress-allowlist: the node has no `firewall` block (edgeseal:network:Firewall)",
+      ],
+    });
+  });
+
+  test("a resource that was changed after the Site was judged is judged by its own inputs", () => {
+    const changed = devices("pi-1").map((each) =>
+      each.type === blockTypes.swap ? device("swap", "pi-1", { inputs: { mode: "keep" } }) : each,
+    );
+    expect(run([site(), node, ...changed])).toEqual({
+      single: ['pi-1 3.swap-off: swap.mode is "keep"'],
+      whole: [],
+    });
+  });
+
+  test("a resource is under the waivers of the components it is in", () => {
+    const waived = component(
+      edgeNodeType,
+      "pi-1",
+      { node: { name: "pi-1", blocks: goodInputs }, waivers: [...excused("pi-1"), waiver()] },
+      site().urn,
+    );
+    const changed = devices("pi-1").map((each) =>
+      each.type === blockTypes.swap ? device("swap", "pi-1", { inputs: { mode: "keep" } }) : each,
+    );
+    expect(run([site(), waived, ...changed])).toEqual({ single: [], whole: [] });
+  });
+
+  test("an EdgeNode without a Site is judged by itself; a resource without either, on its own control and then on all", () => {
+    const alone = component(edgeNodeType, "pi-1", {
+      node: { name: "pi-1", blocks: { swap: goodInputs.swap } },
+      waivers: excused("pi-1"),
+    });
+    expect(run([alone]).single).toEqual([
+      "pi-1 1.verified-boot: the node has no `boot` block (edgeseal:boot:VerifiedBoot)",
+      "pi-1 3.core-dumps-off: the node has no `coreDumps` block (edgeseal:memory:CoreDumps)",
+      "pi-1 5.default-deny: the node has no `firewall` block (edgeseal:network:Firewall)",
+      "pi-1 5.egress-allowlist: the node has no `firewall` block (edgeseal:network:Firewall)",
+    ]);
+    const raw = run([{ ...device("swap", "pi-1", { inputs: { mode: "keep" } }), parent: undefined }]);
+    expect(raw.single).toEqual(['pi-1 3.swap-off: swap.mode is "keep"']);
+    expect(raw.whole).toHaveLength(checklist.length - 1);
+  });
+
+  test("an input that a preview can't know is a failure", () => {
+    const judge = new StackJudge(() => now);
+    const resource = device("swap", "pi-1", { inputs: { mode: unknownValue } });
+    judge.note(resource);
+    expect(judge.resource(control("3.swap-off"), resource)).toMatchObject([
+      { outcome: "unknown", evidence: "swap.mode is not known at this time" },
+    ]);
+  });
+
+  test("outputs that a preview can't know are not held against a node whose inputs were judged", () => {
+    const planned = devices("pi-1").map((each) => ({ ...each, outputs: { activeAreas: unknownValue } }));
+    expect(run([site(), node, ...planned]).whole).toEqual([]);
+  });
+
+  test("outputs that are recorded and bad are", () => {
+    const drifted = devices("pi-1").map((each) =>
+      each.type === blockTypes.firewall
+        ? device("firewall", "pi-1", { outputs: { outputPolicy: "accept" } })
+        : each,
+    );
+    expect(run([site(), node, ...drifted])).toEqual({
+      single: [],
+      whole: ["pi-1 5.egress-allowlist: output policy accept"],
+    });
+  });
+
+  test("a waiver that has expired lets nothing through", () => {
+    const expired = excused("*").map((each) => ({ ...each, expires: "2027-01-14" }));
+    expect(run([site(expired)]).single).toHaveLength(uncovered.length);
+  });
+});
+
+describe("a recorded state", () => {
+  const exported = (resources: object[]) => JSON.stringify({ version: 3, deployment: { resources } });
+
+  test("gives its resources; secrets are not known, and what waits for deletion is left out", () => {
+    const secret = {
+      "4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270",
+      ciphertext: "v1:x",
+    };
+    expect(
+      recordedResources(
+        exported([
+          { urn: "u1", type: "t", parent: "p", inputs: { a: [secret, 1] }, outputs: { b: null } },
+          { urn: "u2", type: "t", delete: true },
+        ]),
+      ),
+    ).toEqual([
+      { urn: "u1", type: "t", parent: "p", inputs: { a: [unknownValue, 1] }, outputs: { b: null } },
+    ]);
+  });
+
+  test("of a stack without resources is empty", () => {
+    expect(recordedResources('{"version":3,"deployment":{"manifest":{}}}')).toEqual([]);
+  });
+
+  test.each([
+    ["no JSON", "{", "not JSON"],
+    ["another version", '{"version":2}', "not an exported state of version 3"],
+    ["something else", "[]", "not an exported state of version 3"],
+    ["no list", '{"version":3,"deployment":{"resources":{}}}', "its resources are no list"],
+  ])("%s is refused", (_, text, message) => {
+    expect(() => recordedResources(text)).toThrow(new NotAState(message));
+  });
+});
