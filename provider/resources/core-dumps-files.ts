@@ -2,6 +2,8 @@
  * The kernel pipes every dump to a program that ends at once without reading it: nothing reaches a disk, whatever a process's RLIMIT_CORE says,
  * and no later `ulimit -c` brings it back (core(5), "Piping core dumps to a program"; the value the DISA STIGs and ComplianceAsCode's
  * `sysctl_kernel_core_pattern` ask for).
+ *
+ * A process that crashes is still reported as "core dumped": the kernel means that it handed the dump over.
  */
 export const discardingPattern = "|/bin/false";
 
