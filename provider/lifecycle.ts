@@ -42,6 +42,9 @@ interface Split {
   readonly onDelete: Value | undefined;
 }
 
+/** More than a screenful is not read; the state has the rest. */
+const mostReasons = 20;
+
 /** Errors of `apply` after which the device is certainly as it was before. */
 const nothingDone: ReadonlySet<DeviceErrorKind> = new Set(["denied", "hostKeyMismatch", "locked", "refused"]);
 
@@ -228,10 +231,12 @@ class Lifecycle implements Handler {
     const differences = diffState(this.#kind.desired(own), state);
     if (observed.outcome === "present" && differences.length === 0) return state;
     const secret = new Set(annotatedSecrets(this.#kind.state, state).map(([first]) => first));
-    const reasons = differences.map((difference) => {
+    const reasons = differences.slice(0, mostReasons).map((difference) => {
       const hidden = secret.has(difference.path.replace(/[.[].*$/s, ""));
       return `${node}: ${difference.path} did not take effect${hidden ? "" : comparison(difference)}`;
     });
+    if (differences.length > mostReasons)
+      reasons.push(`${node}: ${differences.length - mostReasons} more did not`);
     if (reasons.length === 0) reasons.push(`${node}: ${this.#label} is not there after it was applied`);
     throw new InitializationFailed(id, state, reasons);
   }
@@ -242,7 +247,7 @@ class Lifecycle implements Handler {
     steps: readonly Step[],
     call: Call,
   ): Promise<ApplyResult<Static<TObject>>> {
-    call.log.status(steps.length === 1 ? (steps[0]?.title ?? "") : `${steps.length} steps`);
+    call.log.status(steps.map(({ title }) => title).join("; "));
     const result = await device.apply<Static<TObject>>(this.#kind, own, steps, { signal: call.signal });
     for (const { title, outcome } of result.steps) call.log.debug(`${title}: ${outcome}`);
     return result;

@@ -8,7 +8,7 @@ const engineAddress = process.argv.slice(2).find((argument) => !argument.startsW
 const server = await serve({
   version: packageVersion(),
   kinds: async () => (await import("./registry.ts")).kinds,
-  devices: async () => (await import("./device/devices.ts")).createDevices(),
+  devices: async (kinds) => (await import("./device/devices.ts")).createDevices({ kinds }),
   engineAddress,
 });
 runAsPlugin(server);

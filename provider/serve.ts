@@ -9,7 +9,7 @@ export interface ServeOptions {
   /** Loaded at the first call that is about a resource: the engine starts providers that it then asks nothing of. */
   readonly kinds: () => Promise<readonly ResourceKind[]>;
   /** Made at the first call that needs a device. */
-  readonly devices: () => Promise<Devices>;
+  readonly devices: (kinds: readonly ResourceKind[]) => Promise<Devices>;
   /** Address of the engine's log, when it came on the command line. */
   readonly engineAddress?: string | undefined;
   /** How long a cancelled call may take to report what it had changed, in milliseconds. Default 4000. */
@@ -22,10 +22,11 @@ const description =
 /** The provider on a loopback port, in this process. */
 export function serve(options: ServeOptions): Promise<RunningServer> {
   const { version, engineAddress, graceMs } = options;
-  const devices = lazily(options.devices);
+  const kinds = lazily(options.kinds);
+  const devices = lazily(async () => await options.devices(await kinds.get()));
   const handlers = lazily(async (): Promise<ReadonlyMap<string, Handler>> => {
-    const [{ lifecycle }, kinds] = await Promise.all([import("./lifecycle.ts"), options.kinds()]);
-    return new Map(kinds.map((kind) => [kind.token, lifecycle(kind, devices.get)]));
+    const [{ lifecycle }, all] = await Promise.all([import("./lifecycle.ts"), kinds.get()]);
+    return new Map(all.map((kind) => [kind.token, lifecycle(kind, devices.get)]));
   });
   return startServer({
     name: "edgeseal",

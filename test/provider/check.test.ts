@@ -1,5 +1,12 @@
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { asset, connection, noteInputs, secret, startProvider, unknownString } from "./fixture/provider-client.ts";
+import {
+  asset,
+  connection,
+  noteInputs,
+  secret,
+  startProvider,
+  unknownString,
+} from "./fixture/provider-client.ts";
 
 type Provider = Awaited<ReturnType<typeof startProvider>>;
 let provider: Provider;
@@ -28,7 +35,8 @@ test("reports all problems at once: where, what was expected, what was given, a 
     conection: expect.stringMatching(/^unknown field; did you mean 'connection'\? \(known: text, /) as string,
     level: 'expected an integer, got the string "high"',
     mode: `expected one of "strict", "relaxed", got the string "stict"; did you mean 'strict'?`,
-    "allow[0].to": 'expected a string that matches ^[0-9.]+(/[0-9]+)?$, got the string "example.org" (Address or CIDR)',
+    "allow[0].to":
+      'expected a string that matches ^[0-9.]+(/[0-9]+)?$, got the string "example.org" (Address or CIDR)',
     "allow[1].port": "required, but not given; expected an integer",
     "allow[1].prot": "unknown field; did you mean 'port'? (known: to, port)",
     "allow[2]": 'expected an object, got the string "10.0.0.1"',
@@ -65,7 +73,12 @@ test("does not judge what is not known yet, judges the rest, and gives it back a
     noteInputs({ text: unknownString, mode: unknownString, level: 11, allow, connection: unknownString }),
   );
   expect(failures.map(({ property }) => property)).toEqual(["level"]);
-  expect(inputs).toMatchObject({ text: unknownString, mode: unknownString, allow, connection: unknownString });
+  expect(inputs).toMatchObject({
+    text: unknownString,
+    mode: unknownString,
+    allow,
+    connection: unknownString,
+  });
 });
 
 test("refuses an asset, naming the property", async () => {
@@ -88,7 +101,9 @@ test("never quotes a private key that was put into the wrong field", async () =>
     "mode",
   ]);
   expect(failures.map(({ reason }) => reason).join()).not.toMatch(/c2VjcmV0|PRIVATE KEY/);
-  expect(failures.find(({ property }) => property === "mode")?.reason).toContain(`a string of ${pem.length} characters`);
+  expect(failures.find(({ property }) => property === "mode")?.reason).toContain(
+    `a string of ${pem.length} characters`,
+  );
 });
 
 test("never quotes a secret, however short, and whatever is wrong with it", async () => {
@@ -105,7 +120,12 @@ test("never quotes a secret, however short, and whatever is wrong with it", asyn
 test("takes a secret out of what a kind's own check says", async () => {
   const to = "10.123.123.123";
   const { failures } = await provider.check(
-    noteInputs({ allow: secret([{ to, port: 1 }, { to, port: 2 }]) }),
+    noteInputs({
+      allow: secret([
+        { to, port: 1 },
+        { to, port: 2 },
+      ]),
+    }),
   );
   expect(failures).toEqual([{ property: "allow[1].to", reason: "[secret] is listed twice" }]);
 });

@@ -3,7 +3,15 @@ import type * as messages from "@pulumi/pulumi/proto/provider_pb.js";
 import type { PluginInfo } from "@pulumi/pulumi/proto/plugin_pb.js";
 import type { Empty } from "google-protobuf/google/protobuf/empty_pb.js";
 import { empty, plugin, provider as proto } from "../../provider/host/proto.ts";
-import { connection, failureOf, noteInputs, secret, startProvider, toStruct, unary } from "./fixture/provider-client.ts";
+import {
+  connection,
+  failureOf,
+  noteInputs,
+  secret,
+  startProvider,
+  toStruct,
+  unary,
+} from "./fixture/provider-client.ts";
 
 type Provider = Awaited<ReturnType<typeof startProvider>>;
 let provider: Provider;
@@ -12,15 +20,25 @@ afterEach(async () => await provider[Symbol.asyncDispose]());
 
 test("the handshake asks for secrets, and for neither outputs nor references", async () => {
   const request = new proto.ProviderHandshakeRequest().setEngineAddress("127.0.0.1:1");
-  const response = await unary<messages.ProviderHandshakeResponse>((done) => provider.raw.handshake(request, done));
-  expect(response.toObject()).toMatchObject({ acceptSecrets: true, acceptResources: false, acceptOutputs: false });
+  const response = await unary<messages.ProviderHandshakeResponse>((done) =>
+    provider.raw.handshake(request, done),
+  );
+  expect(response.toObject()).toMatchObject({
+    acceptSecrets: true,
+    acceptResources: false,
+    acceptOutputs: false,
+  });
 });
 
 test("configuring says that previews and secrets are supported", async () => {
   const response = await unary<messages.ConfigureResponse>((done) =>
     provider.raw.configure(new proto.ConfigureRequest(), done),
   );
-  expect(response.toObject()).toMatchObject({ acceptsecrets: true, supportspreview: true, acceptresources: false });
+  expect(response.toObject()).toMatchObject({
+    acceptsecrets: true,
+    supportspreview: true,
+    acceptresources: false,
+  });
 });
 
 test("the plugin says its version", async () => {
@@ -76,7 +94,9 @@ test.each([
   ["getMapping", new proto.GetMappingRequest()],
   ["getMappings", new proto.GetMappingsRequest()],
 ] as const)("%s is not implemented, and says so", async (method, request) => {
-  const call = unary((done) => (provider.raw[method] as (q: unknown, d: typeof done) => unknown).call(provider.raw, request, done));
+  const call = unary((done) =>
+    (provider.raw[method] as (q: unknown, d: typeof done) => unknown).call(provider.raw, request, done),
+  );
   expect((await failureOf(call)).code).toBe(12);
 });
 
@@ -163,7 +183,10 @@ describe("the package schema", () => {
   }
   interface Schema {
     readonly version: string;
-    readonly types: Record<string, { properties?: Record<string, Spec>; required?: string[]; enum?: { value: unknown }[] }>;
+    readonly types: Record<
+      string,
+      { properties?: Record<string, Spec>; required?: string[]; enum?: { value: unknown }[] }
+    >;
     readonly resources: Record<
       string,
       {
@@ -219,7 +242,10 @@ describe("the package schema", () => {
       required: ["node", "address", "hostKey"],
       properties: { privateKey: { type: "string", secret: true }, port: { type: "integer", default: 22 } },
     });
-    expect(schema.types["edgeseal:index:OnDelete"]?.enum?.map(({ value }) => value)).toEqual(["keep", "revert"]);
+    expect(schema.types["edgeseal:index:OnDelete"]?.enum?.map(({ value }) => value)).toEqual([
+      "keep",
+      "revert",
+    ]);
     expect(Object.keys(schema.types).filter((token) => token.includes("Connection"))).toHaveLength(1);
   });
 
@@ -241,7 +267,9 @@ describe("the package schema", () => {
 test("an engine that sends no type by itself, and no old inputs, is served by the URN and the new inputs", async () => {
   const request = new proto.DiffRequest()
     .setUrn("urn:pulumi:dev::site::edgeseal:index:Site$edgeseal:test:Note::it")
-    .setOlds(toStruct({ text: secret("other"), level: 3, mode: "strict", rules: { "10.0.0.1": { port: 443 } } }))
+    .setOlds(
+      toStruct({ text: secret("other"), level: 3, mode: "strict", rules: { "10.0.0.1": { port: 443 } } }),
+    )
     .setNews(toStruct(noteInputs()));
   const response = await unary<messages.DiffResponse>((done) => provider.raw.diff(request, done));
   expect(response.getDiffsList()).toEqual(["text"]);

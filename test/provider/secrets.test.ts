@@ -27,7 +27,9 @@ test("inputs that came secret, and those that the schema says are, come back wra
 });
 
 test("a whole object that came secret comes back secret, once", async () => {
-  const { inputs, failures } = await provider.check(noteInputs({ connection: secret({ ...connection, privateKey: pem }) }));
+  const { inputs, failures } = await provider.check(
+    noteInputs({ connection: secret({ ...connection, privateKey: pem }) }),
+  );
   expect(failures).toEqual([]);
   expect(inputs).toMatchObject({ connection: secret({ ...connection, privateKey: pem }) });
 });
@@ -56,7 +58,11 @@ test("outputs that were recorded as secret stay so", async () => {
 
 test("a path of a diff that a secret got into ends before it", async () => {
   const inputs = noteInputs({ allow: [{ to: secret("10.77.66.55"), port: 443 }] });
-  const { detailed } = await provider.diff(inputs, { text: "hello", level: 3, mode: "strict", rules: {} }, inputs);
+  const { detailed } = await provider.diff(
+    inputs,
+    { text: "hello", level: 3, mode: "strict", rules: {} },
+    inputs,
+  );
   expect(detailed).toEqual({ rules: "ADD" });
 });
 
@@ -65,7 +71,9 @@ test("errors and logs do not show a secret that the device's own words contain",
     devices: () =>
       Promise.resolve({
         get: () => {
-          throw new Error(`could not parse ${pem} nor ${Buffer.from(pem).toString("base64")} nor ${canary}AAAA`);
+          throw new Error(
+            `could not parse ${pem} nor ${Buffer.from(pem).toString("base64")} nor ${canary}AAAA`,
+          );
         },
         close: () => Promise.resolve(),
       }),
@@ -85,9 +93,16 @@ test("errors and logs do not show a secret that the device's own words contain",
 test("a canary in the key is in nothing that the provider says", async () => {
   const said: unknown[] = [];
   const inputs = withKey();
-  said.push((await provider.check({ ...inputs, connection: { ...connection, privateKey: secret(pem), port: pem } })).failures);
+  said.push(
+    (await provider.check({ ...inputs, connection: { ...connection, privateKey: secret(pem), port: pem } }))
+      .failures,
+  );
   const { state } = await provider.create(inputs);
-  said.push(state, await provider.diff(inputs, state, withKey({ level: 5 })), await provider.update(inputs, { oldState: state }));
+  said.push(
+    state,
+    await provider.diff(inputs, state, withKey({ level: 5 })),
+    await provider.update(inputs, { oldState: state }),
+  );
   const read = await provider.read("pi-1/test:Note", inputs, state);
   said.push(read.state);
   node().broken = [notePath];
