@@ -254,10 +254,11 @@ describe("runPlugin", () => {
     await cancelled;
   });
 
-  test("a policy pack gets the engine's address first", async () => {
+  test("a policy pack gets the engine's address first, and runs where its package.json is", async () => {
     sdk(folder, "run-policy-pack", "");
     await runPlugin(pluginRequest("analyzer")).done;
     expect(started().args).toEqual([ENGINE, folder, "rest"]);
+    expect(started().cwd).toBe(folder);
   });
 
   test("a plugin that was killed does not end with 0", async () => {

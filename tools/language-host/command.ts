@@ -82,13 +82,14 @@ export function pluginCommand(request: RunPluginRequest, base: NodeJS.ProcessEnv
       return [pair.slice(0, separator), pair.slice(separator + 1)];
     }),
   );
+  const policyPack = request.getKind() === "analyzer";
   return {
-    args:
-      request.getKind() === "analyzer"
-        ? // run-policy-pack takes the engine's address first, and drops it.
-          [sdkModule(directory, "run-policy-pack"), args[0] ?? "", directory, ...args.slice(1)]
-        : [sdkModule(directory, "run-plugin"), directory, ...args],
+    args: policyPack
+      ? // run-policy-pack takes the engine's address first, and drops it.
+        [sdkModule(directory, "run-policy-pack"), args[0] ?? "", directory, ...args.slice(1)]
+      : [sdkModule(directory, "run-plugin"), directory, ...args],
     env: { ...base, ...env, ...typescriptEnv(info?.getOptions()?.toJavaScript() ?? {}) },
-    cwd: request.getPwd(),
+    // @pulumi/policy reads the pack's version from the package.json of the working directory.
+    cwd: policyPack ? directory : request.getPwd(),
   };
 }
