@@ -11,7 +11,7 @@ import { spawnBound, type BoundProcess } from "./bound-process.ts";
 const run = promisify(execFile);
 
 export interface FleetOptions {
-  /** Lines for every node's sshd_config, before the defaults (sshd takes the first value of each keyword). */
+  /** Lines for every node's sshd_config, instead of the defaults with the same keyword. */
   readonly sshdConfig?: readonly string[];
   /** Files in the home folder that login shells see, by name, e.g. `.bashrc`. */
   readonly home?: Readonly<Record<string, string>>;
@@ -182,6 +182,8 @@ async function keygen(path: string, type: "ed25519" | "ecdsa"): Promise<string> 
   return (await readFile(`${path}.pub`, "utf8")).trim();
 }
 
+const keywordOf = (line: string): string => line.split(" ")[0] ?? "";
+
 async function freePort(): Promise<number> {
   const server = createServer().listen(0, "127.0.0.1");
   await once(server, "listening");
@@ -206,27 +208,25 @@ async function startNode(
   const port = await freePort();
   const log = join(folder, "sshd.log");
   await (await open(log, "a")).close();
-  await writeFile(
-    join(folder, "sshd_config"),
-    [
-      ...(options.sshdConfig ?? []),
-      "ListenAddress 127.0.0.1",
-      `Port ${port}`,
-      `HostKey ${join(folder, "host-ed25519")}`,
-      `HostKey ${join(folder, "host-ecdsa")}`,
-      `AuthorizedKeysFile ${identityFile}.pub`,
-      "PidFile none",
-      "UsePAM no",
-      "StrictModes no",
-      "PermitRootLogin prohibit-password",
-      "LogLevel DEBUG1",
-      // Fleets on loopback come from one address, all at once.
-      "MaxStartups 100:30:200",
-      // The login shell's start-up files are the test's, not this machine's.
-      `SetEnv HOME=${home}`,
-      "",
-    ].join("\n"),
-  );
+  const own = options.sshdConfig ?? [];
+  const keywords = new Set(own.map(keywordOf));
+  const defaults = [
+    "ListenAddress 127.0.0.1",
+    `Port ${port}`,
+    `HostKey ${join(folder, "host-ed25519")}`,
+    `HostKey ${join(folder, "host-ecdsa")}`,
+    `AuthorizedKeysFile ${identityFile}.pub`,
+    "PidFile none",
+    "UsePAM no",
+    "StrictModes no",
+    "PermitRootLogin prohibit-password",
+    "LogLevel DEBUG1",
+    // Fleets on loopback come from one address, all at once.
+    "MaxStartups 100:30:200",
+    // The login shell's start-up files are the test's, not this machine's.
+    `SetEnv HOME=${home}`,
+  ].filter((line) => !keywords.has(keywordOf(line)));
+  await writeFile(join(folder, "sshd_config"), [...own, ...defaults, ""].join("\n"));
   const ready = listening(log);
   const script = `mount -t tmpfs tmpfs /var/lib && mount -t tmpfs tmpfs /run && mkdir -m 0755 /run/sshd && exec /usr/sbin/sshd -D -f "$1" -E "$2"`;
   const bound = await spawnBound("unshare", [

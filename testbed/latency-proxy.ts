@@ -18,6 +18,8 @@ export interface ProxyCounts {
   readonly roundTrips: number;
   readonly bytesUp: number;
   readonly bytesDown: number;
+  /** What went into the black hole. */
+  readonly bytesLost: number;
 }
 
 /** Bytes on their way in one direction at which its source is paused. */
@@ -44,7 +46,7 @@ export class LatencyProxy implements AsyncDisposable {
   readonly #timers = new Set<NodeJS.Timeout>();
   #silent = false;
   #bytesToGo: number | undefined;
-  #counts = { connections: 0, roundTrips: 0, bytesUp: 0, bytesDown: 0 };
+  #counts = { connections: 0, roundTrips: 0, bytesUp: 0, bytesDown: 0, bytesLost: 0 };
 
   private constructor(server: Server, options: LatencyProxyOptions) {
     this.#server = server;
@@ -65,7 +67,7 @@ export class LatencyProxy implements AsyncDisposable {
   }
 
   resetCounts(): void {
-    this.#counts = { connections: 0, roundTrips: 0, bytesUp: 0, bytesDown: 0 };
+    this.#counts = { connections: 0, roundTrips: 0, bytesUp: 0, bytesDown: 0, bytesLost: 0 };
   }
 
   /** From now on nothing passes, and nothing is closed: a router that lost its mind. New connections are accepted and left alone. */
@@ -150,7 +152,10 @@ export class LatencyProxy implements AsyncDisposable {
     let lost = false;
     from.on("data", (whole: Buffer) => {
       lost ||= this.#silent;
-      if (lost) return;
+      if (lost) {
+        this.#counts.bytesLost += whole.length;
+        return;
+      }
       let chunk = whole;
       if (speaker === "client" && pair.bytesToGo !== undefined) {
         chunk = whole.subarray(0, pair.bytesToGo);
@@ -174,8 +179,12 @@ export class LatencyProxy implements AsyncDisposable {
       this.#later(halfMs, () => {
         inFlight -= chunk.length;
         if (from.isPaused() && inFlight <= inFlightLimit) from.resume();
-        if (!this.#silent && to.writable) to.write(chunk);
-        else lost = true;
+        if (this.#silent) {
+          lost = true;
+          this.#counts.bytesLost += chunk.length;
+        } else if (to.writable) {
+          to.write(chunk);
+        }
       });
     });
     from.on("end", () => {

@@ -88,6 +88,8 @@ class SshSession implements Session {
   readonly #options: Required<SessionOptions>;
   readonly #closing = new AbortController();
   readonly #links = new Set<Link>();
+  /** Connections that carried an exec, so that a fault of theirs is likely one of the line while they were idle. */
+  readonly #used = new WeakSet<Link>();
   readonly #execs = new Semaphore(execsAtOnce);
   /** Memoized connection under way or made. */
   #current: Promise<Link> | undefined;
@@ -119,15 +121,15 @@ class SshSession implements Session {
   }
 
   async run(script: string, options: RunOptions): Promise<ExecResult> {
-    const idle = this.#link?.open === true ? this.#link : undefined;
     const link = await this.#orCancelled(this.#ensureLink(), options.signal);
+    const usedBefore = this.#used.has(link);
     try {
       return await this.#exec(link, script, options);
     } catch (error) {
       const died =
         error instanceof DeviceError &&
         (error.kind === "unreachable" || (error.kind === "timedOut" && !link.open));
-      if (!died || options.readOnly !== true || link !== idle) throw error;
+      if (!died || options.readOnly !== true || !usedBefore) throw error;
       return await this.#exec(await this.#orCancelled(this.#ensureLink(), options.signal), script, options);
     }
   }
@@ -262,7 +264,7 @@ class SshSession implements Session {
     }
     try {
       this.#running += 1;
-      for (;;) {
+      for (let refusals = 0; ;) {
         this.#execCount += 1;
         const begun = performance.now();
         try {
@@ -272,15 +274,22 @@ class SshSession implements Session {
             signal,
             ...(options.onStdout === undefined ? {} : { onStdout: options.onStdout }),
           });
+          this.#used.add(link);
           requireStarted(connection, result, nonce);
           this.#requireInTime(result, performance.now() - begun, timeoutSeconds);
           return result;
         } catch (error) {
-          // Others hold this connection's sessions: nothing ran, so wait for one of them to end.
-          if (!(error instanceof ChannelRefused) || this.#running <= 1) throw error;
-          this.#running -= 1;
-          await new Promise((resolve) => this.#ended.addEventListener("ended", resolve, { once: true }));
-          this.#running += 1;
+          // Nothing ran, so it may be sent again: when another exec of ours has ended, or, with none, when sshd has taken note of its end.
+          if (!(error instanceof ChannelRefused)) throw error;
+          if (this.#running > 1) {
+            this.#running -= 1;
+            await new Promise((resolve) => this.#ended.addEventListener("ended", resolve, { once: true }));
+            this.#running += 1;
+          } else {
+            if (refusals >= 5) throw error;
+            await pause(20 * 2 ** refusals, signal);
+            refusals += 1;
+          }
         }
       }
     } finally {
@@ -290,9 +299,13 @@ class SshSession implements Session {
     }
   }
 
-  /** `timeout` exits with 124, or 137 when it had to kill; a script may do so too, but not at that time. */
+  /**
+   * `timeout` exits with 124, or goes down by the KILL that it sends to its process group (137 where a shell reports it). A script may end so
+   * too, but not at that time.
+   */
   #requireInTime(result: ExecResult, tookMs: number, timeoutSeconds: number): void {
-    if ((result.code === 124 || result.code === 137) && tookMs >= timeoutSeconds * 1000 - 50) {
+    const ended = result.code === 124 || result.code === 137 || result.signal === "KILL";
+    if (ended && tookMs >= timeoutSeconds * 1000 - 50) {
       throw new DeviceError(
         "timedOut",
         this.node,

@@ -273,8 +273,11 @@ describe("an exec", () => {
   test("more sessions than sshd allows are refused by type, and the connection goes on", async () => {
     await using strict = await Fleet.start(1, { sshdConfig: ["MaxSessions 1"] });
     const link = await connect(strict.first.connection);
-    const { promise: begun, resolve } = Promise.withResolvers<void>();
-    const holding = link.exec("echo here; sleep 1; echo done", { ...quick, onStdout: () => resolve() });
+    const { promise: begun, resolve } = Promise.withResolvers<undefined>();
+    const holding = link.exec("echo here; sleep 1; echo done", {
+      ...quick,
+      onStdout: () => resolve(undefined),
+    });
     await begun;
     const error = await failure(link.exec("true", quick));
     expect(error.name).toBe("DeviceError");
@@ -287,9 +290,9 @@ describe("closing", () => {
   test("ends what runs and is over within a second, on a silent path too", async () => {
     await using proxy = await LatencyProxy.start({ target: { host: "127.0.0.1", port: node.port } });
     const link = await connect({ port: proxy.port });
-    const { promise: here, resolve } = Promise.withResolvers<void>();
+    const { promise: here, resolve } = Promise.withResolvers<undefined>();
     const running = failure(
-      link.exec("echo here; sleep 30", { timeoutMs: 60_000, onStdout: () => resolve() }),
+      link.exec("echo here; sleep 30", { timeoutMs: 60_000, onStdout: () => resolve(undefined) }),
     );
     await here;
     proxy.blackhole();
