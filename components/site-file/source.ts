@@ -47,6 +47,14 @@ export function parseSource(text: string): Source {
     message: syntaxMessage(error.code, error.message),
   }));
   visit(document, {
+    Alias: (_key, node, ancestors) => {
+      if (node.resolve(document) !== undefined) return;
+      problems.push({
+        path: formatPath(pathOf(ancestors, node)),
+        ...at(node.range?.[0] ?? 0),
+        message: `there is no anchor &${node.source} before this`,
+      });
+    },
     Scalar: (_key, node, ancestors) => {
       if (typeof node.value !== "string" || !privateKeyMark.test(node.value)) return;
       problems.push({

@@ -1,0 +1,179 @@
+import * as pulumi from "@pulumi/pulumi";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { EdgeNode, type EdgeNodeArgs, type NodeWaiver } from "../../../components/edge-node.ts";
+import { Site } from "../../../components/site.ts";
+import { Swap } from "../../../components/resources.ts";
+import { checklist } from "../../../policies/checklist.ts";
+import { recorder, type Registered } from "./recorder.ts";
+
+/** Pulumi's mark of a secret. */
+const signature = "4dabf18193072939515e22adb298388d";
+const secretSignature = "1b47061264138c4ac30d75fd1eb44270";
+
+const hostKey = `SHA256:${"A".repeat(43)}`;
+const waivers: readonly NodeWaiver[] = checklist
+  .filter(({ block }) => block === undefined)
+  .map(({ id }) => ({ control: id, reason: "later", owner: "platform", expires: "2999-12-31" }));
+const args: EdgeNodeArgs = {
+  connection: { address: "192.0.2.1", hostKey },
+  firewall: { management: ["192.0.2.0/24"] },
+  waivers,
+};
+
+let run: Awaited<ReturnType<typeof recorder>>;
+beforeEach(async () => {
+  run = await recorder();
+});
+// Registration goes on behind a constructor that has thrown: it must not reach into the next test.
+afterEach(() => run.settled());
+
+const types = (registered: readonly Registered[]) =>
+  registered.map(({ type, name }) => `${type} ${name}`).sort();
+
+describe("EdgeNode", () => {
+  test("is secure where nothing is said", async () => {
+    new EdgeNode("pi-1", args);
+    await run.settled();
+    const inputs = Object.fromEntries(run.registered.map(({ type, inputs: given }) => [type, given]));
+    expect(types(run.registered)).toEqual([
+      "edgeseal:boot:VerifiedBoot pi-1-boot",
+      "edgeseal:index:EdgeNode pi-1",
+      "edgeseal:memory:CoreDumps pi-1-core-dumps",
+      "edgeseal:memory:Swap pi-1-swap",
+      "edgeseal:network:Firewall pi-1-firewall",
+    ]);
+    expect(inputs["edgeseal:memory:Swap"]).toMatchObject({ mode: "off", leftoverFiles: "remove" });
+    expect(inputs["edgeseal:memory:CoreDumps"]).toMatchObject({ mode: "off", storedDumps: "remove" });
+    expect(inputs["edgeseal:network:Firewall"]).toMatchObject({
+      egress: "allowlist",
+      forward: "drop",
+      allow: [],
+    });
+    expect(inputs["edgeseal:boot:VerifiedBoot"]).toMatchObject({ require: "signed-boot-locked" });
+    for (const type of ["edgeseal:memory:Swap", "edgeseal:network:Firewall"]) {
+      expect(inputs[type]?.connection).toEqual({ node: "pi-1", address: "192.0.2.1", hostKey });
+      expect(inputs[type]).not.toHaveProperty("onDelete");
+    }
+  });
+
+  test("hands on what it is told", async () => {
+    new EdgeNode("pi-1", {
+      ...args,
+      connection: { address: "192.0.2.1", hostKey, port: 2222, user: "pi", identityFile: "~/.ssh/x" },
+      firewall: { management: ["192.0.2.0/24"], allow: [{ name: "a", to: "203.0.113.5", ports: [443] }] },
+      onDelete: "revert",
+    });
+    await run.settled();
+    const firewall = run.registered.find(({ type }) => type === "edgeseal:network:Firewall");
+    expect(firewall?.inputs).toMatchObject({
+      allow: [{ name: "a", to: "203.0.113.5", protocol: "tcp", ports: [443] }],
+      onDelete: "revert",
+      connection: { port: 2222, user: "pi", identityFile: "~/.ssh/x" },
+    });
+  });
+
+  test("makes a secret of a private key, whatever it came as, and shows it to no component", async () => {
+    new EdgeNode("pi-1", {
+      ...args,
+      connection: { address: "192.0.2.1", hostKey, privateKey: "canary-key" },
+    });
+    await run.settled();
+    const devices = run.registered.filter(({ type }) => !type.startsWith("edgeseal:index:"));
+    expect(devices).toHaveLength(4);
+    // Without an engine, what holds a secret is shown as a secret as a whole.
+    for (const { inputs } of devices)
+      expect(inputs.connection).toMatchObject({ [signature]: secretSignature });
+    const components = run.registered.filter(({ type }) => type.startsWith("edgeseal:index:"));
+    expect(JSON.stringify(components)).not.toContain("canary");
+  });
+
+  test.each<[string, Partial<EdgeNodeArgs>, string]>([
+    [
+      "a block that fails",
+      { swap: { mode: "keep" } },
+      '3.swap-off (checklist point 3) on pi-1: violation: swap.mode is "keep"',
+    ],
+    [
+      "a control that nothing serves",
+      { waivers: waivers.slice(1) },
+      "1.tpm (checklist point 1) on pi-1: not covered",
+    ],
+  ])("%s refuses the node, before any of its resources is registered", async (_, changes, message) => {
+    expect(() => new EdgeNode("pi-1", { ...args, ...changes })).toThrow(message);
+    await run.settled();
+    expect(types(run.registered)).toEqual(["edgeseal:index:EdgeNode pi-1"]);
+  });
+
+  test("without a firewall is refused, and with a waiver goes on without one", async () => {
+    const { firewall: _, ...bare } = args;
+    expect(() => new EdgeNode("pi-1", bare)).toThrow(
+      "the node has no `firewall` block (edgeseal:network:Firewall)",
+    );
+    const excuse = { reason: "behind another", owner: "platform", expires: "2999-12-31" };
+    const node = new EdgeNode("pi-2", {
+      ...bare,
+      waivers: [
+        ...waivers,
+        { control: "5.default-deny", ...excuse },
+        { control: "5.egress-allowlist", ...excuse },
+      ],
+    });
+    await run.settled();
+    expect(node.firewall).toBeUndefined();
+    expect(types(run.registered)).not.toContain("edgeseal:network:Firewall pi-2-firewall");
+  });
+
+  test("its refusal is one message without a stack", () => {
+    const { firewall: _, ...bare } = args;
+    expect(() => new EdgeNode("pi-1", bare)).toThrow(pulumi.RunError);
+  });
+});
+
+describe("Site", () => {
+  const site = (nodes: readonly object[]) =>
+    ({ nodes, waivers: waivers.map((waiver) => ({ ...waiver, node: "*" })) }) as ConstructorParameters<
+      typeof Site
+    >[1];
+  const { waivers: _, ...node } = args;
+
+  test("has a component for each node, below it", async () => {
+    const { nodes, summary } = new Site(
+      "plant",
+      site([
+        { ...node, name: "pi-1" },
+        { ...node, name: "pi-2" },
+      ]),
+    );
+    await run.settled();
+    expect(Object.keys(nodes)).toEqual(["pi-1", "pi-2"]);
+    expect(run.registered).toHaveLength(1 + 2 + 8);
+    expect(summary).toEqual({
+      site: "plant",
+      nodes: {
+        "pi-1": { address: "192.0.2.1", level: "none" },
+        "pi-2": { address: "192.0.2.1", level: "none" },
+      },
+      waived: `${waivers.length} waivers, the first ends on 2999-12-31`,
+    });
+  });
+
+  test("one node that fails keeps all of them out; the site itself is registered, for the pack to judge", async () => {
+    const bad = { ...node, name: "pi-2", swap: { mode: "keep" } };
+    expect(() => new Site("plant", site([{ ...node, name: "pi-1" }, bad]))).toThrow(
+      'site "plant" does not meet the deployment checklist (1 finding); none of its resources was registered, and no device was reached:',
+    );
+    await run.settled();
+    expect(types(run.registered)).toEqual(["edgeseal:index:Site plant"]);
+    expect(run.registered[0]?.inputs.nodes).toMatchObject([
+      { name: "pi-1" },
+      { name: "pi-2", blocks: { swap: { mode: "keep" } } },
+    ]);
+  });
+});
+
+test("a resource class gives what was read back as outputs", async () => {
+  const swap = new Swap("s", { connection: { node: "pi-1", address: "192.0.2.1", hostKey }, mode: "off" });
+  expect(pulumi.Output.isInstance(swap.activeAreas)).toBe(true);
+  expect(pulumi.Output.isInstance(swap.rpiSwapMechanism)).toBe(true);
+  await run.settled();
+});
