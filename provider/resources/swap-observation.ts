@@ -48,7 +48,7 @@ export const swapState = Type.Object({
       "`[Main] Mechanism` of rpi-swap as its files and drop-ins leave it; `unset` where nothing sets it, which rpi-swap takes for zram with write-back to /var/swap.",
   }),
   swapFiles: strings(
-    "Regular files with a swap signature, in use or left over, where swap files are kept or any configuration names one. Prompts may be in them. Sorted.",
+    "Left-over swap files: regular files with a swap signature that are not in use, where swap files are kept or any configuration names one. Prompts may be in them. Sorted.",
   ),
   rpiSwapSetBy: Type.String({
     description: "The file that has the last word on `rpiSwapMechanism`; empty where nothing sets it.",
@@ -133,14 +133,16 @@ function parseSwap(parts: Readonly<Record<string, PartOutput>>): SwapState {
   const activeAreas = activeAreasOf(files);
   const fstab = files.get("/etc/fstab") ?? [];
   const mechanism = systemdSetting(files, "rpi/swap.conf", "Main", "Mechanism");
+  const zramDevices = zramDevicesOf(files, activeAreas);
+  const inUse = [...activeAreas, ...zramDevices.map(({ backingFile }) => backingFile)];
   const zramUnits = zramGeneratorUnits(files).filter((unit) => !units.masked.includes(unit));
   return {
     activeAreas,
-    zramDevices: zramDevicesOf(files, activeAreas),
+    zramDevices,
     fstabEntries: fstab.filter((line) => !line.startsWith(fstabMark)),
     swapUnits: [...new Set([...units.starting, ...zramUnits])].sort(byteOrder),
     rpiSwapMechanism: mechanism?.value ?? "unset",
-    swapFiles: swapFilesOf(outputOf(parts, "candidates")),
+    swapFiles: swapFilesOf(outputOf(parts, "candidates")).filter((path) => !inUse.includes(path)),
     rpiSwapSetBy: mechanism?.setBy ?? "",
     maskedUnits: [...units.masked],
     fstabCommentedOut: fstab

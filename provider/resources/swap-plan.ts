@@ -23,16 +23,13 @@ const marginKiB = 64 * 1024;
  * @throws PlanRefused when a file that is read after edgeseal's drop-in turns rpi-swap on.
  */
 export function turnOff(observed: SwapState, removeFiles: boolean): readonly Step[] {
-  const removable = (path: string): boolean => removeFiles && observed.swapFiles.includes(path);
   return [
     ...rpiSwapOff(observed),
     ...commentOut(observed.fstabEntries),
     ...observed.swapUnits.map((name) => keepFromStarting(name, "it turns swap on", stopsSafely(name))),
-    ...observed.activeAreas.map((area) => turnOffArea(area, removable(area))),
-    ...observed.zramDevices.map(resetZram),
-    ...(removeFiles ? observed.swapFiles.filter((path) => !observed.activeAreas.includes(path)) : []).map(
-      removeSwapFile,
-    ),
+    ...observed.activeAreas.map((area) => turnOffArea(area, removeFiles && !area.startsWith("/dev/"))),
+    ...observed.zramDevices.map((device) => resetZram(device, removeFiles)),
+    ...(removeFiles ? observed.swapFiles.map(removeSwapFile) : []),
   ];
 }
 
@@ -142,7 +139,10 @@ function turnOffArea(area: string, removeFile: boolean): Step {
   });
 }
 
-function resetZram({ device, backingDevice, backingFile }: SwapState["zramDevices"][number]): Step {
+function resetZram(
+  { device, backingDevice, backingFile }: SwapState["zramDevices"][number],
+  removeFile: boolean,
+): Step {
   const sys = `/sys/block/${device}`;
   const lines = [
     "set -eu",
@@ -152,9 +152,13 @@ function resetZram({ device, backingDevice, backingFile }: SwapState["zramDevice
     "if command -v udevadm >/dev/null; then udevadm settle --timeout=30; fi",
     `if [ -e ${sys}/disksize ] && [ "$(cat ${sys}/disksize)" != 0 ]; then echo 1 > ${sys}/reset; fi`,
   ];
-  if (backingFile !== "") lines.push(detachLoops(backingFile));
+  if (backingFile !== "") {
+    lines.push(detachLoops(backingFile));
+    if (removeFile) lines.push(removeIfSwap(backingFile));
+  }
+  const backing = backingDevice === "none" ? "" : ` and detach its backing device ${backingDevice}`;
   return run({
-    title: `reset ${device}${backingDevice === "none" ? "" : ` and detach its backing device ${backingDevice}`}`,
+    title: `reset ${device}${backing}${removeFile && backingFile !== "" ? `, and remove ${backingFile}` : ""}`,
     precondition: `! ${isActiveArea(`/dev/${device}`)} && ! grep -q -e '^/dev/${device} ' /proc/mounts`,
     script: lines.join("\n"),
   });

@@ -154,8 +154,17 @@ describe("what the probe reads", () => {
       swapUnits: ["dev-zram0.swap", "rpi-zram-writeback.timer"],
       rpiSwapMechanism: "unset",
       rpiSwapSetBy: "",
-      swapFiles: ["/var/swap"],
     });
+  });
+
+  test("a file in use is an area or a backing file, and left over once it is not", () => {
+    using root = bookwormRoot();
+    expect(stateOf(root)).toMatchObject({ activeAreas: ["/var/swap"], swapFiles: [] });
+    root.write("/proc/swaps", swapsHeader);
+    expect(stateOf(root)).toMatchObject({ activeAreas: [], swapFiles: ["/var/swap"] });
+    using trixie = trixieRoot();
+    trixie.write("/sys/block/zram0/backing_dev", "none\n");
+    expect(stateOf(trixie)).toMatchObject({ swapFiles: ["/var/swap"] });
   });
 
   test("Raspberry Pi OS bookworm: dphys-swapfile", () => {
@@ -163,7 +172,7 @@ describe("what the probe reads", () => {
     expect(stateOf(root)).toMatchObject({
       activeAreas: ["/var/swap"],
       swapUnits: ["dphys-swapfile.service"],
-      swapFiles: ["/var/swap"],
+      swapFiles: [],
     });
   });
 
@@ -173,7 +182,7 @@ describe("what the probe reads", () => {
       activeAreas: ["/swapfile"],
       fstabEntries: ["/swapfile\tnone  swap sw 0 0"],
       swapUnits: ["swapfile.swap"],
-      swapFiles: ["/swapfile"],
+      swapFiles: [],
     });
     using withPassword = bareRoot();
     expect(withPassword.sh(probe.parts["settings"] ?? "").stdout).not.toContain("secret");
@@ -415,8 +424,7 @@ describe("the plan leads to the desired state", () => {
       "keep dev-zram0.swap from starting (it turns swap on)",
       "keep rpi-zram-writeback.timer from starting (it turns swap on)",
       "turn off swap area /dev/zram0",
-      "reset zram0 and detach its backing device /dev/loop0",
-      "remove left-over swap file /var/swap",
+      "reset zram0 and detach its backing device /dev/loop0, and remove /var/swap",
     ]);
   });
 
