@@ -181,6 +181,21 @@ describe("Debian packages", () => {
     expect(stderr).toContain("no apt-get; install by other means: keyring");
   });
 
+  test("a user with sudo is asked first, and only the installation itself runs as root", async () => {
+    checkout.command("apt-get", "exit 99");
+    checkout.command("id", "echo 1000");
+    checkout.command(
+      "sudo",
+      `echo "$*" >>"${checkout.path("sudo-calls")}"
+       [ "$1" = -v ] || { touch "${checkout.path("keyring.gpg")}"; ln -s /bin/true "${checkout.path("bin/swtpm")}"; }`,
+    );
+    expect((await checkout.run(["pi", "up"])).code).toBe(0);
+    expect(checkout.read("sudo-calls").trim().split("\n")).toEqual([
+      "-v",
+      `${checkout.path("tools/install-debian-packages")} swtpm keyring`,
+    ]);
+  });
+
   test("without root or sudo, it is said before anything is tried", async () => {
     checkout.command("apt-get", "exit 99");
     checkout.command("id", "echo 1000");
