@@ -1,0 +1,73 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { VirtualPi } from "../../testbed/virtual-pi.ts";
+import { PulumiWorkspace } from "../pulumi.ts";
+import type { DemoContext, DemoStep } from "./step.ts";
+import { apply } from "./steps/apply.ts";
+import { badSite } from "./steps/bad-site.ts";
+import { drift } from "./steps/drift.ts";
+import { freshNode } from "./steps/fresh-node.ts";
+import { lockout } from "./steps/lockout.ts";
+import { power } from "./steps/power.ts";
+
+export const steps: readonly DemoStep[] = [freshNode, badSite, apply, drift, power, lockout];
+
+export interface DemoOptions {
+  readonly signal: AbortSignal;
+  readonly say: (line: string) => void;
+}
+
+/** What a step took, and how much of it was a virtual machine booting in software. */
+export interface StepTime {
+  readonly title: string;
+  readonly seconds: number;
+  readonly bootingSeconds: number;
+}
+
+/** A node and a workspace for the main job; both are gone after disposal. */
+export async function openDemo(options: DemoOptions): Promise<DemoContext & AsyncDisposable> {
+  const checkout = join(import.meta.dirname, "../..");
+  const scratch = await mkdtemp(join(tmpdir(), "edgeseal-demo-"));
+  const pulumi = await PulumiWorkspace.create(checkout, scratch);
+  const pi = await VirtualPi.start({ name: "demo", signal: options.signal, onProgress: options.say });
+  return {
+    pi,
+    pulumi,
+    checkout,
+    say: options.say,
+    signal: options.signal,
+    async [Symbol.asyncDispose]() {
+      await pi.stop();
+      await rm(scratch, { recursive: true, force: true });
+    },
+  };
+}
+
+/** Runs one step; says what it proves before, and what it took after. */
+export async function runStep(context: DemoContext, step: DemoStep, number: number): Promise<StepTime> {
+  const booted = bootingSeconds(context.pi);
+  const started = performance.now();
+  context.say(`\n${number}. ${step.title}: ${step.proves}`);
+  await step.run(context);
+  const seconds = (performance.now() - started) / 1000;
+  const booting = bootingSeconds(context.pi) - booted;
+  context.say(`   done in ${seconds.toFixed(1)} s${booting > 0 ? `, ${booting.toFixed(0)} s of it emulated booting` : ""}`);
+  return { title: step.title, seconds, bootingSeconds: booting };
+}
+
+/** The main job from beginning to end. Stops with the first thing that is not as it should be. */
+export async function runDemo(options: DemoOptions): Promise<void> {
+  const started = performance.now();
+  await using context = await openDemo(options);
+  options.say(`a fresh virtual Pi is up after ${((performance.now() - started) / 1000).toFixed(1)} s`);
+  const times: StepTime[] = [];
+  for (const [index, step] of steps.entries()) times.push(await runStep(context, step, index + 1));
+  const total = (performance.now() - started) / 1000;
+  const booting = times.reduce((sum, each) => sum + each.bootingSeconds, 0);
+  options.say(
+    `\nAll ${steps.length} steps are as they should be: ${total.toFixed(0)} s, ${booting.toFixed(0)} s of them emulated booting.`,
+  );
+}
+
+const bootingSeconds = (pi: VirtualPi): number => pi.bootTimings.reduce((sum, { ms }) => sum + ms, 0) / 1000;

@@ -1,0 +1,39 @@
+import type { VirtualPi } from "../../testbed/virtual-pi.ts";
+import type { PulumiWorkspace } from "../pulumi.ts";
+
+/** What the steps share: one node, one workspace, and a voice. */
+export interface DemoContext {
+  readonly pi: VirtualPi;
+  readonly pulumi: PulumiWorkspace;
+  /** The checkout, for files such as `stacks/demo.yaml`. */
+  readonly checkout: string;
+  /** A line for the person who watches. */
+  say(line: string): void;
+  readonly signal: AbortSignal;
+}
+
+/** One step of the main job: says what it proves, does it, and throws `NotAsItShouldBe` at the first thing that is not as it should be. */
+export interface DemoStep {
+  readonly title: string;
+  readonly proves: string;
+  run(context: DemoContext): Promise<void>;
+}
+
+export class NotAsItShouldBe extends Error {
+  override readonly name = "NotAsItShouldBe";
+}
+
+/** Says what holds, or stops the demo with what was found instead. */
+export function holds(context: DemoContext, condition: boolean, claim: string, found: string): void {
+  if (!condition) throw new NotAsItShouldBe(`expected: ${claim}\nfound: ${found}`);
+  context.say(`  ok  ${claim}`);
+}
+
+/** The standard output of a command on the node, run as root from outside the provider. */
+export async function onNode(context: DemoContext, script: string): Promise<string> {
+  const result = await context.pi.exec(`sudo -n sh -c '${script.replaceAll("'", `'\\''`)}'`);
+  if (result.code !== 0) {
+    throw new NotAsItShouldBe(`on the node: exit status ${result.code ?? "?"} of: ${script}\n${result.stdout}${result.stderr}`);
+  }
+  return result.stdout;
+}

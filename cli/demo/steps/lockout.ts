@@ -1,0 +1,108 @@
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { RoamingProxy } from "../../../testbed/roaming-proxy.ts";
+import { readSite, type PulumiResult } from "../../pulumi.ts";
+import { demoSite } from "../site.ts";
+import { holds, NotAsItShouldBe, onNode, type DemoContext, type DemoStep } from "../step.ts";
+import { firewallCameFirst } from "./power.ts";
+import { inForce } from "./apply.ts";
+
+export const lockout: DemoStep = {
+  title: "It can't lock you out",
+  proves:
+    "a firewall that cuts the way in is refused where that is known, and else rolled back by the device itself, with the power cut or the provider killed inside the window too",
+  async run(context) {
+    const rules = await loadedRules(context);
+
+    await changeSite(context, { management: ["203.0.113.0/24"] });
+    const refused = await up(context);
+    holds(context, refused.code !== 0 && /management/.test(said(refused)), "a rule set that excludes the connection in use is refused", said(refused));
+    holds(context, (await loadedRules(context)) === rules, "the rules are as before", await loadedRules(context));
+
+    // What can't be known beforehand: the next connection comes from another address (a NAT pool, a second uplink, a new lease).
+    await using roaming = await RoamingProxy.start({ first: context.pi.ssh.port, later: context.pi.sshAlternate.port });
+    const narrow = { management: ["10.0.2.0/24"] };
+
+    await changeSite(context, narrow, roaming.port);
+    roaming.arm();
+    const rolledBack = await up(context);
+    holds(context, rolledBack.code !== 0 && /rolled back/.test(said(rolledBack)), "pulumi up fails and says that the device rolled back", said(rolledBack));
+    holds(context, (await loadedRules(context)) === rules, "the old rules are in force", await loadedRules(context));
+
+    roaming.arm();
+    const cut = up(context);
+    await pendingChange(context);
+    await context.pi.powerCut();
+    context.say("      power was cut inside the window");
+    await context.pi.boot();
+    const afterCut = await cut;
+    holds(context, afterCut.code !== 0, "pulumi up fails", said(afterCut));
+    holds(context, (await loadedRules(context)) === rules, "after the boot the old rules are in force", await loadedRules(context));
+    await firewallCameFirst(context);
+
+    roaming.arm();
+    let engine = 0;
+    const killed = up(context, (pid) => (engine = pid));
+    await pendingChange(context);
+    process.kill(await providerOf(engine), "SIGKILL");
+    context.say("      the provider was killed inside the window");
+    const afterKill = await killed;
+    holds(context, afterKill.code !== 0, "pulumi up fails", said(afterKill));
+    await onNode(context, "while [ -e /var/lib/edgeseal/pending ]; do sleep 0.5; done");
+    holds(context, (await loadedRules(context)) === rules, "the device took the change back by itself", await loadedRules(context));
+
+    await context.pulumi.site("demo", demoSite(await template(context), context.pi));
+    const back = await up(context);
+    holds(context, back.code === 0, "with the site file put right, pulumi up succeeds", said(back));
+    await inForce(context);
+  },
+};
+
+const said = (result: PulumiResult): string => result.stdout + result.stderr;
+
+const template = (context: DemoContext): Promise<Record<string, unknown>> => readSite(join(context.checkout, "stacks/demo.yaml"));
+
+async function changeSite(context: DemoContext, firewall: object, port?: number): Promise<void> {
+  const site = demoSite(await template(context), context.pi, port);
+  await context.pulumi.site("demo", {
+    ...site,
+    nodes: site.nodes.map((node) => ({ ...node, firewall: { ...node.firewall, ...firewall } })),
+  });
+}
+
+/** One connection observes and applies (no preview, no refresh of its own), so that the very next one is the confirmation. */
+function up(context: DemoContext, onStart: (pid: number) => void = () => undefined): Promise<PulumiResult> {
+  return context.pulumi.run(["up", "--yes", "--skip-preview", "--refresh=false", "--stack", "demo"], {
+    signal: context.signal,
+    onStart,
+  });
+}
+
+/** Returns once the device says that a change waits for its confirmation. */
+async function pendingChange(context: DemoContext): Promise<void> {
+  await onNode(context, "until [ -e /var/lib/edgeseal/pending ]; do sleep 0.2; done");
+}
+
+/** The provider process that an engine started. */
+async function providerOf(engine: number): Promise<number> {
+  for (const pid of (await readdir("/proc")).map(Number).filter(Number.isInteger)) {
+    const command = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
+    if (/provider\/main\.ts/.test(command) && (await descends(pid, engine))) return pid;
+  }
+  throw new NotAsItShouldBe(`no provider process runs under the engine (process ${engine})`);
+}
+
+async function descends(pid: number, ancestor: number): Promise<boolean> {
+  for (let each = pid; each > 1; ) {
+    if (each === ancestor) return true;
+    const status = await readFile(`/proc/${each}/status`, "utf8").catch(() => "");
+    each = Number(/^PPid:\s+(\d+)/m.exec(status)?.[1] ?? 0);
+  }
+  return false;
+}
+
+/** Our table without counters and handles: what is in force, independent of the provider. */
+async function loadedRules(context: DemoContext): Promise<string> {
+  const rules = await onNode(context, "nft -s list table inet edgeseal");
+  return rules.replaceAll(/ counter( packets \d+ bytes \d+)?/g, "");
+}

@@ -1,0 +1,112 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdir, readFile, symlink, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { parseDocument, stringify } from "yaml";
+
+/** One run of the Pulumi CLI. A run that failed is a result: what it means is for the caller to say. */
+export interface PulumiResult {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+  readonly milliseconds: number;
+}
+
+export interface RunOptions {
+  readonly signal?: AbortSignal;
+  /** Called with the process as soon as it runs. */
+  readonly onStart?: (pid: number) => void;
+  readonly env?: Readonly<Record<string, string>>;
+}
+
+/** What of the checkout a Pulumi project consists of; everything else stays out of a workspace. */
+const projectParts = ["Pulumi.yaml", "package.json", "index.ts", "node_modules", "components", "policies", "provider"];
+
+/**
+ * A Pulumi project with a backend, home folder and stacks of its own: this checkout's program and provider by symbolic link, state and configuration in
+ * a scratch folder. Neither the user's Pulumi account nor the checkout is touched.
+ */
+export class PulumiWorkspace {
+  readonly folder: string;
+  readonly #project: string;
+  readonly #env: NodeJS.ProcessEnv;
+
+  private constructor(folder: string, project: string, env: NodeJS.ProcessEnv) {
+    this.folder = folder;
+    this.#project = project;
+    this.#env = env;
+  }
+
+  /**
+   * @param checkout Absolute path of the edgeseal checkout.
+   * @param folder An empty, writable folder.
+   */
+  static async create(checkout: string, folder: string): Promise<PulumiWorkspace> {
+    const project = join(folder, "project");
+    await Promise.all(["state", "home", "project/stacks"].map((each) => mkdir(join(folder, each), { recursive: true })));
+    await Promise.all(projectParts.map((part) => symlink(join(checkout, part), join(project, part))));
+    return new PulumiWorkspace(folder, project, {
+      ...process.env,
+      PULUMI_HOME: join(folder, "home"),
+      PULUMI_BACKEND_URL: `file://${join(folder, "state")}`,
+      // The scratch state holds no secret of anybody's.
+      PULUMI_CONFIG_PASSPHRASE: "scratch",
+      PULUMI_SKIP_UPDATE_CHECK: "true",
+      PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION: "true",
+      NO_COLOR: "1",
+    });
+  }
+
+  /** Makes the stack when it is new, and (re)writes its site file. Returns the site file's path. */
+  async site(stack: string, site: object): Promise<string> {
+    const path = join(this.#project, "stacks", `${stack}.yaml`);
+    const isNew = await readFile(path, "utf8").then(
+      () => false,
+      () => true,
+    );
+    await writeFile(path, stringify(site));
+    if (isNew) {
+      const made = await this.run(["stack", "init", stack]);
+      if (made.code !== 0) throw new Error(`pulumi stack init ${stack} failed:\n${made.stdout}${made.stderr}`);
+      const set = await this.run(["config", "set", "edgeseal:siteFile", path, "--stack", stack]);
+      if (set.code !== 0) throw new Error(`pulumi config set failed:\n${set.stdout}${set.stderr}`);
+    }
+    return path;
+  }
+
+  async run(words: readonly string[], options: RunOptions = {}): Promise<PulumiResult> {
+    const started = performance.now();
+    const child = spawn("pulumi", [...words, "--non-interactive", "--color=never"], {
+      cwd: this.#project,
+      env: { ...this.#env, ...options.env },
+      stdio: ["ignore", "pipe", "pipe"],
+      ...(options.signal === undefined ? {} : { signal: options.signal }),
+    });
+    if (child.pid !== undefined) options.onStart?.(child.pid);
+    const [stdout, stderr, [code]] = await Promise.all([
+      text(child.stdout),
+      text(child.stderr),
+      once(child, "close") as Promise<[number | null]>,
+    ]);
+    return { code: code ?? 128, stdout, stderr, milliseconds: performance.now() - started };
+  }
+
+  /** The stack's recorded state, as `pulumi stack export` gives it: secrets stay encrypted. */
+  async export(stack: string): Promise<string> {
+    const result = await this.run(["stack", "export", "--stack", stack]);
+    if (result.code !== 0) throw new Error(`pulumi stack export failed:\n${result.stderr}`);
+    return result.stdout;
+  }
+}
+
+/** A site file of the checkout as plain data. */
+export async function readSite(path: string): Promise<Record<string, unknown>> {
+  return parseDocument(await readFile(path, "utf8")).toJS() as Record<string, unknown>;
+}
+
+async function text(stream: NodeJS.ReadableStream): Promise<string> {
+  let all = "";
+  stream.setEncoding("utf8");
+  for await (const chunk of stream) all += chunk as string;
+  return all;
+}
