@@ -91,13 +91,16 @@ WantedBy=sysinit.target
 RequiredBy=${networkServices.join(" ")}
 `;
 
+/** Our rules in the commands below. As a pattern, since a pattern may match nothing: then Debian's unit still does its own work. */
+export const rulesetInclude = `include "${paths.ruleset.replace(/t$/, "[t]")}"`;
+
 /** Debian's unit flushes all tables on start, reload and stop: each of them puts ours back in the same transaction. */
 const nftablesDropIn = `# Written by edgeseal: whatever this service does, table ${table} stays in force throughout.
 [Service]
 ExecStart=
-ExecStart=${nft} 'include "/etc/nftables.conf"; include "${paths.ruleset}"'
+ExecStart=${nft} 'include "/etc/nftables.conf"; ${rulesetInclude}'
 ExecReload=
-ExecReload=${nft} 'include "/etc/nftables.conf"; include "${paths.ruleset}"'
+ExecReload=${nft} 'include "/etc/nftables.conf"; ${rulesetInclude}'
 ExecStop=
-ExecStop=${nft} 'flush ruleset; include "${paths.ruleset}"'
+ExecStop=${nft} 'flush ruleset; ${rulesetInclude}'
 `;

@@ -97,8 +97,10 @@ export function unloadRuleset(overrides: readonly string[]): Step[] {
       title: `remove table ${table}`,
       script: `systemctl daemon-reload || exit 1
 if systemctl --quiet is-active ${bootUnitName}; then systemctl stop ${bootUnitName} || exit 1; fi
-command -v nft >/dev/null 2>&1 || exit 0
-printf '%s\\n' '${replaceTable.replace("\n", "' '")}' | nft -f -`,
+if command -v nft >/dev/null 2>&1; then printf '%s\\n' '${replaceTable.replace("\n", "' '")}' | nft -f - || exit 1; fi
+for each in ${paths.nftablesDirectory} ${paths.directory}; do
+  if [ -d "$each" ]; then rmdir --ignore-fail-on-non-empty "$each" || exit 1; fi
+done`,
     }),
   ];
 }

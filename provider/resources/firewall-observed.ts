@@ -1,6 +1,6 @@
 import { outputOf, UnknownObservation, type PartOutput, type Probe } from "../device/probe.ts";
 import type { Observed } from "../resource.ts";
-import { bootUnitName, paths } from "./firewall-boot.ts";
+import { bootUnitName, paths, rulesetInclude } from "./firewall-boot.ts";
 import type { FirewallState } from "./firewall-inputs.ts";
 import { readTable } from "./firewall-listing.ts";
 import { table } from "./firewall-ruleset.ts";
@@ -43,14 +43,14 @@ function parseFirewall(parts: Readonly<Record<string, PartOutput>>): Observed<Fi
   const nothingOfOurs =
     (kernel.loaded === "absent" || kernel.loaded === "unknown") &&
     Object.keys(files).length === 0 &&
-    !unit.known;
+    unit.linkedFrom.length === 0;
   if (nothingOfOurs) return { outcome: "absent" };
   return {
     outcome: "present",
     state: {
       ...kernel,
       files,
-      bootUnit: unit.state,
+      bootUnit: unit,
       nftablesService,
       foreignTables: nftMissing ? [] : foreignTables(tables),
     },
@@ -66,7 +66,7 @@ function kernelState(listing: string, nftMissing: boolean): KernelState {
   if (nftMissing) return { loaded: "unknown", order: [] };
   if (listing.trim() === "") return { loaded: "absent", order: [] };
   const { dormant, policies, chains, rules, order } = readTable(listing);
-  const isFallback = Object.keys(rules).some((name) => name.startsWith("fallback:"));
+  const isFallback = "fallback:input-loopback" in rules && !("base:input-loopback" in rules);
   return {
     loaded: dormant ? "dormant" : isFallback ? "fallback" : "ruleset",
     inputPolicy: policies.input ?? "none",
@@ -104,7 +104,7 @@ function readFiles(text: string): Record<string, string> {
 /** How a file of ours must look in the state. */
 export const fileMarks = (mode: string, digest: string): string => `${mode} root:root sha256:${digest}`;
 
-function readUnit(text: string): { known: boolean; state: FirewallState["bootUnit"] } {
+function readUnit(text: string): FirewallState["bootUnit"] {
   const properties = readProperties(text);
   const loadState = single(properties, "LoadState");
   const unitFileState = single(properties, "UnitFileState");
@@ -112,17 +112,14 @@ function readUnit(text: string): { known: boolean; state: FirewallState["bootUni
     (link) => /([^/]+)\.(?:wants|requires)\/[^/]+$/.exec(link)?.[1] ?? link,
   );
   return {
-    known: loadState !== "not-found" || linkedFrom.length > 0,
-    state: {
-      state: loadState === "masked" || unitFileState === "" ? loadState : unitFileState,
-      active: single(properties, "ActiveState"),
-      beforeNetwork: single(properties, "Before").split(" ").includes("network-pre.target"),
-      linkedFrom: linkedFrom.sort(),
-      overrides: single(properties, "DropInPaths")
-        .split(" ")
-        .filter((path) => path.includes(`/${bootUnitName}.d/`))
-        .sort(),
-    },
+    state: loadState === "masked" || unitFileState === "" ? loadState : unitFileState,
+    active: single(properties, "ActiveState"),
+    beforeNetwork: single(properties, "Before").split(" ").includes("network-pre.target"),
+    linkedFrom: linkedFrom.sort(),
+    overrides: single(properties, "DropInPaths")
+      .split(" ")
+      .filter((path) => path.includes(`/${bootUnitName}.d/`))
+      .sort(),
   };
 }
 
@@ -132,7 +129,7 @@ function readNftablesService(text: string): FirewallState["nftablesService"] {
   if (loadState === "not-found" || loadState === "masked") return "harmless";
   const keeps = (name: string): boolean => {
     const commands = properties.get(name) ?? [];
-    return commands.length > 0 && commands.every((command) => command.includes(`include "${paths.ruleset}"`));
+    return commands.length > 0 && commands.every((command) => command.includes(rulesetInclude));
   };
   return keeps("ExecStart") && keeps("ExecReload") && keeps("ExecStop") ? "harmless" : "flushes";
 }

@@ -52,7 +52,7 @@ export function healthyParts(inputs: FirewallInputs, listing: string): Record<st
       ["ExecStart", "ExecReload", "ExecStop"]
         .map(
           (name) =>
-            `${name}={ path=/usr/sbin/nft ; argv[]=/usr/sbin/nft include "/etc/edgeseal/firewall.nft" ; }\n`,
+            `${name}={ path=/usr/sbin/nft ; argv[]=/usr/sbin/nft include "/etc/edgeseal/firewall.nf[t]" ; }\n`,
         )
         .join("") + "LoadState=loaded\n",
     ),
