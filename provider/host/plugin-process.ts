@@ -7,16 +7,21 @@ import type { RunningServer } from "./server.ts";
  * engine is gone. The engine asks with Cancel, then SIGINT, and kills 5 s later; a terminal's Ctrl-C is a SIGINT, too.
  */
 export function runAsPlugin(server: RunningServer): void {
-  process.stdout.write(`${server.port}\n`);
   let ending = false;
   const end = (): void => {
     if (ending) return;
     ending = true;
     void server.stop().finally(() => process.exit(0));
   };
+  process.on("uncaughtException", (error) => {
+    process.stderr.write(`${server.scrub(error.stack ?? error.message)}\n`);
+    process.exit(1);
+  });
   process.on("SIGINT", end);
   process.on("SIGTERM", end);
   whenEngineIsGone(end);
+  // Last: from this line on the engine may ask for anything, the end included.
+  process.stdout.write(`${server.port}\n`);
   // The engine may kill us, so what was compiled is kept now rather than at exit.
   setTimeout(flushCompileCache, 1000).unref();
 }

@@ -34,6 +34,8 @@ export interface RunningServer {
   readonly port: number;
   /** What the engine's Cancel does: ends all calls and closes what is open. Idempotent. */
   cancel(): Promise<void>;
+  /** The text without the secrets that were seen so far. */
+  scrub(text: string): string;
   /** Cancels, answers what is left to answer, and closes the port. */
   stop(): Promise<void>;
 }
@@ -54,6 +56,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   return {
     port,
     cancel: () => service.cancel(),
+    scrub: (text) => service.scrub(text),
     async stop() {
       await service.cancel();
       service.log.close();
@@ -84,6 +87,10 @@ class ProviderService {
     this.#calls = new Calls(options.graceMs);
     this.log = createEngineLog((text) => this.#redactor.scrub(text));
     if (options.engineAddress !== undefined) this.log.connect(options.engineAddress);
+  }
+
+  scrub(text: string): string {
+    return this.#redactor.scrub(text);
   }
 
   cancel(): Promise<void> {

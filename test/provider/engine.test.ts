@@ -110,7 +110,7 @@ describe("a stack that is up", () => {
     expect(code).not.toBe(0);
   });
 
-  test("stays as recorded when a node can't be reached: an error, no deletion, other nodes go on", async () => {
+  test("stays as recorded when a node can't be reached: an error, no deletion", async () => {
     const before = await project.exported();
     project.removeNode("pi-1");
     const { code, text } = await project.pulumi("refresh", "--yes", "--skip-preview");
@@ -332,7 +332,7 @@ describe("with a project of its own", () => {
       const forms = [canary, Buffer.from(canary).toString("base64"), Buffer.from(canary).toString("hex")];
       const leaks = lines.filter((line) => forms.some((form) => line.includes(form)));
       // The engine itself traces each property that it sends or gets at -v=9, the inside of secrets, too, already between the program and itself
-      // (3.259: its filter looks at texts only, not at property values). No provider can help that; docs/resources.md tells the user.
+      // (3.259: its filter looks at texts only, not at property values). No provider can help that: a key that must not be in such a trace is given by file or agent.
       const ofEngine = /"msg":"(Unm|M)arshaling property for RPC\[.*\]: value=/;
       expect(leaks.filter((line) => !ofEngine.test(line))).toEqual([]);
       // The controls: the logs are what they are taken for, and the provider did get the secret.

@@ -168,7 +168,7 @@ describe("cancelling", () => {
   });
 
   test("customTimeouts end a call, and say so", async () => {
-    hangs();
+    void hangs();
     const { code, message } = await failureOf(provider.create(noteInputs(), { timeout: 0.05 }));
     expect({ code, message }).toEqual({ code: 4, message: "not done within 0.05 s (customTimeouts)" });
   });
