@@ -1,3 +1,4 @@
+import { runtimeDirectory } from "./node-lock.ts";
 import { outputOf, UnknownObservation, type PartOutput, type Probe } from "./probe.ts";
 import type { PlainStep } from "./render.ts";
 import {
@@ -7,6 +8,7 @@ import {
   revertUnitFile,
   revertUnitPath,
   stateDirectory,
+  windowMarker,
 } from "./revert-script.ts";
 import { quote } from "./shell-quote.ts";
 import { directory, file, run, type CommitConfirmStep } from "./step.ts";
@@ -14,7 +16,7 @@ import { directory, file, run, type CommitConfirmStep } from "./step.ts";
 /*
  * A change that can cut the connection, taken back by the device itself unless it is confirmed over a new connection.
  *
- *   /var/lib/edgeseal/pending/     the one unconfirmed change: saved files and kernel state, restore script, nonce, deadline, boot id
+ *   /var/lib/edgeseal/pending/     the one unconfirmed change: saved files and kernel state, restore script, nonce, deadline
  *   /var/lib/edgeseal/reverting/   the same while it is being taken back
  *   /var/lib/edgeseal/confirmed/   the last one that was confirmed, without what it had saved
  *   /var/lib/edgeseal/last-revert  the last one that was taken back: what, why, when
@@ -109,17 +111,20 @@ umask 077
 cd ${stateDirectory}
 [ -n "\${SSH_CONNECTION-}" ] || { echo 'SSH_CONNECTION is not set, so a new connection could not be told from this one' >&2; exit 1; }
 printf '%s\\n' "$SSH_CONNECTION" >pending.new/connection
-cat /proc/sys/kernel/random/boot_id >pending.new/boot
+printf '%s\\n' ${windowUnit(nonce)}.timer >pending.new/timer
+mkdir -p -m 0700 ${runtimeDirectory}
+printf '%s\\n' ${nonce} >${windowMarker}
 read -r now _ </proc/uptime
 printf '%s\\n' "$((\${now%%.*} + ${window}))" >pending.new/deadline
-sync -f ${revertUnitPath} pending.new
-mv -T pending.new pending
-trap 'rm -rf pending.failed; mv -T pending pending.failed && rm -rf pending.failed' EXIT
-sync .
+# The timer first: so there is no moment in which a change is pending and nothing would end it.
+trap 'systemctl stop ${windowUnit(nonce)}.timer' EXIT
 systemd-run --quiet --collect --unit=${windowUnit(nonce)} --on-active=${window}s --timer-property=AccuracySec=100ms \\
   --description='End of the window of an unconfirmed edgeseal change' systemctl start --no-block ${revertUnit}
 [ "$(systemctl show -P ActiveState ${windowUnit(nonce)}.timer)" = active ] || { echo 'the timer of the revert does not run' >&2; exit 1; }
+sync -f ${revertUnitPath} pending.new
+mv -T pending.new pending
 trap - EXIT
+sync .
 `;
 }
 
@@ -137,7 +142,7 @@ pending_absent() {
   uptime
   pending_deadline=$(cat "$pending_dir/deadline" 2>/dev/null)
   case $pending_deadline in *[!0-9]* | '') pending_deadline=0 ;; esac
-  [ "$(cat "$pending_dir/boot" 2>/dev/null)" = "$(cat /proc/sys/kernel/random/boot_id)" ] || pending_deadline=0
+  [ "$(cat "$pending_dir/nonce" 2>/dev/null)" = "$(cat ${windowMarker} 2>/dev/null)" ] || pending_deadline=0
   if [ "$pending_dir" = ${stateDirectory}/pending ] && [ "$now" -lt "$pending_deadline" ]; then
     say pending "$((pending_deadline - now))"
     return 1
@@ -183,7 +188,11 @@ confirm() {
   fi
   armed_over=$(cat ${pending}/connection)
   if [ -z "\${SSH_CONNECTION-}" ] || [ "$SSH_CONNECTION" = "$armed_over" ]; then say unconfirmed same-connection; return; fi
-  if ! [ -e ${pending}/applied ]; then give_up; say unconfirmed unfinished; return; fi
+  if ! [ -e ${pending}/applied ]; then
+    # Or it was renamed away under our eyes.
+    if [ "$(cat ${pending}/nonce 2>/dev/null)" = ${nonce} ]; then give_up; say unconfirmed unfinished; else say unconfirmed reverted; fi
+    return
+  fi
   rm -rf ${confirmed}
   if ! mv -T ${pending} ${confirmed} 2>/dev/null; then say unconfirmed reverted; return; fi
   sync ${stateDirectory}
@@ -232,11 +241,11 @@ export const pendingProbe: Probe<PendingChange | undefined> = {
   d=${stateDirectory}/pending; left=0
   [ -d "$d" ] || d=${stateDirectory}/reverting
   [ -d "$d" ] || exit 0
-  title=$(cat "$d/title" 2>/dev/null); to=$(cat "$d/rollback-to" 2>/dev/null); boot=$(cat "$d/boot" 2>/dev/null); deadline=$(cat "$d/deadline" 2>/dev/null)
+  title=$(cat "$d/title" 2>/dev/null); to=$(cat "$d/rollback-to" 2>/dev/null); nonce=$(cat "$d/nonce" 2>/dev/null); deadline=$(cat "$d/deadline" 2>/dev/null)
   [ -d "$d" ] && break
 done
 read -r now _ </proc/uptime
-if [ "$d" = ${stateDirectory}/pending ] && [ "$boot" = "$(cat /proc/sys/kernel/random/boot_id)" ]; then left=$((\${deadline:-0} - \${now%%.*})); fi
+if [ "$d" = ${stateDirectory}/pending ] && [ "$nonce" = "$(cat ${windowMarker} 2>/dev/null)" ]; then left=$((\${deadline:-0} - \${now%%.*})); fi
 printf '%s\\n' "$left" "$title" "$to"`,
   },
   parse: parsePending,

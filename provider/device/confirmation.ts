@@ -46,6 +46,10 @@ const settleMs = 1_500;
 /** A revert may restart services, and the way in comes back in its own time. */
 const returnMs = 90_000;
 
+/** The engine asked to stop, or the session was closed: nobody is to wait for the window's end. The device takes the change back by itself. */
+export const isCancelled = (error: unknown): boolean =>
+  error instanceof DeviceError && error.kind === "cancelled";
+
 interface Answer {
   readonly output: PlanOutput;
   readonly readback: Readback;
@@ -135,6 +139,7 @@ async function tryToConfirm(request: ConfirmationRequest, endsAtMs: number): Pro
           ? new Error("its answer was cut off")
           : new Error("its lock is held");
     } catch (error) {
+      if (isCancelled(error) && !window.aborted) throw error;
       if (signal?.aborted === true) throw error;
       // Cut off by the window's end, it says nothing of what was in the way.
       obstacle = window.aborted ? (obstacle ?? new Error("no answer until the window ended")) : error;
@@ -171,7 +176,7 @@ async function lookAfterwards(request: ConfirmationRequest, obstacle: unknown): 
         return { readback: answer.readback, failure: judge(request, answer.output, obstacle) };
       }
     } catch (error) {
-      if (signal?.aborted === true) throw error;
+      if (isCancelled(error)) throw error;
       if (last) throw notBack(request, error);
     }
     if (last) throw notBack(request, undefined);

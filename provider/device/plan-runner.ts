@@ -1,6 +1,6 @@
 import { newNonce, parseProbes, requireComplete } from "./batch.ts";
 import { windowSecondsOf } from "./commit-confirm.ts";
-import { confirmChange, type Readback } from "./confirmation.ts";
+import { confirmChange, isCancelled, type Readback } from "./confirmation.ts";
 import type { StepReport } from "./device.ts";
 import { DeviceError } from "./errors.ts";
 import type { ManifestChange } from "./manifest.ts";
@@ -111,38 +111,19 @@ export async function applyPlan(
     },
   });
 
-  if (change === undefined) {
-    const result = await exec;
+  const concludeExec = (result: ExecResult): PlanResult => {
     requireComplete(session.node, result, nonce);
     const output = parsePlanOutput(result.stdout, nonce);
     return conclude(output, plan.points, {
       readback: parseProbes(result.stdout, result.stderr, nonce),
-      failure: failureIn(session.node, output, plan.points, undefined),
+      failure: failureIn(session.node, output, plan.points, change),
     });
-  }
+  };
+  if (change === undefined) return concludeExec(await exec);
 
-  const result = await firstExec(
-    exec,
-    armed.promise,
-    () => armedAtMs,
-    windowSecondsOf(change) * 1000,
-    options.signal,
-  );
-  if (result === undefined) {
-    abandon.abort(
-      new DeviceError("cancelled", session.node, "the connection that made the change was given up"),
-    );
-    exec.catch(() => undefined);
-  }
-  const output = parsePlanOutput(result?.stdout ?? heard, nonce);
-  const failure = failureIn(session.node, output, plan.points, change);
-  if (result !== undefined && (failure !== undefined || armedAtMs === undefined)) {
-    requireComplete(session.node, result, nonce);
-    return conclude(output, plan.points, {
-      readback: parseProbes(result.stdout, result.stderr, nonce),
-      failure,
-    });
-  }
+  const result = await firstExec(exec, armed.promise, windowSecondsOf(change) * 1000, () => armedAtMs);
+  const early = result === undefined ? undefined : concludeExec(result);
+  if (early !== undefined && (early.failure !== undefined || armedAtMs === undefined)) return early;
   options.onProgress?.(`confirm: ${change.title}`);
   const confirmed = await confirmChange({
     session,
@@ -155,7 +136,28 @@ export async function applyPlan(
     onStdout: (of, chunk) => progress.heard(of, chunk),
     onProgress: (message) => options.onProgress?.(message),
   });
-  return conclude(output, plan.points, { ...confirmed, failure: failure ?? confirmed.failure });
+  // A step that failed late says better why there was nothing to confirm.
+  const late = result ?? (await within(lateExecMs, exec));
+  abandon.abort(
+    new DeviceError("cancelled", session.node, "the connection that made the change was given up"),
+  );
+  const output = parsePlanOutput(late?.stdout ?? heard, nonce);
+  const failure =
+    confirmed.failure && (failureIn(session.node, output, plan.points, change) ?? confirmed.failure);
+  return conclude(output, plan.points, { readback: confirmed.readback, failure });
+}
+
+/** How long the first exec may still take to end, once the change is decided. */
+const lateExecMs = 1_000;
+
+async function within<T>(ms: number, work: Promise<T>): Promise<T | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const passed = new Promise<undefined>((resolve) => (timer = setTimeout(resolve, ms, undefined)));
+  try {
+    return await Promise.race([work.catch(() => undefined), passed]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 /**
@@ -165,25 +167,16 @@ export async function applyPlan(
 async function firstExec(
   exec: Promise<ExecResult>,
   armed: Promise<undefined>,
-  armedAtMs: () => number | undefined,
   windowMs: number,
-  signal: AbortSignal | undefined,
+  armedAtMs: () => number | undefined,
 ): Promise<ExecResult | undefined> {
-  let timer: NodeJS.Timeout | undefined;
-  // Slow steps use up the window too; the second connection then waits on the device for their end.
-  const silence = armed.then(
-    () =>
-      new Promise<undefined>(
-        (resolve) => (timer = setTimeout(resolve, Math.min(windowMs / 3, 10_000), undefined)),
-      ),
-  );
   try {
+    // Slow steps use up the window too; the second connection then waits on the device for their end.
+    const silence = armed.then(() => within(Math.min(windowMs / 3, 10_000), exec));
     return await Promise.race([exec, silence]);
   } catch (error) {
-    if (armedAtMs() === undefined || signal?.aborted === true) throw error;
+    if (armedAtMs() === undefined || isCancelled(error)) throw error;
     return undefined;
-  } finally {
-    clearTimeout(timer);
   }
 }
 

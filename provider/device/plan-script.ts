@@ -53,7 +53,7 @@ break_here() {
 }`;
 
 const planStep = `
-stopped= armed_until=
+stopped= armed_until= armed_nonce=
 lost() { [ -n "$armed_until" ] || exit 141; }
 limit() {
   bound=$1 after=${killAfterSeconds}
@@ -61,7 +61,8 @@ limit() {
   uptime
   after=1 left=$((armed_until - now - 3))
   [ "$bound" -le "$left" ] || bound=$left
-  [ "$left" -ge 1 ]
+  # Taken back already, by whomever: nothing may be written after that.
+  [ "$left" -ge 1 ] && [ "$(cat ${stateDirectory}/pending/nonce 2>/dev/null)" = "$armed_nonce" ]
 }
 kept() { base64 -w 0 <"$work/log" 2>/dev/null; }
 plan_step() {
@@ -138,7 +139,10 @@ export function renderPlan(
       ? []
       : [
           ...ofPhase("arm"),
-          `if [ -z "$stopped" ]; then read -r armed_until <${pending}/deadline; say armed || :; fi`,
+          `if [ -z "$stopped" ]; then`,
+          `  if read -r armed_until <${pending}/deadline; then armed_nonce=${changeNonce}; say armed || :`,
+          `  else stopped=window; say trouble 'the window was over before the change began'; fi`,
+          `fi`,
           ...ofPhase("apply"),
           `if [ -z "$stopped" ]; then true >${pending}/applied; say applied || :`,
           `elif [ "$(cat ${pending}/nonce 2>/dev/null)" = ${changeNonce} ]; then give_up; fi`,

@@ -1,5 +1,8 @@
 import { runtimeDirectory } from "./node-lock.ts";
 
+/** Names the change whose window is open. It is gone after a boot, and so tells one: unlike a boot id, also where nodes share a kernel. */
+export const windowMarker = `${runtimeDirectory}/window`;
+
 /** Where everything lives that outlasts a boot. */
 export const stateDirectory = "/var/lib/edgeseal";
 
@@ -11,8 +14,8 @@ export const revertUnit = "edgeseal-revert.service";
 export const revertUnitPath = `/etc/systemd/system/${revertUnit}`;
 
 /**
- * Takes back the pending change when it is due: its window has passed, the device was booted since, or its own plan gave it up. Else does nothing, so that a timer of
- * another change can't harm. Whoever renames `pending` away decides what becomes of it: this program (to `reverting`) or the confirmation (to
+ * Takes back the pending change when it is due: its window has passed, the device was booted since, its timer is gone (a soft reboot, a person), or its own plan gave it up. Else does
+ * nothing, so that a left-over timer of another change can't harm. Whoever renames `pending` away decides what becomes of it: this program (to `reverting`) or the confirmation (to
  * `confirmed`); rename(2) lets only one of them win.
  *
  * Can be killed anywhere and run again: `reverting` stays until all is back, and every boot and every retry of the unit goes on with it.
@@ -33,12 +36,14 @@ if [ -d pending ] && ! [ -d reverting ]; then
   read -r now _ </proc/uptime; now=\${now%%.*}
   deadline=$(field pending/deadline)
   case $deadline in *[!0-9]* | '') deadline=0 ;; esac
-  if [ "$(field pending/boot)" != "$(cat /proc/sys/kernel/random/boot_id)" ]; then
+  if [ "$(field ${windowMarker})" != "$(field pending/nonce)" ]; then
     reason='the device was started again before it was confirmed'
   elif [ -e pending/given-up ]; then
     reason='the plan gave it up before its end'
   elif [ "$now" -ge "$deadline" ]; then
     reason='it was not confirmed in time'
+  elif [ "$(systemctl show -P ActiveState "$(field pending/timer)" 7>&-)" != active ]; then
+    reason='the timer of its window was gone'
   else
     echo "the change has $((deadline - now)) s left for its confirmation"
     exit 0
