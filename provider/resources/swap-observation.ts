@@ -14,7 +14,7 @@ import {
   systemdSetting,
   type ConfigFiles,
 } from "./config-files.ts";
-import { readSignature, signatureOffsets, unescapeOctal } from "./swap-signature.ts";
+import { isSwapByPath, readSignature, signatureOffsets, unescapeOctal } from "./swap-signature.ts";
 
 /** What stands before a line of /etc/fstab that edgeseal put out of force. */
 export const fstabMark = "#edgeseal-swap-off# ";
@@ -48,7 +48,7 @@ export const swapState = Type.Object({
       "`[Main] Mechanism` of rpi-swap as its files and drop-ins leave it; `unset` where nothing sets it, which rpi-swap takes for zram with write-back to /var/swap.",
   }),
   swapFiles: strings(
-    "Left-over swap files: regular files with a swap signature that are not in use, where swap files are kept or any configuration names one. Prompts may be in them. Sorted.",
+    "Left-over swap files that are not in use: /var/swap, and regular files with a swap signature where swap files are kept or any configuration names one. Prompts may be in them. Sorted.",
   ),
   rpiSwapSetBy: Type.String({
     description: "The file that has the last word on `rpiSwapMechanism`; empty where nothing sets it.",
@@ -177,7 +177,10 @@ function zramDevicesOf(files: ConfigFiles, activeAreas: readonly string[]): Swap
         device,
         sizeBytes: Number(size),
         backingDevice,
-        backingFile: (loop && kernelValue(files, `/sys/block/${loop}/loop/backing_file`)) ?? "",
+        backingFile: ((loop && kernelValue(files, `/sys/block/${loop}/loop/backing_file`)) ?? "").replace(
+          / \(deleted\)$/,
+          "",
+        ),
       };
     })
     .filter(({ device, backingDevice }) => backingDevice !== "none" || activeAreas.includes(`/dev/${device}`))
@@ -215,6 +218,7 @@ function swapFilesOf(output: string): string[] {
   for (const line of output.split("\n")) {
     if (line.startsWith("F ")) {
       path = line.slice(2);
+      if (isSwapByPath(path)) found.add(path);
       continue;
     }
     const kind = readSignature(line);

@@ -153,8 +153,9 @@ function resetZram(
     `if [ -e ${sys}/disksize ] && [ "$(cat ${sys}/disksize)" != 0 ]; then echo 1 > ${sys}/reset; fi`,
   ];
   if (backingFile !== "") {
+    // Before the loop device goes: it is what proves that this is the file. The device keeps its content until then.
+    if (removeFile) lines.unshift("set -eu", removeBacking(backingDevice, backingFile));
     lines.push(detachLoops(backingFile));
-    if (removeFile) lines.push(removeIfSwap(backingFile));
   }
   const backing = backingDevice === "none" ? "" : ` and detach its backing device ${backingDevice}`;
   return run({
@@ -171,7 +172,7 @@ function detachLoops(path: string): string {
     `loop_unit=rpi-setup-loop@$(systemd-escape --path -- ${word}).service`,
     'if systemctl is-active --quiet "$loop_unit"; then systemctl stop "$loop_unit"; fi',
     "for backing in /sys/block/loop*/loop/backing_file; do",
-    `  if [ -e "$backing" ] && [ "$(cat "$backing")" = ${word} ]; then losetup -d "/dev/$(basename "\${backing%/loop/backing_file}")"; fi`,
+    `  if [ -e "$backing" ] && { [ "$(cat "$backing")" = ${word} ] || [ "$(cat "$backing")" = ${quote(`${path} (deleted)`)} ]; }; then losetup -d "/dev/$(basename "\${backing%/loop/backing_file}")"; fi`,
     "done",
   ].join("\n");
 }
@@ -183,7 +184,18 @@ function detachLoops(path: string): string {
 function removeIfSwap(path: string): string {
   const slash = path.lastIndexOf("/");
   const name = `./${path.slice(slash + 1)}`;
-  return `cd -P -- ${quote(path.slice(0, slash) || "/")}\nif ${isSwapFile(name)}; then rm -f -- ${quote(name)}; fi`;
+  return `cd -P -- ${quote(path.slice(0, slash) || "/")}\nif ${isSwapFile(path, quote(name))}; then rm -f -- ${quote(name)}; fi`;
+}
+
+/** Shell that removes the file that a loop device is backed by at that moment; another file of that name stays. */
+function removeBacking(loopDevice: string, path: string): string {
+  const slash = path.lastIndexOf("/");
+  const name = quote(`./${path.slice(slash + 1)}`);
+  const backing = `/sys/block/${baseName(loopDevice)}/loop/backing_file`;
+  return [
+    `cd -P -- ${quote(path.slice(0, slash) || "/")}`,
+    `if [ "$(cat ${backing})" = ${quote(path)} ] && [ -f ${name} ] && [ ! -L ${name} ]; then rm -f -- ${name}; fi`,
+  ].join("\n");
 }
 
 function removeSwapFile(path: string): Step {

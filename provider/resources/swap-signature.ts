@@ -21,9 +21,17 @@ export function readSignature(line: string): "swap" | "unreadable" | "other" {
   return offsets.some((offset) => line === `${offset}:${signature}`) ? "swap" : "other";
 }
 
-/** A shell test that a path is a regular file with a swap signature, and no link. */
-export function isSwapFile(path: string): string {
-  const word = quote(path);
+/**
+ * The path that belongs to rpi-swap and dphys-swapfile. What is there holds memory whether or not it has a signature: as the store that zram writes idle
+ * pages back to, it has none.
+ */
+const ownedPath = "/var/swap";
+
+export const isSwapByPath = (path: string): boolean => path === ownedPath;
+
+/** A shell test that a path is a regular file, no link, and by its signature or its path a swap file. `word` names the same file in the shell. */
+export function isSwapFile(path: string, word = quote(path)): string {
+  if (isSwapByPath(path)) return `[ -f ${word} ] && [ ! -L ${word} ]`;
   return `[ -f ${word} ] && [ ! -L ${word} ] && ${signatureOffsets(word)} | grep -qxE '(${offsets.join("|")}):${signature}'`;
 }
 

@@ -32,12 +32,14 @@ mount -t proc proc "$private/proc"
 mount --bind "$root/proc/sys" "$root/proc/sys"
 mount -o remount,bind,ro "$root/proc/sys"
 mount --bind "$private/proc/sys/net" "$root/proc/sys/net"
-mkdir "$private/kernel" "$private/fs" "$private/vm"
+mkdir "$private/kernel" "$private/kernel/random" "$private/fs"
+# Each boot of a node is a boot, though the host's kernel goes on.
+cat "$private/proc/sys/kernel/random/uuid" > "$private/kernel/random/boot_id"
 printf 'core\n' > "$private/kernel/core_pattern"
 printf '0\n' > "$private/kernel/core_pipe_limit"
 printf '1\n' > "$private/kernel/core_uses_pid"
 printf '2\n' > "$private/fs/suid_dumpable"
-for key in kernel/core_pattern kernel/core_pipe_limit kernel/core_uses_pid fs/suid_dumpable; do
+for key in kernel/core_pattern kernel/core_pipe_limit kernel/core_uses_pid kernel/random/boot_id fs/suid_dumpable; do
   mount --bind "$private/$key" "$root/proc/sys/$key"
 done
 
