@@ -1,3 +1,4 @@
+import { isIP } from "node:net";
 import type { Observed, Route } from "../resource.ts";
 import { outputOf, UnknownObservation, type PartOutput, type Probe } from "./probe.ts";
 
@@ -7,29 +8,26 @@ export const routeProbe: Probe<Observed<Route>> = {
   parse: (parts) => ({ outcome: "present", state: parseRoute(parts) }),
 };
 
+const unknownRoute: Route = {
+  clientAddress: undefined,
+  clientPort: undefined,
+  serverAddress: undefined,
+  serverPort: undefined,
+};
+
 function parseRoute(parts: Readonly<Record<string, PartOutput>>): Route {
   const text = outputOf(parts, "connection").trim();
-  // sshd(8), ENVIRONMENT: client address, client port, server address, server port.
-  const [clientAddress, clientPort, serverAddress, serverPort, ...rest] = text.split(" ");
-  if (clientAddress === undefined || clientAddress === "") {
-    return {
-      clientAddress: undefined,
-      clientPort: undefined,
-      serverAddress: undefined,
-      serverPort: undefined,
-    };
-  }
-  if (serverAddress === undefined || rest.length > 0) {
+  // sshd(8), ENVIRONMENT: client address, client port, server address, server port; UNKNOWN where sshd could not tell (it runs on no socket).
+  const [client = "", clientPort, server = "", serverPort, ...rest] = text.split(" ");
+  if (text === "" || client === "UNKNOWN") return unknownRoute;
+  const clientAddress = withoutZone(client);
+  const serverAddress = withoutZone(server);
+  if (isIP(clientAddress) === 0 || isIP(serverAddress) === 0 || rest.length > 0) {
     throw new UnknownObservation(
-      `SSH_CONNECTION on the device does not read as sshd writes it: '${text.slice(0, 100)}'`,
+      `SSH_CONNECTION on the device is not as sshd writes it: '${text.slice(0, 100)}'`,
     );
   }
-  return {
-    clientAddress: withoutZone(clientAddress),
-    clientPort: port(clientPort),
-    serverAddress: withoutZone(serverAddress),
-    serverPort: port(serverPort),
-  };
+  return { clientAddress, clientPort: port(clientPort), serverAddress, serverPort: port(serverPort) };
 }
 
 function port(text: string | undefined): number | undefined {
