@@ -1,4 +1,5 @@
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
@@ -77,6 +78,17 @@ describe("the Pulumi CLI", () => {
       found: expect.stringContaining("v3.259.0") as string,
     });
     expect(await finding("golang-go")).toMatchObject({ state: "note" });
+  });
+
+  test("is present when another checkout has had it built by the same recipe", async () => {
+    const recipe = execFileSync("/bin/sh", ["-c", "cat go.mod go.sum | sha256sum | cut -c 1-16"], {
+      cwd: new URL("../../tools/pulumi", import.meta.url).pathname,
+      env: { PATH: "/usr/bin:/bin" },
+      encoding: "utf8",
+    }).trim();
+    mkdirSync(join(bin, "cache", `pulumi-${recipe}`), { recursive: true });
+    command(`cache/pulumi-${recipe}/pulumi`, "echo v3.259.0");
+    expect(await finding("Pulumi CLI")).toMatchObject({ state: "present" });
   });
 
   test("is missing when it can't be run", async () => {

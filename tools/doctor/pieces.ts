@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { cacheFolder } from "../../testbed/image.ts";
@@ -9,7 +10,7 @@ import { findOnPath, firstLine } from "./program.ts";
 /** Everything that edgeseal needs, in the order in which it is needed. Changes nothing. */
 export async function examine(): Promise<readonly Finding[]> {
   const cache = cacheFolder();
-  const pulumi = await pulumiCli();
+  const pulumi = await pulumiCli(cache);
   const packages = await examinePackages(
     // Go only builds the Pulumi CLI; npm only installs what is installed by now, and may again.
     ({ group, name }) => (group === "go" ? pulumi.state !== "present" : name !== "npm"),
@@ -32,27 +33,37 @@ function npmPackages(): Finding {
   return { piece: "npm packages", state: "present", found: `${Object.keys(packages).length} packages` };
 }
 
-async function pulumiCli(): Promise<Finding> {
-  const place = findOnPath("pulumi");
-  const version = place === undefined ? undefined : await firstLine(place, "version");
-  return version === undefined
-    ? {
-        piece: "Pulumi CLI",
-        state: "missing",
-        mend: "./edgeseal demo builds it (about 5 min); or install Pulumi 3.229 or newer",
-      }
-    : { piece: "Pulumi CLI", state: "present", found: `${version} (${place ?? ""})` };
+async function pulumiCli(cache: string): Promise<Finding> {
+  // On PATH, the user's own or the one that ./edgeseal has linked; else the one built for another checkout.
+  for (const place of [findOnPath("pulumi"), join(cache, `pulumi-${pulumiRecipe()}`, "pulumi")]) {
+    const version = place === undefined ? undefined : await firstLine(place, "version");
+    if (version !== undefined) {
+      return { piece: "Pulumi CLI", state: "present", found: `${version} (${place ?? ""})` };
+    }
+  }
+  return {
+    piece: "Pulumi CLI",
+    state: "missing",
+    mend: "./edgeseal demo builds it (about 5 min); or install Pulumi 3.229 or newer",
+  };
+}
+
+/** Names the folder of the built CLI, as `recipe` in ./edgeseal does. */
+function pulumiRecipe(): string {
+  const hash = createHash("sha256");
+  for (const name of ["go.mod", "go.sum"]) {
+    hash.update(readFileSync(new URL(`../pulumi/${name}`, import.meta.url)));
+  }
+  return hash.digest("hex").slice(0, 16);
 }
 
 function languageHost(): Finding {
   const place = findOnPath("pulumi-language-nodejs");
-  return place === undefined
-    ? {
-        piece: "Pulumi's Node language host",
-        state: "missing",
-        mend: "./edgeseal demo links the one in tools/",
-      }
-    : { piece: "Pulumi's Node language host", state: "present", found: place };
+  return {
+    piece: "Pulumi's Node language host",
+    state: "present",
+    found: place ?? "this checkout's own stands in (tools/language-host)",
+  };
 }
 
 /** Which image belongs to this checkout, its recipe knows; here it is told whether a first boot will have to build. */
