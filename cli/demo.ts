@@ -3,7 +3,9 @@ import type { Command } from "commander";
 export function register(program: Command): void {
   program
     .command("demo")
-    .description("do the main job against a virtual Pi, step by step; exit status 1 at the first thing that is not as it should be")
+    .description(
+      "do the main job against a virtual Pi, step by step; exit status 1 at the first thing that is not as it should be",
+    )
     .action(async () => {
       const [{ runDemo }, { NotAsItShouldBe }, { UserError }] = await Promise.all([
         import("./demo/demo.ts"),

@@ -10,8 +10,8 @@ interface EngineEvent {
 }
 
 /**
- * The properties that a refresh found changed, as `resource.path`, from the engine's event log (`--event-log`). `resource` is the last part of the
- * resource's name, after the node's. Reads the log once and removes it.
+ * The properties that a refresh found changed, as `Kind.path` (e.g. `Swap.activeAreas`), from the engine's event log
+ * (`--event-log`). Reads the log once and removes it.
  */
 export async function driftOf(path: string): Promise<readonly string[]> {
   const lines = (await readFile(path, "utf8")).split("\n").filter((line) => line !== "");
@@ -19,8 +19,8 @@ export async function driftOf(path: string): Promise<readonly string[]> {
   return lines.flatMap((line) => {
     const metadata = (JSON.parse(line) as EngineEvent).resOutputsEvent?.metadata;
     if (metadata?.detailedDiff === undefined) return [];
-    const name = metadata.urn.split("::").at(-1) ?? metadata.urn;
-    const resource = name.split("-").at(-1) ?? name;
-    return Object.keys(metadata.detailedDiff).map((property) => `${resource}.${property}`);
+    // urn:pulumi:STACK::PROJECT::PARENT$TYPE::NAME
+    const kind = metadata.urn.split("::").at(-2)?.split(":").at(-1) ?? metadata.urn;
+    return Object.keys(metadata.detailedDiff).map((property) => `${kind}.${property}`);
   });
 }

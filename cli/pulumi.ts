@@ -20,7 +20,15 @@ export interface RunOptions {
 }
 
 /** What of the checkout a Pulumi project consists of; everything else stays out of a workspace. */
-const projectParts = ["Pulumi.yaml", "package.json", "index.ts", "node_modules", "components", "policies", "provider"];
+const projectParts = [
+  "Pulumi.yaml",
+  "package.json",
+  "index.ts",
+  "node_modules",
+  "components",
+  "policies",
+  "provider",
+];
 
 /**
  * A Pulumi project with a backend, home folder and stacks of its own: this checkout's program and provider by symbolic link, state and configuration in
@@ -43,7 +51,9 @@ export class PulumiWorkspace {
    */
   static async create(checkout: string, folder: string): Promise<PulumiWorkspace> {
     const project = join(folder, "project");
-    await Promise.all(["state", "home", "project/stacks"].map((each) => mkdir(join(folder, each), { recursive: true })));
+    await Promise.all(
+      ["state", "home", "project/stacks"].map((each) => mkdir(join(folder, each), { recursive: true })),
+    );
     await Promise.all(projectParts.map((part) => symlink(join(checkout, part), join(project, part))));
     return new PulumiWorkspace(folder, project, {
       ...process.env,
@@ -67,7 +77,8 @@ export class PulumiWorkspace {
     await writeFile(path, stringify(site));
     if (isNew) {
       const made = await this.run(["stack", "init", stack]);
-      if (made.code !== 0) throw new Error(`pulumi stack init ${stack} failed:\n${made.stdout}${made.stderr}`);
+      if (made.code !== 0)
+        throw new Error(`pulumi stack init ${stack} failed:\n${made.stdout}${made.stderr}`);
       const set = await this.run(["config", "set", "edgeseal:siteFile", path, "--stack", stack]);
       if (set.code !== 0) throw new Error(`pulumi config set failed:\n${set.stdout}${set.stderr}`);
     }

@@ -52,7 +52,9 @@ export async function runStep(context: DemoContext, step: DemoStep, number: numb
   await step.run(context);
   const seconds = (performance.now() - started) / 1000;
   const booting = bootingSeconds(context.pi) - booted;
-  context.say(`   done in ${seconds.toFixed(1)} s${booting > 0 ? `, ${booting.toFixed(0)} s of it emulated booting` : ""}`);
+  context.say(
+    `   done in ${seconds.toFixed(1)} s${booting > 0 ? `, ${booting.toFixed(0)} s of it emulated booting` : ""}`,
+  );
   return { title: step.title, seconds, bootingSeconds: booting };
 }
 

@@ -19,7 +19,10 @@ interface DemoNode {
 export function demoSite(template: Record<string, unknown>, pi: VirtualPi, port = pi.ssh.port): DemoSite {
   const [node] = (template as unknown as DemoSite).nodes;
   const { host, user, identityFile, hostKey } = pi.ssh;
-  const waivers = (template as unknown as DemoSite).waivers.map((waiver) => ({ ...waiver, expires: inDays(90) }));
+  const waivers = (template as unknown as DemoSite).waivers.map((waiver) => ({
+    ...waiver,
+    expires: inDays(90),
+  }));
   return { ...template, waivers, nodes: [{ ...node, address: host, port, user, identityFile, hostKey }] };
 }
 

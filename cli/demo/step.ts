@@ -33,7 +33,9 @@ export function holds(context: DemoContext, condition: boolean, claim: string, f
 export async function onNode(context: DemoContext, script: string): Promise<string> {
   const result = await context.pi.exec(`sudo -n sh -c '${script.replaceAll("'", `'\\''`)}'`);
   if (result.code !== 0) {
-    throw new NotAsItShouldBe(`on the node: exit status ${result.code ?? "?"} of: ${script}\n${result.stdout}${result.stderr}`);
+    throw new NotAsItShouldBe(
+      `on the node: exit status ${result.code} of: ${script}\n${result.stdout}${result.stderr}`,
+    );
   }
   return result.stdout;
 }

@@ -5,43 +5,45 @@ import { inForce } from "./apply.ts";
 interface Tampering {
   readonly what: string;
   readonly script: string;
-  /** The property that shows it, as `resource.property`. */
+  /** The property that shows it, as `Kind.property`. */
   readonly shows: string;
 }
 
 const tamperings: readonly Tampering[] = [
   {
     what: "a swap file is switched on",
-    script: "fallocate -l 16M /root/behind && chmod 600 /root/behind && mkswap -q /root/behind && swapon /root/behind",
-    shows: "swap.activeAreas",
+    script:
+      "fallocate -l 16M /root/behind && chmod 600 /root/behind && mkswap -q /root/behind && swapon /root/behind",
+    shows: "Swap.activeAreas",
   },
   {
     what: "a firewall rule is added",
     script: "nft insert rule inet edgeseal output ip daddr 198.51.100.7 accept",
-    shows: "firewall.rules[",
+    shows: 'Firewall.rules["unmanaged: output accept ip daddr 198.51.100.7"]',
   },
   {
     what: "a firewall rule is deleted",
     script:
       'nft delete rule inet edgeseal output handle "$(nft -a list chain inet edgeseal output | sed -n "s/.*comment \\"allow:api\\".*# handle //p")"',
-    shows: 'firewall.rules["allow:api"]',
+    shows: 'Firewall.rules["allow:api"]',
   },
-  { what: "a sysctl is changed", script: "sysctl -qw fs.suid_dumpable=1", shows: "coreDumps.suidDumpable" },
+  { what: "a sysctl is changed", script: "sysctl -qw fs.suid_dumpable=1", shows: "CoreDumps.suidDumpable" },
   {
     what: "the core pattern is changed",
     script: "sysctl -qw kernel.core_pattern=/var/tmp/core.%p",
-    shows: "coreDumps.corePattern",
+    shows: "CoreDumps.corePattern",
   },
   {
     what: "a unit is unmasked",
     script: "systemctl -q unmask systemd-coredump.socket",
-    shows: "coreDumps.coredumpSocket",
+    shows: "CoreDumps.dumpCollectors",
   },
 ];
 
 export const drift: DemoStep = {
   title: "Drift is found and mended",
-  proves: "pulumi refresh names exactly what was changed behind our back, property by property; up mends it; then there is nothing left to do",
+  proves:
+    "pulumi refresh names exactly what was changed behind our back, property by property; up mends it; then there is nothing left to do",
   async run(context) {
     for (const { what, script } of tamperings) {
       await onNode(context, script);
@@ -49,7 +51,12 @@ export const drift: DemoStep = {
     }
     const found = await refreshDrift(context);
     for (const { what, shows } of tamperings) {
-      holds(context, found.some((each) => each.startsWith(shows)), `refresh names it: ${what} (${shows})`, found.join("\n"));
+      holds(
+        context,
+        found.some((each) => each.startsWith(shows)),
+        `refresh names it: ${what} (${shows})`,
+        found.join("\n"),
+      );
     }
     const others = found.filter((each) => !tamperings.some(({ shows }) => each.startsWith(shows)));
     holds(context, others.length === 0, "and nothing else", others.join("\n"));
@@ -64,7 +71,9 @@ export const drift: DemoStep = {
 
 /** Neither `up` nor `refresh` finds a change. */
 export async function nothingToDo(context: DemoContext): Promise<void> {
-  const again = await context.pulumi.run(["up", "--yes", "--expect-no-changes", "--stack", "demo"], { signal: context.signal });
+  const again = await context.pulumi.run(["up", "--yes", "--expect-no-changes", "--stack", "demo"], {
+    signal: context.signal,
+  });
   holds(context, again.code === 0, "another pulumi up changes nothing", again.stdout + again.stderr);
   const left = await refreshDrift(context);
   holds(context, left.length === 0, "another pulumi refresh finds no drift", left.join("\n"));
@@ -77,8 +86,14 @@ async function refreshDrift(context: DemoContext): Promise<readonly string[]> {
     ["refresh", "--preview-only", "--diff", "--stack", "demo", "--event-log", log],
     { signal: context.signal, env: { PULUMI_DEBUG_COMMANDS: "true" } },
   );
-  holds(context, refresh.code === 0, "pulumi refresh --preview-only --diff reads the node", refresh.stdout + refresh.stderr);
+  holds(
+    context,
+    refresh.code === 0,
+    "pulumi refresh --preview-only --diff reads the node",
+    refresh.stdout + refresh.stderr,
+  );
   const found = await driftOf(log);
-  if (found.length > 0) for (const line of refresh.stdout.trimEnd().split("\n")) context.say(`      | ${line}`);
+  if (found.length > 0)
+    for (const line of refresh.stdout.trimEnd().split("\n")) context.say(`      | ${line}`);
   return found;
 }

@@ -2,13 +2,19 @@ import { holds, onNode, type DemoStep } from "../step.ts";
 
 export const freshNode: DemoStep = {
   title: "A fresh node boots",
-  proves: "the node starts out unprotected: swap, zram and core dumps on, no firewall of ours, somebody else's table present",
+  proves:
+    "the node starts out unprotected: swap, zram and core dumps on, no firewall of ours, somebody else's table present",
   async run(context) {
     const swaps = await onNode(context, "cat /proc/swaps");
     holds(context, swaps.includes("/swapfile"), "a swap file is active", swaps);
     holds(context, swaps.includes("/dev/zram"), "a zram device is swapped to", swaps);
     const backing = await onNode(context, "cat /sys/block/zram0/backing_dev");
-    holds(context, backing.trim() !== "none", "zram writes back to a file that swapon does not list", backing);
+    holds(
+      context,
+      backing.trim() !== "none",
+      "zram writes back to a file that swapon does not list",
+      backing,
+    );
     const dump = await onNode(context, crashTest(60));
     holds(context, !dump.includes("dumps: 0"), "a crashing process leaves a core dump", dump);
     const tables = await onNode(context, "nft list tables");

@@ -16,18 +16,41 @@ export const lockout: DemoStep = {
 
     await changeSite(context, { management: ["203.0.113.0/24"] });
     const refused = await up(context);
-    holds(context, refused.code !== 0 && /management/.test(said(refused)), "a rule set that excludes the connection in use is refused", said(refused));
-    holds(context, (await loadedRules(context)) === rules, "the rules are as before", await loadedRules(context));
+    holds(
+      context,
+      refused.code !== 0 && /management/.test(said(refused)),
+      "a rule set that excludes the connection in use is refused",
+      said(refused),
+    );
+    holds(
+      context,
+      (await loadedRules(context)) === rules,
+      "the rules are as before",
+      await loadedRules(context),
+    );
 
     // What can't be known beforehand: the next connection comes from another address (a NAT pool, a second uplink, a new lease).
-    await using roaming = await RoamingProxy.start({ first: context.pi.ssh.port, later: context.pi.sshAlternate.port });
+    await using roaming = await RoamingProxy.start({
+      first: context.pi.ssh.port,
+      later: context.pi.sshAlternate.port,
+    });
     const narrow = { management: ["10.0.2.0/24"] };
 
     await changeSite(context, narrow, roaming.port);
     roaming.arm();
     const rolledBack = await up(context);
-    holds(context, rolledBack.code !== 0 && /rolled back/.test(said(rolledBack)), "pulumi up fails and says that the device rolled back", said(rolledBack));
-    holds(context, (await loadedRules(context)) === rules, "the old rules are in force", await loadedRules(context));
+    holds(
+      context,
+      rolledBack.code !== 0 && /rolled back/.test(said(rolledBack)),
+      "pulumi up fails and says that the device rolled back",
+      said(rolledBack),
+    );
+    holds(
+      context,
+      (await loadedRules(context)) === rules,
+      "the old rules are in force",
+      await loadedRules(context),
+    );
 
     roaming.arm();
     const cut = up(context);
@@ -37,7 +60,12 @@ export const lockout: DemoStep = {
     await context.pi.boot();
     const afterCut = await cut;
     holds(context, afterCut.code !== 0, "pulumi up fails", said(afterCut));
-    holds(context, (await loadedRules(context)) === rules, "after the boot the old rules are in force", await loadedRules(context));
+    holds(
+      context,
+      (await loadedRules(context)) === rules,
+      "after the boot the old rules are in force",
+      await loadedRules(context),
+    );
     await firewallCameFirst(context);
 
     roaming.arm();
@@ -49,7 +77,12 @@ export const lockout: DemoStep = {
     const afterKill = await killed;
     holds(context, afterKill.code !== 0, "pulumi up fails", said(afterKill));
     await onNode(context, "while [ -e /var/lib/edgeseal/pending ]; do sleep 0.5; done");
-    holds(context, (await loadedRules(context)) === rules, "the device took the change back by itself", await loadedRules(context));
+    holds(
+      context,
+      (await loadedRules(context)) === rules,
+      "the device took the change back by itself",
+      await loadedRules(context),
+    );
 
     await context.pulumi.site("demo", demoSite(await template(context), context.pi));
     const back = await up(context);
@@ -60,7 +93,8 @@ export const lockout: DemoStep = {
 
 const said = (result: PulumiResult): string => result.stdout + result.stderr;
 
-const template = (context: DemoContext): Promise<Record<string, unknown>> => readSite(join(context.checkout, "stacks/demo.yaml"));
+const template = (context: DemoContext): Promise<Record<string, unknown>> =>
+  readSite(join(context.checkout, "stacks/demo.yaml"));
 
 async function changeSite(context: DemoContext, firewall: object, port?: number): Promise<void> {
   const site = demoSite(await template(context), context.pi, port);
@@ -93,7 +127,7 @@ async function providerOf(engine: number): Promise<number> {
 }
 
 async function descends(pid: number, ancestor: number): Promise<boolean> {
-  for (let each = pid; each > 1; ) {
+  for (let each = pid; each > 1;) {
     if (each === ancestor) return true;
     const status = await readFile(`/proc/${each}/status`, "utf8").catch(() => "");
     each = Number(/^PPid:\s+(\d+)/m.exec(status)?.[1] ?? 0);
