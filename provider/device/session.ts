@@ -1,7 +1,7 @@
 import type { Connection } from "../connection.ts";
 import { newNonce } from "./batch.ts";
-import { ChannelRefused } from "./channel-refused.ts";
 import { DeviceError } from "./errors.ts";
+import { ChannelRefused, LostBefore } from "./nothing-ran.ts";
 import { killAfterSeconds, remoteCommand, requireStarted, standardInput } from "./privileged-shell.ts";
 import { Semaphore } from "./semaphore.ts";
 import type { ExecResult, Link, Transport } from "./transport.ts";
@@ -126,10 +126,12 @@ class SshSession implements Session {
     try {
       return await this.#exec(link, script, options);
     } catch (error) {
+      // The line went dead while nobody spoke. What is sure not to have begun, or only looks, is worth one new connection.
       const died =
         error instanceof DeviceError &&
         (error.kind === "unreachable" || (error.kind === "timedOut" && !link.open));
-      if (!died || options.readOnly !== true || !usedBefore) throw error;
+      const harmless = error instanceof LostBefore || (died && options.readOnly === true);
+      if (!harmless || !usedBefore) throw error;
       return await this.#exec(await this.#orCancelled(this.#ensureLink(), options.signal), script, options);
     }
   }

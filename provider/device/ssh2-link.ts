@@ -1,8 +1,8 @@
 import type { Socket } from "node:net";
 import { StringDecoder } from "node:string_decoder";
 import type { Client, ClientChannel } from "ssh2";
-import { ChannelRefused } from "./channel-refused.ts";
-import { DeviceError } from "./errors.ts";
+import { DeviceError, type DeviceErrorDetails } from "./errors.ts";
+import { ChannelRefused, LostBefore } from "./nothing-ran.ts";
 import type { ExecOptions, ExecResult, Link } from "./transport.ts";
 
 /** More than this on either output of one command is a fault, not an answer; without a bound one device could exhaust the provider. */
@@ -58,11 +58,17 @@ export class Ssh2Link implements Link {
     return this.#open;
   }
 
-  #lost(doing: string): DeviceError {
-    const details =
-      this.#fault === undefined ? {} : { originalMessage: this.#fault.message, cause: this.#fault };
-    return new DeviceError("unreachable", this.#node, `the connection went away ${doing}`, {
-      ...details,
+  get #why(): DeviceErrorDetails {
+    return this.#fault === undefined ? {} : { originalMessage: this.#fault.message, cause: this.#fault };
+  }
+
+  #lostBefore(): DeviceError {
+    return new LostBefore(this.#node, this.#why);
+  }
+
+  #lostWithin(): DeviceError {
+    return new DeviceError("unreachable", this.#node, "the connection went away before the command ended", {
+      ...this.#why,
       hint: "nothing is known of the device's state now; run the operation again once it is reachable",
     });
   }
@@ -75,7 +81,7 @@ export class Ssh2Link implements Link {
         return;
       }
       if (!this.#open) {
-        reject(this.#lost("before the command was sent"));
+        reject(this.#lostBefore());
         return;
       }
 
@@ -133,7 +139,7 @@ export class Ssh2Link implements Link {
       } catch (error) {
         this.#open = false;
         this.#fault ??= error as Error;
-        settle(() => reject(this.#lost("before the command was sent")));
+        settle(() => reject(this.#lostBefore()));
       }
     });
   }
@@ -147,7 +153,7 @@ export class Ssh2Link implements Link {
         hint: "check the login shell and any ForceCommand or `command=` restriction of this user and key",
       });
     }
-    return this.#lost("before the command ran");
+    return this.#lostBefore();
   }
 
   #collect(
@@ -194,9 +200,7 @@ export class Ssh2Link implements Link {
     channel.once("close", () => {
       void outputs.then(() => {
         finish(
-          exit === undefined
-            ? this.#lost("before the command ended")
-            : { ...exit, stdout: stdout.end(), stderr: stderr.end() },
+          exit === undefined ? this.#lostWithin() : { ...exit, stdout: stdout.end(), stderr: stderr.end() },
         );
       });
     });

@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, test } from "vitest";
 import type { Connection } from "../../../provider/connection.ts";
-import { ChannelRefused } from "../../../provider/device/channel-refused.ts";
+import { ChannelRefused, LostBefore } from "../../../provider/device/nothing-ran.ts";
 import { DeviceError, type DeviceErrorKind } from "../../../provider/device/errors.ts";
 import { createSession, type Session, type SessionOptions } from "../../../provider/device/session.ts";
 import type { ExecOptions, ExecResult, Link, Transport } from "../../../provider/device/transport.ts";
@@ -154,14 +154,16 @@ describe("connecting", () => {
 
 describe("a connection that dies", () => {
   /** The first exec on the first link works; its second finds the connection dead. */
-  const dyingWhenIdle = (): FakeTransport => {
+  const dyingWhenIdle = (
+    error: DeviceError = new DeviceError("unreachable", "pi-1", "gone"),
+  ): FakeTransport => {
     let execs = 0;
     return new FakeTransport({
       exec: (options, link) => {
         execs += 1;
         if (execs !== 2) return Promise.resolve(answer(options, `exec ${execs}`));
         link.open = false;
-        return Promise.reject(new DeviceError("unreachable", "pi-1", "gone"));
+        return Promise.reject(error);
       },
     });
   };
@@ -172,6 +174,14 @@ describe("a connection that dies", () => {
     await session.run("x", quick);
     const result = await session.run("x", { ...quick, readOnly: true });
     expect(result.stdout).toContain("exec 3");
+    expect(transport.attempts).toBe(2);
+  });
+
+  test("is no error for a script that changes something either, when it was not sent yet", async () => {
+    const transport = dyingWhenIdle(new LostBefore("pi-1"));
+    const session = sessionOver(transport);
+    await session.run("x", quick);
+    expect((await session.run("x", quick)).stdout).toContain("exec 3");
     expect(transport.attempts).toBe(2);
   });
 

@@ -12,3 +12,13 @@ export class ChannelRefused extends DeviceError {
     });
   }
 }
+
+/** The connection turned out to be gone before the command, or the script on its standard input, was sent. Nothing ran, so trying again is safe. */
+export class LostBefore extends DeviceError {
+  constructor(node: string, details: DeviceErrorDetails = {}) {
+    super("unreachable", node, "the connection went away before the command was sent", {
+      hint: "nothing was done; run the operation again once the device is reachable",
+      ...details,
+    });
+  }
+}
