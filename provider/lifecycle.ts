@@ -138,6 +138,7 @@ class Lifecycle implements Handler {
     const { own, connection, onDelete } = split(this.#withDefaults(inputs));
     const node = nodeOf(connection);
     if (onDelete !== "revert") {
+      (await this.#device(connection)).forget(this.#kind, own);
       call.log.info(
         `${this.#label} stays in force on ${node} (onDelete: keep); Pulumi no longer looks after it`,
       );
@@ -148,6 +149,7 @@ class Lifecycle implements Handler {
       const observed = await device.observe<Static<TObject>>(this.#kind, own, { signal: call.signal });
       if (observed.outcome === "absent") return;
       const steps = this.#kind.revert(own, observed);
+      device.forget(this.#kind, own);
       if (steps.length === 0) return;
       const result = await this.#apply(device, own, steps, call);
       if (result.failure !== undefined) throw result.failure;

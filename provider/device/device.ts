@@ -32,8 +32,14 @@ export interface Device {
   /** The way in as the device sees it; observes when needed. */
   route(options?: CallOptions): Promise<Route>;
   /** Runs the steps and reads back, in one exec; a commit-confirmed plan makes one new connection with one exec more. */
-  apply<S>(kind: ResourceKind, inputs: object, steps: readonly Step[], options?: CallOptions): Promise<ApplyResult<S>>;
-  /** Drops a resource's probe inputs from the node's manifest along with the next exec; used by delete. */
+  apply<S>(
+    kind: ResourceKind,
+    inputs: object,
+    steps: readonly Step[],
+    options?: CallOptions,
+  ): Promise<ApplyResult<S>>;
+  /** Takes a resource that is managed no more out of the node's manifest, along with the next plan. Makes no connection. */
+  forget(kind: ResourceKind, inputs: object): void;
   close(): Promise<void>;
 }
 

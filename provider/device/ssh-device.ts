@@ -64,6 +64,7 @@ export class SshDevice implements Device {
 
   async observe<S>(kind: ResourceKind, inputs: object, options: CallOptions = {}): Promise<Observed<S>> {
     const probe = kind.observe(inputs as never);
+    this.#forgotten.delete(probe.id);
     if (kind.observe.length > 0) this.#dependent.set(probe.id, probe);
     const answers = await this.#ask(probe, options.signal);
     return probe.parse(answers.get(probe.id) ?? {});
@@ -87,14 +88,14 @@ export class SshDevice implements Device {
     options: CallOptions = {},
   ): Promise<ApplyResult<S>> {
     const probe = kind.observe(inputs as never);
-    const dependent = kind.observe.length > 0;
+    const dependent = kind.observe.length > 0 && !this.#forgotten.has(probe.id);
     if (dependent) this.#dependent.set(probe.id, probe);
     const release = await this.#turn(options.signal);
     try {
       // Whatever the plan does, what was known before is not known any more.
       this.#observation = undefined;
       const readback = unique([...this.#standing(), ...this.#dependent.values(), probe]);
-      const drop = [...this.#forgotten].filter((id) => id !== probe.id);
+      const drop = [...this.#forgotten];
       const result = await applyPlan(this.#session, steps, readback, {
         purpose: kind.token,
         owner: this.#options.owner,
@@ -123,7 +124,6 @@ export class SshDevice implements Device {
     }
   }
 
-  /** Takes a resource's probe out of the node's manifest along with the next plan; makes no connection. */
   forget(kind: ResourceKind, inputs: object): void {
     if (kind.observe.length === 0) return;
     const { id } = kind.observe(inputs as never);
