@@ -426,7 +426,11 @@ describe("a run step", () => {
   test("leaves no process of its group behind, and a daemon that it leaves does not hold the plan", async () => {
     const started = performance.now();
     await done(
-      run({ title: "leave", script: "sleep 4218 & setsid sleep 4219 & exit 0" }),
+      run({
+        title: "leave",
+        script:
+          "sleep 4218 & setsid sleep 4219 & until pgrep -fx 'sleep 4219' >/dev/null; do sleep 0.05; done",
+      }),
       run({ title: "next", script: "exit 0" }),
     );
     expect(performance.now() - started).toBeLessThan(10_000);
