@@ -249,8 +249,10 @@ class Lifecycle implements Handler {
     steps: readonly Step[],
     call: Call,
   ): Promise<ApplyResult<Static<TObject>>> {
-    call.log.status(steps.map(({ title }) => title).join("; "));
-    const result = await device.apply<Static<TObject>>(this.#kind, own, steps, { signal: call.signal });
+    const result = await device.apply<Static<TObject>>(this.#kind, own, steps, {
+      signal: call.signal,
+      onProgress: (message) => call.log.status(message),
+    });
     for (const { title, outcome } of result.steps) call.log.debug(`${title}: ${outcome}`);
     return result;
   }

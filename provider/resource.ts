@@ -71,6 +71,8 @@ export class PlanRefused extends Error {
 }
 
 /** Types a kind from its schemas; returns it as it is. */
-export function defineResource<I extends TObject, S extends TObject>(kind: ResourceKind<I, S>): ResourceKind<I, S> {
+export function defineResource<I extends TObject, S extends TObject>(
+  kind: ResourceKind<I, S>,
+): ResourceKind<I, S> {
   return kind;
 }

@@ -18,6 +18,8 @@ export interface ApplyResult<S> {
 
 export interface CallOptions {
   readonly signal?: AbortSignal;
+  /** Told what a plan is at, by the titles of its steps. */
+  readonly onProgress?: (message: string) => void;
 }
 
 /** One device as the resources see it: observed in batches, changed by plans. One instance per node and provider process. */

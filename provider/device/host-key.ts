@@ -49,7 +49,10 @@ function typeInBlob(blob: Buffer): string | undefined {
   return length > 64 || blob.length <= 4 + length ? undefined : blob.toString("latin1", 4, 4 + length);
 }
 
-/** Reads a pin: `ssh-ed25519 AAAA...` or `SHA256:...`. `undefined` when it is neither, or its key does not fit the type before it. */
+/**
+ * Reads a pin: `ssh-ed25519 AAAA...`, with or without the comment that a .pub file has after it, or `SHA256:...`. `undefined` when it is neither, or
+ * its key does not fit the type before it.
+ */
 export function parseHostKeyPin(text: string): HostKeyPin | undefined {
   if (/^SHA256:[A-Za-z0-9+/]{43}$/.test(text)) {
     const pinned = Buffer.from(text.slice("SHA256:".length), "base64");
@@ -59,8 +62,8 @@ export function parseHostKeyPin(text: string): HostKeyPin | undefined {
       matches: (blob) => sameBytes(createHash("sha256").update(blob).digest(), pinned),
     };
   }
-  const [type = "", base64 = "", ...rest] = text.trim().split(/ +/);
-  if (!isHostKeyType(type) || rest.length > 1) return undefined;
+  const [type = "", base64 = ""] = text.trim().split(/ +/);
+  if (!isHostKeyType(type)) return undefined;
   const pinned = Buffer.from(base64, "base64");
   if (typeInBlob(pinned) !== type) return undefined;
   return {

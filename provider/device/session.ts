@@ -141,7 +141,8 @@ class SshSession implements Session {
   }
 
   async runOnNewConnection(script: string, options: RunOptions): Promise<ExecResult> {
-    const link = await this.#orCancelled(this.#connect(), options.signal);
+    // Nobody else waits for this connection: it ends with the call.
+    const link = await this.#connect(options.signal);
     let result: ExecResult;
     try {
       result = await this.#exec(link, script, options);
@@ -217,12 +218,13 @@ class SshSession implements Session {
     return connecting;
   }
 
-  async #connect(): Promise<Link> {
+  async #connect(given?: AbortSignal): Promise<Link> {
     const { attempts, backoffMs } = this.#options;
-    const { signal } = this.#closing;
+    const closing = this.#closing.signal;
+    const signal = given === undefined ? closing : AbortSignal.any([closing, given]);
     for (let attempt = 1; ; attempt++) {
       try {
-        return await this.#connectOnce();
+        return await this.#connectOnce(signal);
       } catch (error) {
         if (signal.aborted) throw this.#cancelled();
         const worthwhile = error instanceof DeviceError && error.kind === "unreachable";
@@ -233,9 +235,8 @@ class SshSession implements Session {
     }
   }
 
-  async #connectOnce(): Promise<Link> {
+  async #connectOnce(signal: AbortSignal): Promise<Link> {
     const { transport, connection, connectTimeoutMs } = this.#options;
-    const { signal } = this.#closing;
     const release = await handshakes.acquire(signal);
     try {
       signal.throwIfAborted();

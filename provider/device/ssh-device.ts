@@ -1,3 +1,4 @@
+import { setTimeout } from "node:timers/promises";
 import type { Observed, ResourceKind, Route } from "../resource.ts";
 import {
   newNonce,
@@ -8,6 +9,7 @@ import {
   unfinishedPart,
 } from "./batch.ts";
 import type { ApplyResult, CallOptions, Device } from "./device.ts";
+import { pendingProbe, type PendingChange } from "./commit-confirm.ts";
 import { DeviceError } from "./errors.ts";
 import { manifestEntry, manifestProbe, probesOfManifest } from "./manifest.ts";
 import type { Breakpoint } from "./plan-points.ts";
@@ -25,6 +27,9 @@ export interface SshDeviceOptions {
   readonly observeTimeoutMs: number;
   readonly breakpoint: Breakpoint | undefined;
 }
+
+/** What the device may need, once a window is over, to put back what was saved. */
+const settlingSeconds = 3;
 
 type Answers = ReadonlyMap<string, Readonly<Record<string, PartOutput>>>;
 
@@ -107,6 +112,7 @@ export class SshDevice implements Device {
           set: new Map(dependent ? [[probe.id, manifestEntry(kind, inputs)]] : []),
           drop,
         },
+        ...(options.onProgress === undefined ? {} : { onProgress: options.onProgress }),
         ...(this.#options.breakpoint === undefined ? {} : { breakpoint: this.#options.breakpoint }),
       });
       for (const id of drop) this.#forgotten.delete(id);
@@ -155,7 +161,12 @@ export class SshDevice implements Device {
   /** What every first read of a node asks: all that needs no inputs. */
   #standing(): readonly Probe<Observed<unknown>>[] {
     const kinds = this.#options.kinds.filter((kind) => kind.observe.length === 0);
-    return [routeProbe, manifestProbe, ...kinds.map((kind) => kind.observe({}))];
+    return [
+      routeProbe,
+      manifestProbe,
+      pendingProbe as Probe<never>,
+      ...kinds.map((kind) => kind.observe({})),
+    ];
   }
 
   #fresh(): Answers | undefined {
@@ -199,7 +210,7 @@ export class SshDevice implements Device {
       const known = this.#fresh();
       if (known === undefined) {
         const probes = unique([...this.#standing(), ...this.#dependent.values(), ...wanted.values()]);
-        return await this.#batch(probes, new Map());
+        return await this.#settled(probes);
       }
       if ([...wanted.keys()].every((id) => known.has(id))) return known;
       const lacking = unique([...this.#dependent.values(), ...wanted.values()]).filter(
@@ -210,6 +221,34 @@ export class SshDevice implements Device {
       if (this.#pending?.wanted === wanted) this.#pending = undefined;
       release();
     }
+  }
+
+  /**
+   * A change that waits for its confirmation is no state yet: whoever made it is gone, or at it elsewhere. The device takes it back or it is confirmed
+   * when its window ends, and what is there then is what counts.
+   */
+  async #settled(probes: readonly Probe<Observed<unknown>>[]): Promise<Answers> {
+    const first = await this.#batch(probes, new Map());
+    const pending = pendingIn(first);
+    if (pending === undefined) return first;
+    this.#observation = undefined;
+    await setTimeout((pending.secondsLeft + settlingSeconds) * 1000, undefined, {
+      signal: this.#closing.signal,
+    }).catch(() => {
+      throw this.#cancelled();
+    });
+    const second = await this.#batch(probes, new Map());
+    const still = pendingIn(second);
+    if (still === undefined) return second;
+    this.#observation = undefined;
+    throw new DeviceError(
+      "locked",
+      this.#session.node,
+      `a change waits for its confirmation: '${still.title}'`,
+      {
+        hint: `what is there now may not last; look again in ${still.secondsLeft} s, when the device has gone back to: ${still.rollbackTo}`,
+      },
+    );
   }
 
   /** One exec. `known` are answers of the same observation that stay. */
@@ -253,6 +292,9 @@ export class SshDevice implements Device {
 function unique(probes: readonly Probe<Observed<unknown>>[]): readonly Probe<Observed<unknown>>[] {
   return [...new Map(probes.map((probe) => [probe.id, probe])).values()];
 }
+
+const pendingIn = (answers: Answers): PendingChange | undefined =>
+  pendingProbe.parse(answers.get(pendingProbe.id) ?? {});
 
 function routeIn(answers: Answers): Route {
   const observed = routeProbe.parse(answers.get(routeProbe.id) ?? {});

@@ -101,7 +101,8 @@ export interface CommitConfirmStep extends StepBase {
   readonly files: readonly string[];
   /** Shell run before the change with `$EDGESEAL_SAVED` naming an empty directory: saves kernel state there. */
   readonly save: string;
-  /** Shell run by the revert after `files` are back, with the same `$EDGESEAL_SAVED`: puts the kernel state back. Must be idempotent. */
+  /** Shell run by the revert after `files` are back, with the same `$EDGESEAL_SAVED`: puts the kernel state back. Must be idempotent. It
+   * also runs in early boot, so it waits for no unit; `$EDGESEAL_REVERT_REASON` says why it runs. */
   readonly restore: string;
   /** What the node goes back to, for messages: e.g. `no edgeseal table` or `the rules loaded before`. */
   readonly rollbackTo: string;
@@ -111,7 +112,10 @@ export interface CommitConfirmStep extends StepBase {
 
 export const file = (step: Omit<FileStep, "kind">): FileStep => ({ kind: "file", ...step });
 export const remove = (step: Omit<RemoveStep, "kind">): RemoveStep => ({ kind: "remove", ...step });
-export const directory = (step: Omit<DirectoryStep, "kind">): DirectoryStep => ({ kind: "directory", ...step });
+export const directory = (step: Omit<DirectoryStep, "kind">): DirectoryStep => ({
+  kind: "directory",
+  ...step,
+});
 export const unit = (step: Omit<UnitStep, "kind">): UnitStep => ({ kind: "unit", ...step });
 export const sysctl = (step: Omit<SysctlStep, "kind">): SysctlStep => ({ kind: "sysctl", ...step });
 export const kernelModule = (step: Omit<ModuleStep, "kind">): ModuleStep => ({ kind: "module", ...step });

@@ -39,5 +39,8 @@ export interface Transport {
    * Connects, verifies the pinned host key before anything is sent, and authenticates.
    * @throws DeviceError `unreachable`, `hostKeyMismatch`, `denied`, `timedOut`, `cancelled`.
    */
-  connect(connection: Connection, options: { readonly timeoutMs: number; readonly signal?: AbortSignal }): Promise<Link>;
+  connect(
+    connection: Connection,
+    options: { readonly timeoutMs: number; readonly signal?: AbortSignal },
+  ): Promise<Link>;
 }

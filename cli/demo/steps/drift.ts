@@ -24,7 +24,7 @@ const tamperings: readonly Tampering[] = [
   {
     what: "a firewall rule is deleted",
     script:
-      'nft delete rule inet edgeseal output handle "$(nft -a list chain inet edgeseal output | sed -n "s/.*comment \\"allow:api\\".*# handle //p")"',
+      'nft delete rule inet edgeseal output handle "$(nft -a list chain inet edgeseal output | sed -n "s/.*allow:api.*# handle //p")"',
     shows: 'Firewall.rules["allow:api"]',
   },
   { what: "a sysctl is changed", script: "sysctl -qw fs.suid_dumpable=1", shows: "CoreDumps.suidDumpable" },
