@@ -5,6 +5,7 @@
 export function hostKeyFault(hostKey: string): string | undefined {
   const [type, encoded] = hostKey.split(" ");
   if (encoded === undefined) return undefined; // a fingerprint, whose length the schema has checked
+  if (!/^[A-Za-z0-9+/=]+$/.test(encoded)) return undefined; // the schema has told of it
   const blob = Buffer.from(encoded, "base64");
   const fields = wireFields(blob);
   const mend = "; copy the whole line of /etc/ssh/ssh_host_ed25519_key.pub again";

@@ -73,11 +73,15 @@ export function parseSite(file: string, text: string): SiteSpec {
 function schemaProblems(stripped: Plain, source: Source): SiteProblem[] {
   return siteValidator
     .validate(stripped as Properties, secretPaths(stripped))
-    .problems.map(({ path, message }) => source.problem(pathParts(path), message + mendOf(path)));
+    .problems.map(({ path, message }) => source.problem(pathParts(path), message + mendOf(path, message)));
 }
 
-/** What the schema can't tell: where the value comes from. */
-function mendOf(path: string): string {
+/** What the schema can't tell: where the value comes from, and what a word in place of a block was meant to say. */
+function mendOf(path: string, message: string): string {
+  const block = /\.(swap|coreDumps)$/.exec(path)?.[1];
+  if (block !== undefined && message.startsWith("expected an object")) {
+    return `; to turn it off, write \`${block}: { mode: off }\`, which is the default`;
+  }
   if (path.endsWith(".hostKey")) {
     return "; read it at the console of the node: cat /etc/ssh/ssh_host_ed25519_key.pub";
   }
@@ -132,6 +136,8 @@ function readBlocks(
 ): { readonly blocks: NodeSpec["blocks"]; readonly problems: readonly SiteProblem[] } {
   const results = blockNames.map((name) => {
     const given = node[name];
+    // The schema tells of a block that is none; looking into it would tell of its letters.
+    if (given !== undefined && !isPlain(given)) return { name, inputs: undefined, problems: [] };
     const { inputs, problems: found } = blockValidators[name].validate((given ?? {}) as Properties, []);
     const check = blockKinds[name].check as ((inputs: Properties) => readonly InputProblem[]) | undefined;
     const faults = found.length > 0 ? found : (check?.(inputs) ?? []);

@@ -3,6 +3,7 @@ import { controlIds, checklist } from "../../policies/checklist.ts";
 import { parseDay } from "../../policies/waiver.ts";
 import { nearest } from "../../provider/check/nearest.ts";
 import type { Path } from "../../provider/host/values.ts";
+import { addressFault } from "./address.ts";
 import { hostKeyFault } from "./host-key.ts";
 import type { SiteProblem } from "./problem.ts";
 import { isPlain, type Plain } from "./merge.ts";
@@ -45,6 +46,10 @@ export function semanticProblems(site: Plain, source: Source): SiteProblem[] {
         `expected an address and port of its own, got ${value}, where nodes[${first}] (${names[first] ?? "unnamed"}) is: two nodes are two devices`,
       ),
     ),
+    ...nodes.flatMap(({ address }, index) => {
+      const fault = address === undefined ? undefined : addressFault(address);
+      return fault === undefined ? [] : [source.problem(["nodes", index, "address"], fault)];
+    }),
     ...nodes.flatMap(({ hostKey }, index) => {
       const fault = hostKey === undefined ? undefined : hostKeyFault(hostKey);
       return fault === undefined ? [] : [source.problem(["nodes", index, "hostKey"], fault)];

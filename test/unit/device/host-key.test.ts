@@ -17,6 +17,11 @@ describe("a pinned host key", () => {
     ["in full", `ssh-ed25519 ${blob.toString("base64")}`, ["ssh-ed25519"]],
     ["in full, with its comment", `ssh-ed25519 ${blob.toString("base64")} root@pi-1`, ["ssh-ed25519"]],
     [
+      "in full, with a comment of several words",
+      `ssh-ed25519 ${blob.toString("base64")} root@pi-1 of 2026`,
+      ["ssh-ed25519"],
+    ],
+    [
       "as a fingerprint",
       fingerprint(blob),
       ["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa"],
