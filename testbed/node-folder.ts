@@ -3,6 +3,7 @@ import { randomBytes } from "node:crypto";
 import { createServer } from "node:net";
 import { basename, join } from "node:path";
 import { UserError } from "../cli/errors.ts";
+import type { GuestAddress } from "./guest-shell.ts";
 import { cacheFolder } from "./image.ts";
 
 /** A process, told apart from a later one with the same number by its start time in clock ticks since boot. */
@@ -54,6 +55,44 @@ export async function claimNodeFolder(
     });
   }
   return { name: chosen, folder };
+}
+
+/** What other processes may know of a running node. */
+export interface NodeDescription {
+  readonly name: string;
+  readonly ssh: GuestAddress;
+  /** The image that its disks are layers over. */
+  readonly imageHash: string;
+}
+
+/** Tells other processes that the node is up and how to reach it. Complete or not there. */
+export async function describeNode(folder: string, description: NodeDescription): Promise<void> {
+  const { host, port, hostKey } = description.ssh;
+  await writeFile(join(folder, "known_hosts"), `[${host}]:${String(port)} ${hostKey}\n`);
+  await writeFile(join(folder, "node.json.new"), JSON.stringify(description));
+  await rename(join(folder, "node.json.new"), join(folder, "node.json"));
+}
+
+/** All running nodes of this user, by name. */
+export async function runningNodes(): Promise<readonly RunningNode[]> {
+  const parent = nodesFolder();
+  const names = (await readdir(parent).catch(() => [])).filter((name) => !name.startsWith("."));
+  const found = await Promise.all(names.sort().map((name) => runningNode(name)));
+  return found.filter((node) => node !== undefined);
+}
+
+export interface RunningNode extends NodeDescription {
+  readonly folder: string;
+  readonly owner: ProcessIdentity;
+}
+
+/** A node by name; undefined when it does not run or is not up yet. */
+export async function runningNode(name: string): Promise<RunningNode | undefined> {
+  const folder = join(nodesFolder(), name);
+  const owner = await ownerOf(folder);
+  const text = await readFile(join(folder, "node.json"), "utf8").catch(() => undefined);
+  if (!owner || text === undefined) return undefined;
+  return { ...(JSON.parse(text) as NodeDescription), folder, owner };
 }
 
 /** The living owner of a node's folder; undefined when there is none. */

@@ -116,7 +116,7 @@ export class Qmp {
 
   #gone(): void {
     this.#closed = true;
-    for (const { reject } of this.#pending.values()) reject(new Error("QEMU is gone"));
+    for (const pending of this.#pending.values()) pending.reject(new Error("QEMU is gone"));
     this.#pending.clear();
   }
 }

@@ -8,7 +8,7 @@ import { GuestShell, type ExecOptions, type ExecResult, type GuestAddress } from
 import { adminUser, dataDiskMiB } from "./image/recipe.ts";
 import { ensureImage, type Image } from "./image.ts";
 import { Machine, type PowerOff, type Wiring } from "./machine.ts";
-import { claimNodeFolder, freePorts } from "./node-folder.ts";
+import { claimNodeFolder, describeNode, freePorts } from "./node-folder.ts";
 import type { Profile } from "./profile.ts";
 import { copyTpmState, ensureSnapshot, readyMarker } from "./snapshot.ts";
 import { PoweredOffDisks } from "./tamper.ts";
@@ -36,6 +36,8 @@ export interface StartOptions {
   readonly signal?: AbortSignal;
   /** Told what takes its time: building the image or the snapshot, which happens once per machine. */
   readonly onProgress?: (message: string) => void;
+  /** Told when the node goes off by itself and does not boot again: it was shut down from inside, or failed. */
+  readonly onOff?: (off: PowerOff) => void;
 }
 
 /** One wait for the emulator to bring a node up. */
@@ -75,9 +77,12 @@ export class VirtualPi {
   #rebooting: Promise<void> | undefined;
   #lastOff: PowerOff | undefined;
   #stopping: Promise<void> | undefined;
+  readonly #stopped = Promise.withResolvers<undefined>();
+  readonly #onOff: (off: PowerOff) => void;
 
-  private constructor(image: Image, wiring: Wiring) {
+  private constructor(image: Image, wiring: Wiring, onOff: (off: PowerOff) => void = () => undefined) {
     this.#wiring = wiring;
+    this.#onOff = onOff;
     this.name = wiring.name;
     const address = (port: number, identityFile: string): GuestAddress => ({
       host: "127.0.0.1",
@@ -109,7 +114,7 @@ export class VirtualPi {
     const path = (file: string): string => join(folder, file);
     const console = await SerialConsole.listen(path("console.sock"), path("console.log"));
     const [first = 0, second = 0] = await freePorts(2);
-    const pi = new VirtualPi(image, {
+    const wiring: Wiring = {
       name,
       folder,
       console,
@@ -120,7 +125,8 @@ export class VirtualPi {
       tpmState: path("tpm"),
       ports: { first, second },
       network: options.network ?? "isolated",
-    });
+    };
+    const pi = new VirtualPi(image, wiring, options.onOff);
     try {
       if (snapshot) {
         await createOverlay(path("system.qcow2"), snapshot.systemDisk, "qcow2");
@@ -139,6 +145,7 @@ export class VirtualPi {
       throw error;
     }
     signal?.addEventListener("abort", () => void pi.stop(), { once: true });
+    await describeNode(folder, { name, ssh: pi.ssh, imageHash: image.hash });
     return pi;
   }
 
@@ -239,8 +246,15 @@ export class VirtualPi {
 
   /** Ends the node and removes everything of it. Safe to call at any time, more than once. */
   stop(): Promise<void> {
-    this.#stopping ??= this.#stop();
+    this.#stopping ??= this.#stop().finally(() => {
+      this.#stopped.resolve(undefined);
+    });
     return this.#stopping;
+  }
+
+  /** Settles once the node is stopped, whoever stopped it. */
+  get stopped(): Promise<void> {
+    return this.#stopped.promise;
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -273,11 +287,16 @@ export class VirtualPi {
       this.#lastOff = off;
       if (this.#machine !== machine) return;
       this.#machine = undefined;
-      // A board that is reset boots again, whoever asked for it.
-      if (off.reason === "reset" && !this.#stopping) {
-        this.#rebooting = this.boot();
-        this.#rebooting.catch(() => undefined);
+      if (this.#stopping) return;
+      if (off.reason !== "reset") {
+        if (off.reason !== "cut") this.#onOff(off);
+        return;
       }
+      // A board that is reset boots again, whoever asked for it.
+      this.#rebooting = this.boot();
+      this.#rebooting.catch((error: unknown) => {
+        this.#onOff({ reason: "failed", detail: error instanceof Error ? error.message : String(error) });
+      });
     });
     return machine;
   }

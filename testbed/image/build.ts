@@ -97,6 +97,8 @@ async function packDisk(
   const boot = join(folder, "boot");
   await rename(join(root, "boot/firmware"), boot);
   await mkdir(join(root, "boot/firmware"));
+  // mmdebstrap leaves it empty. Each boot of the image would then be a first boot, with another id.
+  await writeFile(join(root, "etc/machine-id"), `${randomBytes(16).toString("hex")}\n`, { mode: 0o444 });
   await createSystemDisk(disk, diskId);
   const kib = (bytes: number): string => String(bytes / 1024);
   await run(

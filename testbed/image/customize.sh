@@ -15,8 +15,6 @@ rm -r /keys
 chmod 440 /etc/sudoers.d/edge
 passwd --lock root >/dev/null
 
-# Not first-boot: presets and random ids at boot would make each node a little different, and slower.
-systemd-machine-id-setup >/dev/null
 # Empty, and git does not keep empty folders.
 install -d /etc/rpi/swap.conf.d
 install -d -m 2755 -g systemd-journal /var/log/journal
@@ -30,14 +28,14 @@ mkswap --quiet /swapfile
 install -d /etc/systemd/system-generators
 ln -s /dev/null /etc/systemd/system-generators/systemd-ssh-generator
 systemctl --quiet set-default multi-user.target
+systemctl --quiet mask modprobe@drm.service modprobe@efi_pstore.service systemd-pstore.service
 echo LANG=C.UTF-8 >/etc/default/locale
 
 systemctl --quiet enable systemd-networkd.service ssh.service someone-else-firewall.service testbed-ready.service
 # Background work at its own times makes timings and journals of tests differ from run to run.
 systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer man-db.timer
 # apt's default of asking a host's proxy or mirror is the builder's business, not the node's.
-rm -f /etc/apt/apt.conf.d/*proxy* /var/lib/dbus/machine-id
+rm -f /etc/apt/apt.conf.d/*proxy*
 
-# One a line; unquoted on purpose.
-printf '%s\n' $initramfs_modules >/etc/initramfs-tools/modules
+echo "$initramfs_modules" | tr ' ' '\n' >/etc/initramfs-tools/modules
 update-initramfs -u

@@ -18,7 +18,7 @@ export function packages(profile: Profile): readonly string[] {
     profile.kernelPackage,
     ...["systemd", "systemd-sysv", "udev", "dbus", "libpam-systemd", "dbus-user-session", "kmod", "procps"],
     ...["initramfs-tools", "zstd", "e2fsprogs", "dosfstools", "fdisk", "less", "ca-certificates"],
-    ...["openssh-server", "sudo", "iproute2", "iputils-ping", "nftables"],
+    ...["openssh-server", "sudo", "iproute2", "iputils-ping", "netcat-openbsd", "nftables"],
     // What there is to turn off: core dumps that are kept, and zram as on Raspberry Pi OS.
     ...["systemd-coredump", "systemd-zram-generator"],
     ...["cryptsetup", "systemd-cryptsetup", "tpm2-tools"],
