@@ -97,9 +97,10 @@ export class SerialConsole {
     });
   }
 
-  close(): void {
+  /** Returns once the log file is complete. */
+  async close(): Promise<void> {
     this.#server.close();
-    this.#log.end();
+    await new Promise<void>((resolve) => this.#log.end(resolve));
   }
 
   #append(chunk: string): void {

@@ -131,7 +131,7 @@ async function bootAndSave(
     await writeFile(path("snapshot.json"), JSON.stringify(description, undefined, 2));
   } finally {
     await machine.cut();
-    console.close();
+    await console.close();
   }
 }
 

@@ -264,7 +264,7 @@ export class VirtualPi {
   async #stop(): Promise<void> {
     await this.#machine?.cut();
     await this.#shell.close();
-    this.console.close();
+    await this.console.close();
     await rm(this.#wiring.folder, { recursive: true, force: true });
   }
 
