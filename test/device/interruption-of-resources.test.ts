@@ -1,0 +1,78 @@
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { kinds } from "../../provider/registry.ts";
+import type { ResourceKind } from "../../provider/resource.ts";
+import { NamespaceNode, network } from "../../testbed/namespace/node.ts";
+import { testEveryInterruption } from "./interruption.ts";
+
+/*
+ * Every resource of the provider, cut off before and after every step that it takes on an unprotected node: the points come from the plan
+ * runner's own list. What no namespace separates (active swap, zram) has its turn on the virtual Pi.
+ */
+
+let node: NamespaceNode;
+
+beforeAll(async () => {
+  node = await NamespaceNode.start();
+});
+
+afterAll(() => node.stop());
+
+const kindOf = (token: string): ResourceKind =>
+  kinds.find((kind) => kind.token === token) ?? expect.fail(`no ${token}`);
+
+/** The same kind with a short window for its confirmation: a test that lets windows run out has many to wait for. */
+const impatient = (kind: ResourceKind): ResourceKind => ({
+  ...kind,
+  plan: (...asked) =>
+    kind.plan(...asked).map((step) => (step.kind === "commitConfirm" ? { ...step, windowSeconds: 8 } : step)),
+  revert: (...asked) =>
+    kind
+      .revert(...asked)
+      .map((step) => (step.kind === "commitConfirm" ? { ...step, windowSeconds: 8 } : step)),
+});
+
+const subjects: Readonly<
+  Record<string, { readonly inputs: object; readonly start?: string; readonly points: number }>
+> = {
+  "edgeseal:memory:Swap": {
+    inputs: { mode: "off", leftoverFiles: "remove" },
+    // As an image that swaps comes: a line in fstab, rpi-swap's own file, a swap file that is left over, a service.
+    start: `rm -f /etc/rpi/swap.conf.d/zz-edgeseal.conf; systemctl unmask dphys-swapfile.service 2>/dev/null
+printf '/swapfile none swap sw 0 0\\n' >/etc/fstab
+truncate -s 64K /var/swap /swapfile; printf SWAPSPACE2 | dd of=/swapfile bs=1 seek=4086 conv=notrunc status=none
+printf '[Service]\\nExecStart=/bin/true\\n[Install]\\nWantedBy=multi-user.target\\n' >/usr/lib/systemd/system/dphys-swapfile.service
+systemctl daemon-reload; systemctl enable dphys-swapfile.service 2>/dev/null`,
+    points: 6,
+  },
+  "edgeseal:memory:CoreDumps": { inputs: { mode: "off", storedDumps: "remove" }, points: 8 },
+  "edgeseal:network:Firewall": {
+    inputs: {
+      management: [`${network.operator}/32`],
+      sshPort: 22,
+      dns: [],
+      ntp: [],
+      allow: [{ name: "api", to: "203.0.113.5", protocol: "tcp", ports: [443] }],
+      egress: "allowlist",
+      forward: "drop",
+      logPerMinute: 10,
+    },
+    points: 8,
+  },
+};
+
+test.each(Object.entries(subjects))(
+  "%s, cut off before and after each step, is in its desired state after the next plan",
+  async (token, { inputs, start, points }) => {
+    const reset =
+      start === undefined ? {} : { reset: async (): Promise<void> => void (await node.must(start)) };
+    const cuts = await testEveryInterruption(impatient(kindOf(token)), inputs, node, reset);
+    expect(cuts.length).toBeGreaterThanOrEqual(2 * points);
+  },
+  900_000,
+);
+
+test("a resource that only observes has no step to cut off", () => {
+  const kind = kindOf("edgeseal:boot:VerifiedBoot");
+  expect(kind.plan({ require: "none" }, { outcome: "present", state: {} }, {} as never)).toEqual([]);
+  expect(Object.keys(subjects).length + 1).toBe(kinds.length);
+});
