@@ -2,9 +2,10 @@ import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, rename, rm, writeFile } from "node:fs/promises";
-import { homedir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import { withLock } from "../cache-lock.ts";
+import { cacheFolder } from "../image.ts";
 
 const run = promisify(execFile);
 
@@ -62,32 +63,30 @@ const recipe = createHash("sha256")
 
 /**
  * The read-only root that every namespace node is layered on: Debian trixie, unpacked, cached by the hash of its recipe.
- * Built in a temporary folder and renamed, so that an interrupted build leaves nothing that looks finished.
+ * Built in a temporary folder under a lock and renamed: two builders make one, and an interrupted build leaves nothing that looks finished.
  */
 export async function ensureNamespaceRoot(
   onProgress: (message: string) => void = () => undefined,
 ): Promise<string> {
-  const cache =
-    process.env["EDGESEAL_CACHE"] ??
-    join(process.env["XDG_CACHE_HOME"] ?? join(homedir(), ".cache"), "edgeseal");
-  const target = join(cache, "namespace-root", recipe);
+  const roots = join(cacheFolder(), "namespace-root");
+  const target = join(roots, recipe);
   if (existsSync(target)) return target;
-  await mkdir(join(cache, "namespace-root"), { recursive: true });
-  const building = await mkdtemp(`${target}.`);
-  onProgress(`building the root of the namespace nodes (Debian ${suite}; about half a minute)`);
-  try {
-    await run("mmdebstrap", ["--variant=minbase", `--include=${packages.join(",")}`, suite, building], {
-      maxBuffer: 64 * 1024 * 1024,
-    });
-    for (const [path, { content, mode }] of Object.entries(files))
-      await writeFile(join(building, path), content, { mode });
-    await run("chroot", [building, "/bin/sh", "-c", finish]);
-    await rename(building, target).catch((error: unknown) => {
-      // Another process finished the same recipe first: its result is as good as ours.
-      if (!existsSync(target)) throw error;
-    });
-    return target;
-  } finally {
-    await rm(building, { recursive: true, force: true });
-  }
+  await mkdir(roots, { recursive: true });
+  await withLock(join(roots, `${recipe}.lock`), async () => {
+    if (existsSync(target)) return;
+    onProgress(`building the root of the namespace nodes (Debian ${suite}; about half a minute)`);
+    const building = await mkdtemp(`${target}.`);
+    try {
+      await run("mmdebstrap", ["--variant=minbase", `--include=${packages.join(",")}`, suite, building], {
+        maxBuffer: 64 * 1024 * 1024,
+      });
+      for (const [path, { content, mode }] of Object.entries(files))
+        await writeFile(join(building, path), content, { mode });
+      await run("chroot", [building, "/bin/sh", "-c", finish]);
+      await rename(building, target);
+    } finally {
+      await rm(building, { recursive: true, force: true });
+    }
+  });
+  return target;
 }
