@@ -17,9 +17,9 @@ const nodeAt = (level: number): FakeNode => ({
 describe("one node of many can't be reached", () => {
   let project: EngineProject;
 
-  const declare = (): void =>
+  const declare = (names: readonly string[]): void =>
     project.declare(
-      nodes.map((name) => ({
+      names.map((name) => ({
         type: "edgeseal:test:Note",
         name: `${name}-note`,
         props: {
@@ -43,7 +43,7 @@ describe("one node of many can't be reached", () => {
   beforeAll(async () => {
     project = new EngineProject({ refresh: "always" });
     await project.must("stack", "init", "dev");
-    declare();
+    declare(nodes);
     for (const name of nodes) project.putNode(name, nodeAt(3));
     await project.must("up", "--yes", "--skip-preview");
   }, 2 * minute);
@@ -84,6 +84,19 @@ describe("one node of many can't be reached", () => {
       expect(went).not.toContain("can't be reached");
       expect(levels()).toEqual(others.map(() => 3));
       expect(await recorded()).toEqual(Object.fromEntries(nodes.map((name) => [name, 3])));
+    },
+    minute,
+  );
+
+  test(
+    "a node that is gone for good leaves the stack without being reached",
+    async () => {
+      declare(others);
+      expect((await project.pulumi("up", "--yes", "--skip-preview")).code).not.toBe(0);
+      const { code, text } = await project.pulumi("up", "--yes", "--skip-preview", "--refresh=false");
+      expect(code).toBe(0);
+      expect(text).toContain(`stays in force on ${gone} (onDelete: keep)`);
+      expect(Object.keys(await recorded()).sort()).toEqual([...others].sort());
     },
     minute,
   );
