@@ -13,6 +13,9 @@ interface JsonSchema {
 /** Longer texts are not quoted: nobody reads them, and a key pasted into the wrong field would be shown. */
 const longestQuote = 80;
 
+/** Longer patterns are not quoted where a description says the same for people. */
+const longestPattern = 60;
+
 /**
  * What was expected, what was given, and a hint.
  * @param hidden Whether the value is a secret, of which nothing may be shown.
@@ -36,7 +39,9 @@ export function describeProblem(error: ErrorObject, hidden: boolean): string {
     case "type":
       return `expected ${expectation(schema)}, got ${given}${hint(schema, error.data, hidden)}${about(schema)}`;
     case "pattern":
-      return `expected a string that matches ${String(parameters["pattern"])}, got ${given}${about(schema)}`;
+      return String(parameters["pattern"]).length > longestPattern && schema.description !== undefined
+        ? `not of the expected form, got ${given}${about(schema)}`
+        : `expected a string that matches ${String(parameters["pattern"])}, got ${given}${about(schema)}`;
     default:
       // minimum, maxLength, uniqueItems, ...: ajv's own words name the limit, and no value.
       return `${error.message ?? `fails '${error.keyword}'`}, got ${given}${about(schema)}`;

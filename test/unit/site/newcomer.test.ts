@@ -17,6 +17,14 @@ describe("the host key as its .pub file has it", () => {
     expect(faults(two)).toHaveLength(1);
   });
 
+  test("in no form that is known is told in words, not as a pattern", () => {
+    expect(faults(siteText().replace(hostKey, "MD5:16:27"))).toEqual([
+      'stacks/test.yaml:7:5: nodes[0].hostKey: not of the expected form, got the string "MD5:16:27" ' +
+        "(The device's host key: `ssh-ed25519 AAAA...` as in its .pub file (a comment after it is ignored), or its fingerprint `SHA256:...`. Required: there is no trust on first use); " +
+        "read it at the console of the node: cat /etc/ssh/ssh_host_ed25519_key.pub",
+    ]);
+  });
+
   test("not filled in yet is one fault, not two", () => {
     const found = faults(siteText().replace(hostKey, "ssh-ed25519 AAAA..."));
     expect(found).toHaveLength(1);
