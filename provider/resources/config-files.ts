@@ -173,16 +173,36 @@ export function systemdSetting(
 /** Directories of sysctl.d(5), the one that wins first. */
 export const sysctlDirectories: readonly string[] = configRoots.map((root) => `${root}/sysctl.d`);
 
-/** What the next boot sets a kernel parameter to, after sysctl.d(5); `undefined` when nothing sets it. */
-export function sysctlAtBoot(files: ConfigFiles, key: string): Setting | undefined {
-  let setting: Setting | undefined;
+/** A kernel parameter as the files leave it; without a value where the last word on it takes back what was said before. */
+export interface SysctlSetting {
+  readonly value: string | undefined;
+  readonly setBy: string;
+}
+
+/**
+ * What the next boot sets a kernel parameter to, after sysctl.d(5); `undefined` when no file names it. Patterns are left out: systemd-sysctl lets them
+ * set nothing that is also named in full.
+ */
+export function sysctlAtBoot(files: ConfigFiles, key: string): SysctlSetting | undefined {
+  const wanted = sysctlFile(key);
+  let setting: SysctlSetting | undefined;
   for (const path of dropIns(files, sysctlDirectories)) {
     for (const line of files.get(path) ?? []) {
-      const assignment = /^\s*-?\s*([^\s#;=][^\s=]*)\s*=(.*)$/.exec(line);
-      // The first separator decides which of the two spellings a key is in.
-      if (assignment?.[1]?.replaceAll("/", ".") !== key) continue;
-      setting = { value: (assignment[2] ?? "").trim(), setBy: path };
+      const [, dash, name, value] = /^\s*(-?)\s*([^\s#;=][^=]*?)\s*(?:=(.*))?$/.exec(line) ?? [];
+      if (name === undefined || sysctlFile(name) !== wanted) continue;
+      // `-key` alone takes back every assignment before it, whatever file that is in.
+      if (value !== undefined || dash === "-") setting = { value: value?.trim(), setBy: path };
     }
   }
   return setting;
+}
+
+/** A key as systemd-sysctl reads it: the first separator decides which of the two spellings it is in; slashes that name nothing don't count. */
+function sysctlFile(key: string): string {
+  const dotted = /[./]/.exec(key)?.[0] === ".";
+  const path = dotted ? key.replaceAll(/[./]/g, (each) => (each === "." ? "/" : ".")) : key;
+  return path
+    .split("/")
+    .filter((part) => part !== "" && part !== ".")
+    .join("/");
 }

@@ -57,7 +57,9 @@ function order(a: string, b: string): number {
 }
 
 function parseLine(line: string, path: string): readonly Line[] {
-  const [domain = "", type, item, value] = (line.split("#")[0] ?? "").trim().split(/\s+/);
+  const [domain = "", ...words] = (line.split("#")[0] ?? "").trim().split(/\s+/);
+  // pam_limits takes everything but names in capitals, too.
+  const [type, item, value] = words.map((word) => word.toLowerCase());
   if (domain === "") return [];
   if (type === "-" && item === undefined) return [{ domain, path, none: false, exempt: true }];
   if (item !== "core" || value === undefined || (type !== "hard" && type !== "-")) return [];

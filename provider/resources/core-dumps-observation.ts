@@ -13,7 +13,7 @@ import {
   systemdConfigPatterns,
   systemdSetting,
   type ConfigFiles,
-  type Setting,
+  type SysctlSetting,
 } from "./config-files.ts";
 import { coreDumpFiles, discardingPattern, dumpDirectory } from "./core-dumps-files.ts";
 import { coreLimits } from "./core-dumps-limits.ts";
@@ -93,7 +93,7 @@ const settings = readFiles(
     ...["coredump", "system", "user"].flatMap((name) => systemdConfigPatterns(`systemd/${name}.conf`)),
   ],
   // Comments make up most of these files. A line of limits.conf with two words lifts all limits.
-  `/^[ \\t]*([#;]|$)/ { next } FILENAME ~ /sysctl.d/ && !/core_pattern|suid_dumpable/ { next } FILENAME ~ /security/ && !/core/ && NF > 2 { next } { emit() }`,
+  `/^[ \\t]*([#;]|$)/ { next } FILENAME ~ /sysctl.d/ && !/core_pattern|suid_dumpable/ { next } FILENAME ~ /security/ && !index(tolower($0), "core") && NF > 2 { next } { emit() }`,
 );
 
 const storedDumps = [
@@ -153,12 +153,12 @@ interface Settled {
 
 function settledSettings(files: ConfigFiles) {
   const settled = (
-    setting: Setting | undefined,
+    setting: SysctlSetting | undefined,
     wanted: string,
     ours: string,
     read = (value: string) => value,
   ): Settled => ({
-    value: setting && read(setting.value),
+    value: setting?.value === undefined ? undefined : read(setting.value),
     wanted,
     setBy: setting?.setBy ?? "",
     ours,

@@ -185,6 +185,17 @@ describe("what the probe reads", () => {
       { "/etc/sysctl.d/a.conf": "kernel.core_uses_pid=1\nkernel.core_pattern_x=1" },
       "unset",
     ],
+    [
+      "a later line that takes it back",
+      { "/etc/sysctl.d/a.conf": "kernel.core_pattern=a", "/etc/sysctl.d/b.conf": "-kernel.core_pattern" },
+      "unset",
+    ],
+    ["slashes that name nothing", { "/etc/sysctl.d/a.conf": "/kernel//core_pattern = a" }, "a"],
+    [
+      "a line without an assignment",
+      { "/etc/sysctl.d/a.conf": "kernel.core_pattern=a\nkernel.core_pattern" },
+      "a",
+    ],
     ["a file that is no .conf", { "/etc/sysctl.d/a.conf.bak": "kernel.core_pattern=a" }, "unset"],
   ])("core_pattern at boot: %s", (_name, files, expected) => {
     using root = plainRoot();
@@ -221,6 +232,7 @@ describe("what the probe reads", () => {
       [],
       ["alice"],
     ],
+    ["capitals", "* - core 0\nroot - core 0\nalice HARD CORE UNLIMITED", ["alice"], ["alice"]],
     ["other items", "* hard nofile 0\nroot hard nproc 0", ["*", "root"], []],
   ])("logins: %s", (_name, lines, allowed, named) => {
     using root = plainRoot();
@@ -430,6 +442,7 @@ describe("the plan leads to the desired state", () => {
 describe("what beats edgeseal's files is refused by name", () => {
   test.each([
     ["/etc/sysctl.d/zzz.conf", "kernel.core_pattern=core\n"],
+    ["/etc/sysctl.d/zzz-taken-back.conf", "-kernel.core_pattern\n"],
     ["/etc/systemd/coredump.conf.d/zzz.conf", "[Coredump]\nStorage=external\n"],
     ["/usr/lib/systemd/system.conf.d/zzz.conf", "[Manager]\nDefaultLimitCORE=infinity\n"],
     ["/etc/security/limits.d/zzz.conf", "* hard core unlimited\n"],
