@@ -63,9 +63,22 @@ export function armSteps(step: CommitConfirmStep, nonce: string): readonly Plain
   ];
 }
 
+/**
+ * What somebody else's files make of the unit counts, too: with another command, or before conditions of theirs, nothing would ever be taken back. Drop-ins for all services are
+ * let pass as long as the command is ours.
+ */
 const enableScript = `set -eu
 unit=${revertUnit}
+fail() { printf '%s; the change could not be taken back\\n' "$*" >&2; exit 1; }
 if [ "$(systemctl show -P NeedDaemonReload -- "$unit")" = yes ] || [ "$(systemctl show -P LoadState -- "$unit")" != loaded ]; then systemctl daemon-reload; fi
+set -f
+for each in $(systemctl show -P FragmentPath -P DropInPaths -- "$unit"); do
+  case $each in ${revertUnitPath} | */service.d/*) ;; *) fail "$each changes $unit" ;; esac
+done
+case $(systemctl show -P ExecStart -- "$unit") in
+  *'argv[]=/bin/sh ${revertPath} ;'*) ;;
+  *) fail "$unit does not run ${revertPath}: see systemctl cat $unit" ;;
+esac
 [ "$(systemctl is-enabled -- "$unit" 2>/dev/null)" = enabled ] || systemctl enable -- "$unit"
 [ "$(systemctl is-enabled -- "$unit")" = enabled ]
 [ "$(systemctl show -P LoadState -- "$unit")" = loaded ]

@@ -10,7 +10,7 @@ import { baseName, byteOrder } from "./config-files.ts";
  */
 
 /** systemd's unit directories in the order of systemd.unit(5): of two files with one name the first counts. */
-const unitDirectories = [
+export const unitDirectories = [
   "/etc/systemd/system.control",
   "/run/systemd/system.control",
   "/run/systemd/transient",

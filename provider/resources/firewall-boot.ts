@@ -4,6 +4,19 @@ import { renderRuleset, table } from "./firewall-ruleset.ts";
 
 export const bootUnitName = "edgeseal-firewall.service";
 
+/** Directories of drop-ins that change the boot unit: its own, and that of units whose names begin like its (systemd.unit(5)). */
+const ownDropIns = [`${bootUnitName}.d`, "edgeseal-.service.d"] as const;
+
+/** The same, with that of all services. */
+export const bootUnitDropIns = [...ownDropIns, "service.d"] as const;
+
+/** Whether a file that changes the boot unit changes no unit of anybody else, and so is ours to remove. */
+export const isOurs = (override: string): boolean =>
+  override.endsWith(`/${bootUnitName}`) || ownDropIns.some((name) => override.includes(`/${name}/`));
+
+/** Whether it changes the revert of unconfirmed changes as well, so that no such change can be made before it is gone. */
+export const changesRevert = (override: string): boolean => override.includes("/edgeseal-.service.d/");
+
 export const paths = {
   directory: "/etc/edgeseal",
   ruleset: "/etc/edgeseal/firewall.nft",

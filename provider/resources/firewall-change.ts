@@ -5,6 +5,7 @@ import {
   remove,
   run,
   type CommitConfirmStep,
+  type RemoveStep,
   type Step,
 } from "../device/step.ts";
 import { bootUnitName, managedFiles, paths } from "./firewall-boot.ts";
@@ -19,6 +20,10 @@ export function rulesetChecks(inputs: FirewallInputs): Step[] {
       run({ title: `let the node's nft check what becomes ${path}`, script: "nft -c -f -", stdin: content }),
     );
 }
+
+/** Removes a file of somebody else that changes our boot unit. */
+export const removeOverride = (path: string): RemoveStep =>
+  remove({ title: `remove ${path}, which changes ${bootUnitName}`, path });
 
 /**
  * Files, rules and boot unit, as one change that the device takes back by itself.
@@ -38,7 +43,7 @@ export function loadRuleset(
       ...files.map(({ path, mode, content }) =>
         file({ title: `write ${path}`, path, mode, content, owner: "root:root" }),
       ),
-      ...overrides.map((path) => remove({ title: `remove ${path}, which changes ${bootUnitName}`, path })),
+      ...overrides.map(removeOverride),
       run({ title: "load the rules", script: `nft -f ${paths.ruleset}` }),
       // reenable, since a single missing link leaves a unit "enabled".
       run({

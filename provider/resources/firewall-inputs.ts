@@ -145,7 +145,8 @@ export const firewallState = Type.Object(
           description: "Units that pull it in; the network services among them don't start without it.",
         }),
         overrides: Type.Array(Type.String(), {
-          description: "Drop-ins that change the unit; none are expected.",
+          description:
+            "Files that change the unit: drop-ins, those for all services included, and unit files that hide it. None are expected.",
         }),
       },
       {
@@ -155,7 +156,7 @@ export const firewallState = Type.Object(
     ),
     nftablesService: Type.Enum(["harmless", "flushes"], {
       description:
-        "Whether reloading or stopping Debian's own `nftables.service` (which flushes every table) would remove ours: `harmless` when it is not there, masked, or made to keep our table.",
+        "Whether starting, reloading or stopping Debian's own `nftables.service` (which flushes every table) would remove ours: `harmless` when it is not there, masked, or made to keep our table.",
     }),
     foreignTables: Type.Array(Type.String(), {
       description: "Tables of others, as `family name`. Reported, never touched and not compared.",

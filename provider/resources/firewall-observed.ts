@@ -1,9 +1,17 @@
 import { outputOf, UnknownObservation, type PartOutput, type Probe } from "../device/probe.ts";
 import type { Observed } from "../resource.ts";
-import { bootUnitName, paths, rulesetInclude } from "./firewall-boot.ts";
+import { unitDirectories } from "./boot-units.ts";
+import { bootUnitDropIns, bootUnitName, paths, rulesetInclude } from "./firewall-boot.ts";
 import type { FirewallState } from "./firewall-inputs.ts";
 import { readTable } from "./firewall-listing.ts";
 import { table } from "./firewall-ruleset.ts";
+
+/** A unit file in one of these hides ours. */
+const directoriesBeforeEtc = unitDirectories.slice(0, unitDirectories.indexOf("/etc/systemd/system"));
+
+/** The commands of Debian's unit that we replace, and those that a drop-in may add. */
+const mustKeep = ["ExecStart", "ExecReload", "ExecStop"] as const;
+const mayFlush = [...mustKeep, "ExecStartPre", "ExecStartPost", "ExecStopPost"] as const;
 
 const ownFiles = [paths.ruleset, paths.fallback, paths.bootUnit, paths.nftablesDropIn];
 
@@ -26,9 +34,21 @@ nft -j list table ${table}`,
 done`,
     bootUnit: `systemctl show -p LoadState,UnitFileState,ActiveState,Before,DropInPaths ${bootUnitName} || exit 1
 for link in /etc/systemd/system/*.wants/${bootUnitName} /etc/systemd/system/*.requires/${bootUnitName}; do
-  if [ -L "$link" ]; then printf 'link=%s\\n' "$link"; fi
+  # systemd takes a link to an empty file, such as /dev/null, for none.
+  if [ -L "$link" ] && { [ ! -e "$link" ] || [ -s "$link" ]; }; then printf 'link=%s\\n' "$link"; fi
+done
+# What systemd has not read yet counts at the next boot.
+for d in ${unitDirectories.join(" ")}; do
+  for f in ${bootUnitDropIns.map((name) => `"$d"/${name}/*.conf`).join(" ")}; do
+    own=/etc/systemd/system/\${f#"$d"/}
+    if [ -s "$f" ] && { [ ! -e "$own" ] || [ -s "$own" ]; }; then printf 'override=%s\\n' "$f"; fi
+  done
+done
+for d in ${directoriesBeforeEtc.join(" ")}; do
+  f=$d/${bootUnitName}
+  if [ -e "$f" ] || [ -L "$f" ]; then printf 'override=%s\\n' "$f"; fi
 done`,
-    nftablesService: "systemctl show -p LoadState,ExecStart,ExecReload,ExecStop nftables.service",
+    nftablesService: `systemctl show -p LoadState,NeedDaemonReload,${mayFlush.join(",")} nftables.service`,
   },
   parse: parseFirewall,
 };
@@ -116,10 +136,14 @@ function readUnit(text: string): FirewallState["bootUnit"] {
     active: single(properties, "ActiveState"),
     beforeNetwork: single(properties, "Before").split(" ").includes("network-pre.target"),
     linkedFrom: linkedFrom.sort(),
-    overrides: single(properties, "DropInPaths")
-      .split(" ")
-      .filter((path) => path.includes(`/${bootUnitName}.d/`))
-      .sort(),
+    overrides: [
+      ...new Set([
+        ...single(properties, "DropInPaths")
+          .split(" ")
+          .filter((path) => path !== ""),
+        ...(properties.get("override") ?? []),
+      ]),
+    ].sort(),
   };
 }
 
@@ -131,7 +155,13 @@ function readNftablesService(text: string): FirewallState["nftablesService"] {
     const commands = properties.get(name) ?? [];
     return commands.length > 0 && commands.every((command) => command.includes(rulesetInclude));
   };
-  return keeps("ExecStart") && keeps("ExecReload") && keeps("ExecStop") ? "harmless" : "flushes";
+  const spares = (name: string): boolean =>
+    (properties.get(name) ?? []).every(
+      (command) => command.includes(rulesetInclude) || !/\bnft\b/.test(command),
+    );
+  // Until systemd has read its files again, what it says of its commands is not what the next boot makes of them.
+  const current = single(properties, "NeedDaemonReload") === "no";
+  return current && mustKeep.every(keeps) && mayFlush.every(spares) ? "harmless" : "flushes";
 }
 
 function readProperties(text: string): Map<string, string[]> {

@@ -2,8 +2,8 @@ import { createHash } from "node:crypto";
 import { diffState } from "../diff.ts";
 import { debianPackage } from "../device/step.ts";
 import { defineResource, PlanRefused, type Observed } from "../resource.ts";
-import { bootUnitLinks, managedFiles } from "./firewall-boot.ts";
-import { loadRuleset, rulesetChecks, unloadRuleset } from "./firewall-change.ts";
+import { bootUnitLinks, changesRevert, isOurs, managedFiles } from "./firewall-boot.ts";
+import { loadRuleset, removeOverride, rulesetChecks, unloadRuleset } from "./firewall-change.ts";
 import { firewallProblems, lockouts } from "./firewall-checks.ts";
 import { firewallInputs, firewallState, type FirewallInputs, type FirewallState } from "./firewall-inputs.ts";
 import { ruleMeaning } from "./firewall-meaning.ts";
@@ -35,7 +35,12 @@ export const firewall = defineResource({
         ? [debianPackage({ title: "install nftables", package: "nftables", installed: true })]
         : []),
       ...rulesetChecks(inputs),
-      loadRuleset(inputs, overridesOf(observed), rollbackTo(observed)),
+      ...overridesOf(observed).filter(changesRevert).map(removeOverride),
+      loadRuleset(
+        inputs,
+        overridesOf(observed).filter((path) => !changesRevert(path)),
+        rollbackTo(observed),
+      ),
     ];
   },
   refusals: lockouts,
@@ -73,8 +78,9 @@ function desiredFirewall(inputs: FirewallInputs): Partial<FirewallState> {
 const stateOf = (observed: Observed<FirewallState>): Partial<FirewallState> =>
   observed.outcome === "present" ? observed.state : {};
 
+/** What changes the boot unit and nothing else. A drop-in for all services is somebody's: it stays, and is reported as not in effect. */
 const overridesOf = (observed: Observed<FirewallState>): readonly string[] =>
-  observed.outcome === "present" ? observed.state.bootUnit.overrides : [];
+  observed.outcome === "present" ? observed.state.bootUnit.overrides.filter(isOurs) : [];
 
 function rollbackTo(observed: Observed<FirewallState>): string {
   const loaded = observed.outcome === "absent" ? "absent" : observed.state.loaded;

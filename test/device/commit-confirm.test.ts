@@ -30,7 +30,9 @@ afterEach(async () => {
 const rules = async (): Promise<string> => (await node.exec("nft list table inet change 2>&1")).stdout;
 const until = (condition: string): Promise<string> => node.must(`until ${condition}; do sleep 0.05; done`);
 const settled = (): Promise<string> =>
-  until("! [ -e /var/lib/edgeseal/pending ] && ! [ -e /var/lib/edgeseal/reverting ]");
+  until(
+    "! [ -e /var/lib/edgeseal/pending ] && ! [ -e /var/lib/edgeseal/reverting ] && ! [ -e /var/lib/edgeseal/done ]",
+  );
 const state = (): Promise<string> => node.must("ls -A /var/lib/edgeseal");
 const lastOf = (result: PlanResult): ReturnType<typeof lastRevertProbe.parse> =>
   lastRevertProbe.parse(result.readback.get(lastRevertProbe.id) ?? {});
@@ -76,6 +78,41 @@ nft "add table inet change; add chain inet change input { type filter hook input
   });
 });
 
+describe("a revert that somebody changed", () => {
+  test.each([
+    [
+      "by a drop-in for every unit of ours",
+      "d=/etc/systemd/system/edgeseal-.service.d; mkdir -p $d; printf '[Service]\\nExecStart=\\nExecStart=/bin/true\\n' > $d/x.conf",
+      "edgeseal-.service.d/x.conf",
+    ],
+    [
+      "by a drop-in for all services",
+      "d=/etc/systemd/system/service.d; mkdir -p $d; printf '[Service]\\nExecStart=\\nExecStart=/bin/true\\n' > $d/x.conf",
+      "does not run /var/lib/edgeseal/revert",
+    ],
+    [
+      "by a unit file that hides it",
+      "d=/etc/systemd/system.control; mkdir -p $d; printf '[Service]\\nExecStart=/bin/true\\n' > $d/edgeseal-revert.service; systemctl daemon-reload",
+      "/etc/systemd/system.control/edgeseal-revert.service",
+    ],
+  ])("%s is not relied on: nothing is done, and the message says why", async (_, tamper, why) => {
+    await node.must(tamper);
+    const result = await apply(session, [lockout], { readback: [] });
+    expect(result.failure?.kind).toBe("stepFailed");
+    expect(result.failure?.message).toContain("enable the revert at boot");
+    expect(result.failure?.message).toContain(why);
+    expect(await rules()).not.toContain("drop");
+    expect((await apply(session, [])).failure).toBeUndefined();
+  });
+
+  test("is relied on when a drop-in for all services leaves it as it is", async () => {
+    await node.must(
+      "d=/etc/systemd/system/service.d; mkdir -p $d; printf '[Service]\\nTimeoutStopSec=20\\n' > $d/x.conf",
+    );
+    expect((await apply(session, [open])).failure).toBeUndefined();
+  });
+});
+
 describe("a change that locks us out", () => {
   test("is taken back by the device, and the plan fails and says so", async () => {
     expect((await apply(session, [open])).failure).toBeUndefined();
@@ -108,6 +145,8 @@ describe("a change that locks us out", () => {
     await session.close();
     await cut;
     await node.boot();
+    // The node's network is plumbed from outside, so that its sshd may be quicker than the revert's last word.
+    await settled();
     expect(await node.must("cat /var/lib/edgeseal/last-revert")).toContain(
       "reason=the device was started again before it was confirmed",
     );

@@ -226,6 +226,26 @@ describe("a node's life with the firewall", () => {
       "mkdir -p /etc/systemd/system/edgeseal-firewall.service.d; printf '[Service]\\nExecStart=\\nExecStart=/bin/true\\n' > /etc/systemd/system/edgeseal-firewall.service.d/x.conf; systemctl daemon-reload",
       ["bootUnit.overrides"],
     ],
+    [
+      "the unit overridden at the next boot",
+      "mkdir -p /etc/systemd/system/edgeseal-firewall.service.d; printf '[Service]\\nExecStart=\\nExecStart=/bin/true\\n' > /etc/systemd/system/edgeseal-firewall.service.d/x.conf",
+      ["bootUnit.overrides"],
+    ],
+    [
+      "every unit of ours overridden",
+      "mkdir -p /etc/systemd/system/edgeseal-.service.d; printf '[Service]\\nExecStart=\\nExecStart=/bin/true\\n' > /etc/systemd/system/edgeseal-.service.d/x.conf; systemctl daemon-reload",
+      ["bootUnit.overrides"],
+    ],
+    [
+      "the unit hidden by another",
+      "mkdir -p /etc/systemd/system.control; printf '[Unit]\\nBefore=network-pre.target\\n[Service]\\nType=oneshot\\nRemainAfterExit=yes\\nExecStart=/bin/true\\n' > /etc/systemd/system.control/edgeseal-firewall.service; systemctl daemon-reload",
+      ["bootUnit.overrides"],
+    ],
+    [
+      "a link that leads nowhere",
+      "ln -sfn /dev/null /etc/systemd/system/sysinit.target.wants/edgeseal-firewall.service",
+      ["bootUnit.linkedFrom"],
+    ],
   ])("%s is found as exactly that, and mended", async (_, tamper, paths) => {
     await subject.node.must(tamper);
     expect(await subject.differences()).toEqual(paths);

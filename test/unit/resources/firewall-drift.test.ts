@@ -233,6 +233,26 @@ describe("around the rules", () => {
       "bootUnit.overrides",
     ],
     [
+      "an override for all services",
+      replace("bootUnit", "DropInPaths=", "DropInPaths=/etc/systemd/system/service.d/x.conf"),
+      "bootUnit.overrides",
+    ],
+    [
+      "an override that systemd has not read",
+      replace("bootUnit", /$/, "override=/etc/systemd/system/edgeseal-.service.d/x.conf\n"),
+      "bootUnit.overrides",
+    ],
+    [
+      "an nftables.service that systemd has not read",
+      replace("nftablesService", "NeedDaemonReload=no", "NeedDaemonReload=yes"),
+      "nftablesService",
+    ],
+    [
+      "an nftables.service that flushes afterwards",
+      replace("nftablesService", /$/, "ExecStopPost={ argv[]=/usr/sbin/nft flush ruleset ; }\n"),
+      "nftablesService",
+    ],
+    [
       "a flushing nftables.service",
       replace("nftablesService", /ExecStop=.*/, "ExecStop={ argv[]=/usr/sbin/nft flush ruleset ; }"),
       "nftablesService",

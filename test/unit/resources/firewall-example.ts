@@ -54,7 +54,7 @@ export function healthyParts(inputs: FirewallInputs, listing: string): Record<st
           (name) =>
             `${name}={ path=/usr/sbin/nft ; argv[]=/usr/sbin/nft include "/etc/edgeseal/firewall.nf[t]" ; }\n`,
         )
-        .join("") + "LoadState=loaded\n",
+        .join("") + "LoadState=loaded\nNeedDaemonReload=no\n",
     ),
   };
 }
