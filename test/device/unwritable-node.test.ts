@@ -1,0 +1,104 @@
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { diffState } from "../../provider/diff.ts";
+import { createDevices } from "../../provider/device/devices.ts";
+import type { ApplyResult } from "../../provider/device/device.ts";
+import { kinds } from "../../provider/registry.ts";
+import type { ResourceKind } from "../../provider/resource.ts";
+import { NamespaceNode, network } from "../../testbed/namespace/node.ts";
+
+/*
+ * A node whose disk is full, or whose /etc is read-only (an SD card that the kernel no longer trusts): each real kind that changes a node says so, leaves
+ * in force what was, and gets there once the node can be written to.
+ */
+
+let node: NamespaceNode;
+beforeAll(async () => {
+  node = await NamespaceNode.start();
+});
+afterAll(() => node.stop());
+
+const inputsOf: Readonly<Record<string, object>> = {
+  "edgeseal:memory:Swap": { mode: "off", leftoverFiles: "remove" },
+  "edgeseal:memory:CoreDumps": { mode: "off", storedDumps: "remove" },
+  "edgeseal:network:Firewall": {
+    management: [`${network.operator}/32`],
+    sshPort: 22,
+    dns: [],
+    ntp: [],
+    allow: [],
+    egress: "allowlist",
+    forward: "drop",
+    logPerMinute: 10,
+  },
+};
+
+/** What a `pulumi up` does for one resource: look, plan, apply, read back; by a provider of its own. */
+async function up(kind: ResourceKind, inputs: object): Promise<ApplyResult<object>> {
+  const devices = createDevices({ kinds: [kind] });
+  try {
+    const device = devices.get(node.connection);
+    const observed = await device.observe<object>(kind, inputs);
+    const steps = kind.plan(inputs as never, observed as never, await device.route());
+    expect(steps).not.toEqual([]);
+    return await device.apply<object>(kind, inputs, steps);
+  } finally {
+    await devices.close();
+  }
+}
+
+/** What is on the node of all that the kinds change. */
+const everything = (): Promise<string> =>
+  node.must(
+    "cat /proc/sys/kernel/core_pattern /proc/sys/fs/suid_dumpable; nft list ruleset; find /etc -newer /run/before ! -type d ! -name '*.edgeseal-new' | sort; ls -A /var/lib/edgeseal 2>/dev/null | grep -e pending -e reverting || :",
+  );
+
+const conditions = {
+  "a read-only /etc": {
+    begin: "mount --bind /etc /etc && mount -o remount,bind,ro /etc",
+    end: "umount /etc",
+    says: /Read-only file system/,
+  },
+  "a full disk": {
+    // /etc and edgeseal's own folder, on a file system with room for names and for no content.
+    begin: `mkdir -p /mnt/full /var/lib/edgeseal && mount -t tmpfs -o size=4m,mode=755 tmpfs /mnt/full && cp -a /etc /mnt/full/etc && mkdir -m 700 /mnt/full/edgeseal &&
+mount --bind /mnt/full/etc /etc && mount --bind /mnt/full/edgeseal /var/lib/edgeseal && { dd if=/dev/zero of=/mnt/full/fill bs=4k 2>/dev/null || :; }`,
+    end: "umount /etc /var/lib/edgeseal /mnt/full",
+    says: /No space left on device/,
+  },
+} as const;
+
+describe.each(Object.keys(inputsOf))("%s", (token) => {
+  const kind = kinds.find((each) => each.token === token) ?? expect.fail(`no ${token}`);
+  const inputs = inputsOf[token] ?? {};
+
+  test.each(Object.entries(conditions))(
+    "on %s fails, says why, and changes nothing",
+    async (_, condition) => {
+      await node.must("touch /run/before");
+      const before = await everything();
+      await node.must(condition.begin);
+      try {
+        const { failure } = await up(kind, inputs);
+        expect(failure).toMatchObject({ kind: "stepFailed" });
+        expect(failure?.message).toMatch(condition.says);
+        expect(failure?.message.startsWith(`${node.name}: `)).toBe(true);
+      } finally {
+        await node.must(condition.end);
+      }
+      expect(await everything()).toBe(before);
+    },
+  );
+
+  test("gets there once the node can be written to", async () => {
+    const { failure, observed } = await up(kind, inputs);
+    expect(failure).toBeUndefined();
+    if (observed.outcome !== "present") throw new Error("nothing was read back");
+    expect(diffState(kind.desired(inputs as never) as object, observed.state)).toEqual([]);
+  });
+});
+
+test("every kind that changes a node is among these", () => {
+  expect([...Object.keys(inputsOf), "edgeseal:boot:VerifiedBoot"].sort()).toEqual(
+    kinds.map(({ token }) => token).sort(),
+  );
+});
