@@ -1,11 +1,12 @@
 import { execFile } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, mkdtemp, open, readdir, readFile, readlink, rm, watch, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, open, readdir, readFile, readlink, rm, writeFile } from "node:fs/promises";
 import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import type { Connection } from "../provider/connection.ts";
+import { until } from "./until.ts";
 import { spawnBound, type BoundProcess } from "./bound-process.ts";
 
 const run = promisify(execFile);
@@ -241,8 +242,7 @@ async function startNode(
 
 /** Resolves when sshd says in its log that it listens. */
 async function listening(log: string): Promise<undefined> {
-  const watcher = watch(log, { signal: AbortSignal.timeout(20_000) });
-  for await (const _change of watcher) {
-    if ((await readFile(log, "utf8")).includes("Server listening on")) return;
-  }
+  const tooLate = AbortSignal.timeout(20_000);
+  await until(log, async () => (await readFile(log, "utf8")).includes("Server listening on"), tooLate);
+  tooLate.throwIfAborted();
 }

@@ -1,6 +1,8 @@
-import { mkdir, rm, watch } from "node:fs/promises";
-import { basename, dirname } from "node:path";
+import { existsSync } from "node:fs";
+import { mkdir, rm } from "node:fs/promises";
+import { dirname } from "node:path";
 import { spawnBound, type BoundProcess } from "./bound-process.ts";
+import { until } from "./until.ts";
 
 /**
  * Powers on the TPM 2.0 whose state is in `stateFolder`: that folder *is* the chip. The emulator ends by itself when
@@ -13,9 +15,6 @@ export async function powerOnTpm(stateFolder: string, socket: string): Promise<B
   const pidFile = `${socket}.pid`;
   await rm(pidFile, { force: true });
   await rm(socket, { force: true });
-  const written = new AbortController();
-  // It writes its process id once its socket listens: that is how we know, without polling.
-  const events = watch(dirname(pidFile), { signal: written.signal });
   const tpm = await spawnBound("swtpm", [
     "socket",
     "--tpm2",
@@ -24,22 +23,12 @@ export async function powerOnTpm(stateFolder: string, socket: string): Promise<B
     "--terminate",
     ...["--pid", `file=${pidFile}`],
   ]);
-  const listening = await Promise.race([sawFile(events, basename(pidFile)), tpm.ended.then(() => false)]);
-  written.abort();
-  if (!listening) throw new Error(`swtpm did not start: ${tpm.stderr().trim()}`);
+  const ended = new AbortController();
+  void tpm.ended.then(() => ended.abort());
+  // It writes its process id once its socket listens.
+  await until(dirname(pidFile), () => existsSync(pidFile), ended.signal);
+  if (ended.signal.aborted) throw new Error(`swtpm did not start: ${tpm.stderr().trim()}`);
   return tpm;
-}
-
-async function sawFile(
-  events: AsyncIterable<{ readonly filename: string | null }>,
-  name: string,
-): Promise<boolean> {
-  try {
-    for await (const { filename } of events) if (filename === name) return true;
-  } catch {
-    // Aborted: the process ended first.
-  }
-  return false;
 }
 
 /** Solders in another chip: a blank one, with an endorsement key of its own. */

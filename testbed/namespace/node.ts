@@ -2,12 +2,13 @@ import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, open, readdir, readFile, rm, rmdir, watch, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, open, readdir, readFile, rm, rmdir, writeFile } from "node:fs/promises";
 import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { promisify } from "node:util";
 import type { Connection } from "../../provider/connection.ts";
+import { until } from "../until.ts";
 import { ensureNamespaceRoot } from "./root.ts";
 
 const run = promisify(execFile);
@@ -369,15 +370,7 @@ async function unifiedCgroup(): Promise<string> {
 /** Resolves when no process is left in a cgroup: the kernel ends a namespace in its own time, and says so in `cgroup.events` (cgroups(7)). */
 async function emptied(cgroup: string): Promise<void> {
   const events = join(cgroup, "cgroup.events");
-  const isEmpty = async (): Promise<boolean> => (await readFile(events, "utf8")).includes("populated 0");
-  const watching = new AbortController();
-  const changes = watch(events, { signal: watching.signal });
-  try {
-    if (await isEmpty()) return;
-    for await (const _ of changes) if (await isEmpty()) return;
-  } finally {
-    watching.abort();
-  }
+  await until(events, async () => (await readFile(events, "utf8")).includes("populated 0"));
 }
 
 /** Cgroups are removed leaf first. */
