@@ -16,5 +16,8 @@ export const coreDumpFiles = {
   user: "/etc/systemd/user.conf.d/zz-edgeseal-core-dumps.conf",
 } as const;
 
+/** Sets kernel parameters at boot; while it is masked, no file in sysctl.d has any effect. */
+export const sysctlUnit = "systemd-sysctl.service";
+
 /** Where systemd-coredump(8) keeps dumps. */
 export const dumpDirectory = "/var/lib/systemd/coredump";

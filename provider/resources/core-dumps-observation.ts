@@ -15,7 +15,7 @@ import {
   type ConfigFiles,
   type SysctlSetting,
 } from "./config-files.ts";
-import { coreDumpFiles, discardingPattern, dumpDirectory } from "./core-dumps-files.ts";
+import { coreDumpFiles, discardingPattern, dumpDirectory, sysctlUnit } from "./core-dumps-files.ts";
 import { coreLimits } from "./core-dumps-limits.ts";
 
 const strings = (description: string) => Type.Array(Type.String(), { description });
@@ -27,10 +27,10 @@ export const coreDumpsState = Type.Object({
   suidDumpable: Type.Integer({ description: "fs.suid_dumpable in effect (proc_sys_fs(5)): 0 is off." }),
   corePatternAtBoot: Type.String({
     description:
-      "kernel.core_pattern as sysctl.d(5) will set it at the next boot; `unset` where nothing does.",
+      "kernel.core_pattern as sysctl.d(5) will set it at the next boot; `unset` where nothing does, or systemd-sysctl.service is masked.",
   }),
   suidDumpableAtBoot: numberOrUnset(
-    "fs.suid_dumpable as sysctl.d(5) will set it at the next boot; `unset` where nothing does.",
+    "fs.suid_dumpable as sysctl.d(5) will set it at the next boot; `unset` where nothing does, or systemd-sysctl.service is masked.",
   ),
   serviceCoreLimit: Type.String({
     description:
@@ -107,7 +107,7 @@ export const coreDumpsProbe: Probe<Observed<CoreDumpsState>> = {
   id: "edgeseal:memory:CoreDumps",
   parts: {
     settings,
-    units: listUnits(collectors),
+    units: listUnits([...collectors, sysctlUnit]),
     manager: "systemctl show --property=DefaultLimitCORE",
     storedDumps,
   },
@@ -120,7 +120,7 @@ function parseCoreDumps(parts: Readonly<Record<string, PartOutput>>): CoreDumpsS
   const corePattern = kernelValue(files, "/proc/sys/kernel/core_pattern");
   if (corePattern === undefined)
     throw new UnknownObservation("the device has no /proc/sys/kernel/core_pattern");
-  const settled = settledSettings(files);
+  const settled = settledSettings(files, !units.masked.includes(sysctlUnit));
   const limits = coreLimits(files);
   const suidAtBoot = settled.suidDumpable.value;
   return {
@@ -135,7 +135,7 @@ function parseCoreDumps(parts: Readonly<Record<string, PartOutput>>): CoreDumpsS
     loginsAllowedCores: [...limits.allowed],
     coredumpStorage: settled.storage.value ?? "unset",
     coredumpProcessSizeMax: settled.processSizeMax.value ?? "unset",
-    dumpCollectors: [...units.starting],
+    dumpCollectors: units.starting.filter((unit) => unit !== sysctlUnit),
     storedDumps: integer("the number of dumps", outputOf(parts, "storedDumps").trim()),
     overridingFiles: [...new Set([...overriding(settled), ...limits.overriding])].sort(byteOrder),
     limitedLogins: [...limits.named],
@@ -151,7 +151,7 @@ interface Settled {
   readonly ours: string;
 }
 
-function settledSettings(files: ConfigFiles) {
+function settledSettings(files: ConfigFiles, sysctlRuns: boolean) {
   const settled = (
     setting: SysctlSetting | undefined,
     wanted: string,
@@ -163,12 +163,13 @@ function settledSettings(files: ConfigFiles) {
     setBy: setting?.setBy ?? "",
     ours,
   });
+  const atBoot = (key: string) => (sysctlRuns ? sysctlAtBoot(files, key) : undefined);
   const systemd = (name: string, section: string, key: string) =>
     systemdSetting(files, `systemd/${name}.conf`, section, key);
   const { sysctl, coredump, system, user } = coreDumpFiles;
   return {
-    corePattern: settled(sysctlAtBoot(files, "kernel.core_pattern"), discardingPattern, sysctl),
-    suidDumpable: settled(sysctlAtBoot(files, "fs.suid_dumpable"), "0", sysctl),
+    corePattern: settled(atBoot("kernel.core_pattern"), discardingPattern, sysctl),
+    suidDumpable: settled(atBoot("fs.suid_dumpable"), "0", sysctl),
     storage: settled(systemd("coredump", "Coredump", "Storage"), "none", coredump),
     processSizeMax: settled(systemd("coredump", "Coredump", "ProcessSizeMax"), "0", coredump, sizeOf),
     service: settled(systemd("system", "Manager", "DefaultLimitCORE"), "0", system, hardLimit),

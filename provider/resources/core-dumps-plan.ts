@@ -1,7 +1,7 @@
 import { directory, file, remove, run, sysctl, unit, type Step } from "../device/step.ts";
 import { PlanRefused } from "../resource.ts";
 import { keepFromStarting } from "./boot-units.ts";
-import { coreDumpFiles, discardingPattern, dumpDirectory } from "./core-dumps-files.ts";
+import { coreDumpFiles, discardingPattern, dumpDirectory, sysctlUnit } from "./core-dumps-files.ts";
 import { limitsContent } from "./core-dumps-limits.ts";
 import { isElfCore, type CoreDumpsState } from "./core-dumps-observation.ts";
 
@@ -58,6 +58,10 @@ function kernel(observed: CoreDumpsState): readonly Step[] {
         content: `${header}kernel.core_pattern = ${discardingPattern}\nfs.suid_dumpable = 0\n`,
       }),
     );
+    if (observed.maskedUnits.includes(sysctlUnit)) {
+      const title = `unmask ${sysctlUnit}, which sets kernel parameters at boot`;
+      steps.push(unit({ title, unit: sysctlUnit, masked: false }));
+    }
   }
   if (observed.corePattern !== discardingPattern) {
     steps.push(

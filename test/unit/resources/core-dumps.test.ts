@@ -240,6 +240,24 @@ describe("what the probe reads", () => {
     expect(stateOf(root)).toMatchObject({ loginsAllowedCores: allowed, limitedLogins: named });
   });
 
+  test("a masked systemd-sysctl sets nothing at boot, and is unmasked", () => {
+    using root = plainRoot();
+    root.write("/etc/sysctl.d/a.conf", "kernel.core_pattern=|/bin/false\nfs.suid_dumpable=0\n");
+    root.link("/etc/systemd/system/systemd-sysctl.service", "/dev/null");
+    const state = stateOf(root);
+    expect(state).toMatchObject({
+      corePatternAtBoot: "unset",
+      suidDumpableAtBoot: "unset",
+      dumpCollectors: [],
+    });
+    expect(planFor(state)).toContainEqual(
+      expect.objectContaining({ kind: "unit", unit: "systemd-sysctl.service", masked: false }),
+    );
+    root.remove("/etc/systemd/system/systemd-sysctl.service");
+    expect(stateOf(root)).toMatchObject({ corePatternAtBoot: "|/bin/false", suidDumpableAtBoot: 0 });
+    expect(planFor(stateOf(root)).filter(({ kind }) => kind === "unit")).toEqual([]);
+  });
+
   test("limits.conf is read before limits.d, whatever the names", () => {
     using root = plainRoot();
     root.write("/etc/security/limits.conf", "* hard core unlimited\nroot hard core unlimited\n");
