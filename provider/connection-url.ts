@@ -16,14 +16,21 @@ export function connectionFromUrl(id: string): Record<string, string | number> {
   if (!URL.canParse(id) || !id.startsWith("ssh://")) throw refuse("is not an ssh:// URL");
   const url = new URL(id);
   if (url.password !== "") throw refuse("has a password in it");
-  const node = decodeURIComponent(url.pathname.slice(1));
+  const decoded = (part: string): string => {
+    try {
+      return decodeURIComponent(part);
+    } catch {
+      throw refuse("is not percent-encoded as it should be");
+    }
+  };
+  const node = decoded(url.pathname.slice(1));
   if (node === "" || node.includes("/")) throw refuse("does not name the node");
   const connection: Record<string, string | number> = {
     node,
     address: url.hostname.replace(/^\[(.*)\]$/, "$1"),
   };
   if (url.port !== "") connection["port"] = Number(url.port);
-  if (url.username !== "") connection["user"] = decodeURIComponent(url.username);
+  if (url.username !== "") connection["user"] = decoded(url.username);
   const allowed: readonly (keyof Connection)[] = ["hostKey", "identityFile", "agent"];
   // Not URLSearchParams: it would read the `+` of base64 as a space.
   for (const pair of url.search
@@ -32,7 +39,7 @@ export function connectionFromUrl(id: string): Record<string, string | number> {
     .filter((text) => text !== "")) {
     const [key = "", ...rest] = pair.split("=");
     if (!(allowed as readonly string[]).includes(key)) throw refuse(`has an unknown part '${key}'`);
-    connection[key] = decodeURIComponent(rest.join("="));
+    connection[key] = decoded(rest.join("="));
   }
   if (connection["hostKey"] === undefined) throw refuse("has no hostKey: there is no trust on first use");
   return connection;

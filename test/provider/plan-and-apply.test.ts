@@ -289,6 +289,7 @@ describe("import", () => {
     [`ssh://10.0.0.2/?hostKey=${hostKey}`, "does not name the node"],
     [`ssh://u:hunter22@10.0.0.2/pi-1?hostKey=${hostKey}`, "has a password in it"],
     [`${url}&key=x`, "has an unknown part 'key'"],
+    ["ssh://10.0.0.2/pi-1?hostKey=%ZZ", "is not percent-encoded as it should be"],
   ])("refuses %s", async (id, why) => {
     const { code, message } = await failureOf(provider.read(id));
     expect(code).toBe(3);
