@@ -102,10 +102,11 @@ export function unloadRuleset(overrides: readonly string[]): Step[] {
       title: `remove table ${table}`,
       script: `systemctl daemon-reload || exit 1
 if systemctl --quiet is-active ${bootUnitName}; then systemctl stop ${bootUnitName} || exit 1; fi
-if command -v nft >/dev/null 2>&1; then printf '%s\\n' '${replaceTable.replace("\n", "' '")}' | nft -f - || exit 1; fi
 for each in ${paths.nftablesDirectory} ${paths.directory}; do
   if [ -d "$each" ]; then rmdir --ignore-fail-on-non-empty "$each" || exit 1; fi
-done`,
+done
+if command -v nft >/dev/null 2>&1; then printf '%s\\n' '${replaceTable.replace("\n", "' '")}' | nft -f - || exit 1
+else echo 'nft is not there any more, so table ${table}, if it is loaded, stays in force until a reboot or until nft is installed again and deletes it' >&2; exit 1; fi`,
     }),
   ];
 }

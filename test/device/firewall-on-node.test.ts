@@ -317,6 +317,21 @@ describe("a node's life with the firewall", () => {
     expect(await subject.differences()).toEqual([]);
   });
 
+  test("taken back on request while nft is gone, it says that the table stays", async () => {
+    await subject.afresh();
+    await subject.up();
+    await subject.node.must("mv /usr/sbin/nft /usr/sbin/nft.away");
+    const observed = await subject.device.observe<FirewallState>(kind, inputs);
+    const { failure } = await subject.apply(inputs, firewall.revert(inputs, observed));
+    await subject.node.must("mv /usr/sbin/nft.away /usr/sbin/nft");
+    expect(failure).toMatchObject({ kind: "stepFailed" });
+    expect(failure?.message).toContain("stays in force until a reboot");
+    expect(await subject.listing()).not.toBe("none\n");
+    await subject.afresh();
+    await subject.up();
+    expect(await subject.differences()).toEqual([]);
+  });
+
   test("taken back on request, it leaves nothing of ours, and the network and others' rules alone", async () => {
     await subject.afresh();
     const observed = await subject.device.observe<FirewallState>(kind, inputs);
