@@ -56,6 +56,8 @@ class Lifecycle implements Handler {
   readonly #kind: ResourceKind;
   readonly #devices: () => Promise<Devices>;
   readonly #validator: ReturnType<typeof inputValidator>;
+  /** The resource that this process last led to its state, by id. */
+  readonly #ledBy = new Map<string, string>();
 
   constructor(kind: ResourceKind, devices: () => Promise<Devices>) {
     this.token = kind.token;
@@ -144,6 +146,11 @@ class Lifecycle implements Handler {
       );
       return;
     }
+    // A resource that got another name or parent in the program: the engine makes the new one first, and it has found everything in order.
+    if ((this.#ledBy.get(this.#id(connection)) ?? call.urn) !== call.urn) {
+      call.log.info(`${this.#label} stays in force on ${node}: another resource looks after it now`);
+      return;
+    }
     await this.#naming(connection, async () => {
       const device = await this.#device(connection);
       const observed = await device.observe<Static<TObject>>(this.#kind, own, { signal: call.signal });
@@ -196,6 +203,7 @@ class Lifecycle implements Handler {
    */
   async #bring(id: string, own: Own, connection: Properties, call: Call): Promise<State> {
     const node = nodeOf(connection);
+    this.#ledBy.set(this.#id(connection), call.urn);
     const { device, observed, steps } = await this.#naming(connection, async () => {
       const device = await this.#device(connection);
       const observed = await device.observe<Static<TObject>>(this.#kind, own, { signal: call.signal });

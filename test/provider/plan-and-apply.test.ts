@@ -320,6 +320,21 @@ describe("delete", () => {
     expect(node().files[notePath]).toBeUndefined();
   });
 
+  test("takes it back with onDelete: revert after an update of the same resource, too", async () => {
+    await provider.update(noteInputs({ onDelete: "revert" }), { oldState: seen });
+    await provider.remove(noteInputs({ onDelete: "revert" }), seen);
+    expect(node().files[notePath]).toBeUndefined();
+  });
+
+  test("with onDelete: revert takes nothing back that another resource of this update looks after", async () => {
+    await provider.create(noteInputs({ onDelete: "revert" }));
+    await provider.remove(noteInputs({ onDelete: "revert" }), seen, { name: "its-former-name" });
+    expect(node().files[notePath]).toBeDefined();
+    expect(await provider.logged("stays in force")).toBe(
+      "INFO test:Note stays in force on pi-1: another resource looks after it now",
+    );
+  });
+
   test("with onDelete: revert fails when the node can't be reached, so that it stays recorded", async () => {
     node().unreachable = true;
     const { message } = await failureOf(provider.remove(noteInputs({ onDelete: "revert" }), seen));
