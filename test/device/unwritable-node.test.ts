@@ -52,17 +52,18 @@ const everything = (): Promise<string> =>
     "cat /proc/sys/kernel/core_pattern /proc/sys/fs/suid_dumpable; nft list ruleset; find /etc -newer /run/before ! -type d ! -name '*.edgeseal-new' | sort; ls -A /var/lib/edgeseal 2>/dev/null | grep -e pending -e reverting || :",
   );
 
+/** Lazily: whatever of the failed plan is still on its way out may have a file there open, and finds nothing else in its place. */
 const conditions = {
   "a read-only /etc": {
     begin: "mount --bind /etc /etc && mount -o remount,bind,ro /etc",
-    end: "umount /etc",
+    end: "umount -l /etc",
     says: /Read-only file system/,
   },
   "a full disk": {
     // /etc and edgeseal's own folder, on a file system with room for names and for no content.
     begin: `mkdir -p /mnt/full /var/lib/edgeseal && mount -t tmpfs -o size=4m,mode=755 tmpfs /mnt/full && cp -a /etc /mnt/full/etc && mkdir -m 700 /mnt/full/edgeseal &&
 mount --bind /mnt/full/etc /etc && mount --bind /mnt/full/edgeseal /var/lib/edgeseal && { dd if=/dev/zero of=/mnt/full/fill bs=4k 2>/dev/null || :; }`,
-    end: "umount /etc /var/lib/edgeseal /mnt/full",
+    end: "umount -l /etc /var/lib/edgeseal /mnt/full",
     says: /No space left on device/,
   },
 } as const;
