@@ -27,9 +27,11 @@ export interface Row {
   /** Medians. */
   readonly seconds: number;
   readonly cpuSeconds: number;
+  readonly fastestSeconds: number;
   readonly slowestSeconds: number;
-  /** `seconds` as a multiple of those of the same command with an empty program. */
+  /** `seconds` and `cpuSeconds` as multiples of those of the same command with an empty program. */
   readonly ofFloor: number;
+  readonly cpuOfFloor: number;
   /** Of the node and round with the most. */
   readonly ways: WayCounts | undefined;
   /** Highest of all rounds. */
@@ -49,6 +51,7 @@ function rowOf(group: readonly Sample[], all: readonly Sample[]): Row {
   if (first === undefined) throw new RangeError("a row is made of samples");
   const floor = all.filter(({ isFloor, command }) => isFloor && command === first.command);
   const seconds = median(group.map((each) => each.seconds));
+  const cpuSeconds = median(group.map((each) => each.cpuSeconds));
   const ways = group.flatMap((each) => (each.isFloor ? [] : each.ways));
   const peaks = group.flatMap(({ providerPeakMb }) => providerPeakMb ?? []);
   return {
@@ -57,9 +60,11 @@ function rowOf(group: readonly Sample[], all: readonly Sample[]): Row {
     rttMs: first.isFloor ? undefined : first.rttMs,
     runs: group.length,
     seconds,
-    cpuSeconds: median(group.map((each) => each.cpuSeconds)),
+    cpuSeconds,
+    fastestSeconds: Math.min(...group.map((each) => each.seconds)),
     slowestSeconds: Math.max(...group.map((each) => each.seconds)),
     ofFloor: seconds / median(floor.map((each) => each.seconds)),
+    cpuOfFloor: cpuSeconds / median(floor.map((each) => each.cpuSeconds)),
     ways: first.isFloor
       ? undefined
       : {
@@ -74,7 +79,18 @@ function rowOf(group: readonly Sample[], all: readonly Sample[]): Row {
 /** For a terminal: names to the left, numbers to the right. */
 export function tableOf(rows: readonly Row[]): string {
   const header = [
-    ...["operation", "nodes", "RTT ms", "runs", "seconds", "slowest", "of floor", "CPU s"],
+    ...[
+      "operation",
+      "nodes",
+      "RTT ms",
+      "runs",
+      "seconds",
+      "fastest",
+      "slowest",
+      "of floor",
+      "CPU s",
+      "of floor",
+    ],
     ...["connections", "execs", "round trips", "provider MB"],
   ];
   const cells = rows.map((row) => [
@@ -83,9 +99,11 @@ export function tableOf(rows: readonly Row[]): string {
     row.rttMs ?? "",
     row.runs,
     row.seconds.toFixed(1),
+    row.fastestSeconds.toFixed(1),
     row.slowestSeconds.toFixed(1),
     `${row.ofFloor.toFixed(1)}x`,
     row.cpuSeconds.toFixed(1),
+    `${row.cpuOfFloor.toFixed(1)}x`,
     row.ways?.connections ?? "",
     row.ways?.execs ?? "",
     row.ways?.roundTrips ?? "",
