@@ -4,7 +4,7 @@ interface EngineEvent {
   readonly resOutputsEvent?: {
     readonly metadata: {
       readonly urn: string;
-      readonly detailedDiff?: Readonly<Record<string, unknown>>;
+      readonly detailedDiff?: Readonly<Record<string, unknown>> | null;
     };
   };
 }
@@ -18,7 +18,7 @@ export async function driftOf(path: string): Promise<readonly string[]> {
   await rm(path);
   return lines.flatMap((line) => {
     const metadata = (JSON.parse(line) as EngineEvent).resOutputsEvent?.metadata;
-    if (metadata?.detailedDiff === undefined) return [];
+    if (metadata?.detailedDiff === undefined || metadata.detailedDiff === null) return [];
     // urn:pulumi:STACK::PROJECT::PARENT$TYPE::NAME
     const kind = metadata.urn.split("::").at(-2)?.split(":").at(-1) ?? metadata.urn;
     return Object.keys(metadata.detailedDiff).map((property) => `${kind}.${property}`);
