@@ -15,27 +15,20 @@ export async function powerOnTpm(stateFolder: string, socket: string): Promise<B
   const pidFile = `${socket}.pid`;
   await rm(pidFile, { force: true });
   await rm(socket, { force: true });
-  // It writes its process id once its socket listens: that is how we know, without polling. The watch has to be there
-  // first; this form of it is, once the call returns.
-  const written = Promise.withResolvers<true>();
-  const watcher = watch(dirname(pidFile), (_event, name) => {
-    if (name === basename(pidFile)) written.resolve(true);
-  });
-  try {
-    const tpm = await spawnBound("swtpm", [
-      "socket",
-      "--tpm2",
-      ...["--tpmstate", `dir=${stateFolder},mode=0600`],
-      ...["--ctrl", `type=unixio,path=${socket},mode=0600`],
-      "--terminate",
-      ...["--pid", `file=${pidFile}`],
-    ]);
-    const listening = await Promise.race([written.promise, tpm.ended.then(() => false)]);
-    if (!listening) throw new Error(`swtpm did not start: ${tpm.stderr().trim()}`);
-    return tpm;
-  } finally {
-    watcher.close();
-  }
+  const tpm = await spawnBound("swtpm", [
+    "socket",
+    "--tpm2",
+    ...["--tpmstate", `dir=${stateFolder},mode=0600`],
+    ...["--ctrl", `type=unixio,path=${socket},mode=0600`],
+    "--terminate",
+    ...["--pid", `file=${pidFile}`],
+  ]);
+  const ended = new AbortController();
+  void tpm.ended.then(() => ended.abort());
+  // It writes its process id once its socket listens.
+  await until(dirname(pidFile), () => existsSync(pidFile), ended.signal);
+  if (ended.signal.aborted) throw new Error(`swtpm did not start: ${tpm.stderr().trim()}`);
+  return tpm;
 }
 
 /** Solders in another chip: a blank one, with an endorsement key of its own. */
