@@ -92,6 +92,8 @@ After=nftables.service
 # Stopping would take the network services along that require this unit; there is nothing to stop.
 RefuseManualStop=yes
 IgnoreOnIsolate=yes
+# Changes that come one after the other, each taken back, are no crash loop: a start that is refused would leave the node without rules.
+StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot
