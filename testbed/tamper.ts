@@ -1,5 +1,4 @@
-import { mkdir, readFile, rm, stat, writeFile } from "node:fs/promises";
-import { open } from "node:fs/promises";
+import { mkdir, open, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { run } from "./bound-process.ts";
 import { bootPartition, extractPartition, replacePartition, rootPartition, type Partition } from "./disk.ts";
@@ -12,6 +11,9 @@ interface Disks {
 }
 
 const wholeDataDisk: Partition = { number: 0, offset: 0, size: dataDiskMiB * 1024 * 1024 };
+
+/** S_IFREG, inode(7). */
+const REGULAR_FILE = 0o100000;
 
 /**
  * The disks of a node that is off, in someone else's hands. Each is copied out when it is first used, and written back
@@ -135,7 +137,7 @@ export class RootFileSystem {
     if (await this.#exists(path)) await this.remove(path);
     await this.#debugfs(
       `write ${word(scratch)} ${word(path)}`,
-      `set_inode_field ${word(path)} mode 0100${mode.toString(8).padStart(3, "0")}`,
+      `set_inode_field ${word(path)} mode 0${(REGULAR_FILE | mode).toString(8)}`,
       `set_inode_field ${word(path)} uid ${String(uid)}`,
       `set_inode_field ${word(path)} gid ${String(gid)}`,
     );

@@ -201,7 +201,13 @@ test("a node dies with a process that was killed outright, and the next start cl
     process.send({ name: pi.name, port: pi.ssh.port });
   `;
   const owner = fork("-", { execArgv: ["--input-type=module", "--eval", program], stdio: "inherit" });
-  const [{ name, port }] = (await once(owner, "message")) as [{ name: string; port: number }];
+  const died = once(owner, "exit").then(() => {
+    throw new Error("the owner ended before it had a node");
+  });
+  const [{ name, port }] = (await Promise.race([once(owner, "message"), died])) as [
+    { name: string; port: number },
+  ];
+  died.catch(() => undefined);
   expect((await processesOf(name)).length).toBe(2);
   // QEMU holds this connection: its end is QEMU's.
   const lifeline = connect(port, "127.0.0.1").on("error", () => undefined);
