@@ -45,6 +45,11 @@ export interface FirewallArgs {
   readonly forward?: "drop" | "leave";
   /** Refused packets per minute and direction that are logged; 0 is off. @default 10: enough to see, too little to fill a disk. */
   readonly logPerMinute?: number;
+  /**
+   * Seconds for a change of the rules to be confirmed over a new connection before the device takes it back.
+   * @default 30: a change takes about two on a Pi 5
+   */
+  readonly confirmSeconds?: number;
 }
 
 /** Verified boot of a node (edgeseal:boot:VerifiedBoot); observed, never changed. */
@@ -89,6 +94,7 @@ export const blockDefaults = {
     egress: "allowlist",
     forward: "drop",
     logPerMinute: 10,
+    confirmSeconds: 30,
   },
   boot: { require: "signed-boot-locked" },
 } as const satisfies Blocks | { readonly firewall: Omit<Required<FirewallArgs>, "management"> };

@@ -45,12 +45,13 @@ export function loadRuleset(
       ),
       ...overrides.map(removeOverride),
       run({ title: "load the rules", script: `nft -f ${paths.ruleset}` }),
-      // reenable, since a single missing link leaves a unit "enabled".
+      // reenable, since a single missing link leaves a unit "enabled"; one reload for all of it, since each runs every generator.
       run({
         title: "have the rules loaded at every boot, before the network",
-        script: `systemctl daemon-reload && systemctl --quiet reenable ${bootUnitName} && systemctl start ${bootUnitName}`,
+        script: `systemctl --quiet --no-reload reenable ${bootUnitName} && systemctl daemon-reload && systemctl start ${bootUnitName}`,
       }),
     ],
+    windowSeconds: inputs.confirmSeconds,
     files: [...files.map(({ path }) => path), ...overrides],
     save,
     restore,

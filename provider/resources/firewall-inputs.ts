@@ -89,6 +89,13 @@ export const firewallInputs = Type.Object(
       description:
         "How many refused packets per minute and direction go to the kernel log (prefix `edgeseal input: ` and so on). 0 turns logging off. Default 10: enough to see what is refused, too little to fill a disk.",
     }),
+    confirmSeconds: Type.Integer({
+      minimum: 10,
+      maximum: 3600,
+      default: 30,
+      description:
+        "Seconds that the device gives a change of the rules, the change itself included, to be confirmed over a new connection; then it takes the change back. Default 30: a change takes about two on a Pi 5. More for a slow way in.",
+    }),
   },
   { additionalProperties: false },
 );

@@ -18,6 +18,7 @@ const inputs: FirewallInputs = {
   egress: "allowlist",
   forward: "drop",
   logPerMinute: 10,
+  confirmSeconds: 30,
   allow: [{ name: "api", to: "203.0.113.5", protocol: "tcp", ports: [443] }],
 };
 /** Right by itself, and it shuts out the connection in use. */

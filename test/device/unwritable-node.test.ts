@@ -29,6 +29,7 @@ const inputsOf: Readonly<Record<string, object>> = {
     egress: "allowlist",
     forward: "drop",
     logPerMinute: 10,
+    confirmSeconds: 30,
   },
 };
 

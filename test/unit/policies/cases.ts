@@ -14,6 +14,7 @@ export const goodInputs: BlockInputs = {
     egress: "allowlist",
     forward: "drop",
     logPerMinute: 10,
+    confirmSeconds: 30,
   },
   boot: { require: "signed-boot-locked" },
 };

@@ -12,6 +12,7 @@ export const example: FirewallInputs = {
   egress: "allowlist",
   forward: "drop",
   logPerMinute: 10,
+  confirmSeconds: 30,
   allow: [
     { name: "lan", to: "10.0.0.0/8", protocol: "any" },
     { name: "api", to: "203.0.113.5", protocol: "tcp", ports: [443], comment: "the article's API" },

@@ -73,6 +73,7 @@ nodes:
           egress: "allowlist",
           forward: "drop",
           logPerMinute: 10,
+          confirmSeconds: 30,
           sshPort: 22,
         },
         boot: { require: "signed-boot-locked" },
