@@ -65,7 +65,13 @@ test.each(Object.entries(subjects))(
   "%s, cut off before and after each step, is in its desired state after the next plan",
   async (token, { inputs, start, points }) => {
     const reset =
-      start === undefined ? {} : { reset: async (): Promise<void> => void (await node.must(start)) };
+      start === undefined
+        ? {}
+        : {
+            reset: async (): Promise<void> => {
+              await node.must(start);
+            },
+          };
     const cuts = await testEveryInterruption(impatient(kindOf(token)), inputs, node, reset);
     expect(cuts.length).toBeGreaterThanOrEqual(2 * points);
   },

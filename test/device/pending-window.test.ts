@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import { createDevices } from "../../provider/device/devices.ts";
 import { commitConfirm, file } from "../../provider/device/step.ts";
 import { NamespaceNode } from "../../testbed/namespace/node.ts";
-import { kinds, namedNote, noteFolder } from "./thirty-kinds.ts";
+import { kinds, noteFolder } from "./thirty-kinds.ts";
 
 const inputs = { name: "window", content: "new\n" };
 const path = `${noteFolder}/window`;
@@ -36,7 +36,7 @@ test(
 
     const next = createDevices({ kinds });
     try {
-      const observed = await next.get(node.connection).observe(namedNote as unknown as typeof kind, inputs);
+      const observed = await next.get(node.connection).observe(kind, inputs);
       expect(observed).toEqual({ outcome: "present", state: { content: "old\n" } });
       expect(await node.must(`cat ${path}`)).toBe("old\n");
     } finally {
