@@ -9,7 +9,7 @@ import { UnknownObservation } from "./device/probe.ts";
 import type { Step } from "./device/step.ts";
 import { diffState, type Difference } from "./diff.ts";
 import { CallFailed, InitializationFailed, InvalidRequest } from "./host/errors.ts";
-import type { Call, Change, Handler, ReadResult } from "./host/handler.ts";
+import type { Call, Change, CheckFailure, Handler, ReadResult } from "./host/handler.ts";
 import { annotatedSecrets } from "./host/secrets.ts";
 import { isProperties, Unknown, unknownPaths, type Properties, type Value } from "./host/values.ts";
 import { PlanRefused, type Observed, type ResourceKind } from "./resource.ts";
@@ -58,6 +58,8 @@ class Lifecycle implements Handler {
   readonly #validator: ReturnType<typeof inputValidator>;
   /** The resource that this process last led to its state, by id. */
   readonly #ledBy = new Map<string, string>();
+  /** The resource of the program that wants the kind on a node, by id. */
+  readonly #wantedBy = new Map<string, string>();
 
   constructor(kind: ResourceKind, devices: () => Promise<Devices>) {
     this.token = kind.token;
@@ -69,10 +71,11 @@ class Lifecycle implements Handler {
     this.#validator = inputValidator(this.inputs);
   }
 
-  check: Handler["check"] = ({ inputs: given, secrets }) => {
+  check: Handler["check"] = ({ inputs: given, secrets }, call) => {
     const { inputs, problems } = this.#validator.validate(given, secrets);
     const failures = problems.map(({ path, message }) => ({ property: path, reason: message }));
-    const { own } = split(inputs);
+    const { own, connection } = split(inputs);
+    failures.push(...this.#rivals(connection, call));
     // The kind's own check may rely on what its schema says, so it needs inputs without a fault and without gaps.
     const judged = !problems.some(({ path }) => !/^(connection|onDelete)\b/.test(path)) && isKnown(own);
     const more = judged ? (this.#kind.check?.(own) ?? []) : [];
@@ -162,6 +165,21 @@ class Lifecycle implements Handler {
       if (result.failure !== undefined) throw result.failure;
     });
   };
+
+  /**
+   * A second resource of the kind on one node. Each would lead the node to its own inputs, and undo the other's with every other update: the engine
+   * updates only the one that differs just then, so the two never meet in `update`. They do meet here: the engine has each resource of the program
+   * checked, and never one that it is about to delete, as the former name of a renamed one.
+   */
+  #rivals(connection: Properties, call: Call): CheckFailure[] {
+    if (typeof connection["node"] !== "string") return [];
+    const id = this.#id(connection);
+    const first = this.#wantedBy.get(id) ?? call.urn;
+    this.#wantedBy.set(id, first);
+    if (first === call.urn) return [];
+    const reason = `${connection["node"]} has its ${this.#label} already, ${first}: a node has one of each kind; remove one of the two, or say which other node this one is for`;
+    return [{ property: "connection.node", reason }];
+  }
 
   /** `memory:Swap` of `edgeseal:memory:Swap`. */
   get #label(): string {

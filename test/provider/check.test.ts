@@ -1,8 +1,10 @@
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import {
   asset,
   connection,
   noteInputs,
+  noteToken,
+  sealToken,
   secret,
   startProvider,
   unknownString,
@@ -128,4 +130,39 @@ test("takes a secret out of what a kind's own check says", async () => {
     }),
   );
   expect(failures).toEqual([{ property: "allow[1].to", reason: "[secret] is listed twice" }]);
+});
+
+describe("a second resource of a kind on a node", () => {
+  beforeEach(async () => {
+    expect((await provider.check(noteInputs(), noteToken, "first")).failures).toEqual([]);
+  });
+  const second = async (change: object = {}, token = noteToken, name = "second") =>
+    (await provider.check({ ...noteInputs({ level: 4 }), ...change }, token, name)).failures;
+
+  test("is refused, naming the first and the mend", async () => {
+    expect(await second()).toEqual([
+      {
+        property: "connection.node",
+        reason:
+          "pi-1 has its test:Note already, urn:pulumi:dev::site::edgeseal:index:Site$edgeseal:test:Note::first: " +
+          "a node has one of each kind; remove one of the two, or say which other node this one is for",
+      },
+    ]);
+  });
+
+  test.each([
+    ["the same resource, checked again", () => second({}, noteToken, "first")],
+    ["one on another node", () => second({ connection: { ...connection, node: "pi-2" } })],
+    [
+      "one on a node that is not known yet",
+      () => second({ connection: { ...connection, node: unknownString } }),
+    ],
+    ["one on a node at an unknown place", () => second({ connection: unknownString })],
+  ])("is not: %s", async (_, failures) => {
+    expect(await failures()).toEqual([]);
+  });
+
+  test("is not: one of another kind", async () => {
+    expect((await provider.check({ connection, onDelete: "keep" }, sealToken, "seal")).failures).toEqual([]);
+  });
 });
