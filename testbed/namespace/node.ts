@@ -235,7 +235,8 @@ export class NamespaceNode implements AsyncDisposable {
           this.#work,
           this.name,
         ]),
-      { stdio: ["pipe", "pipe", "pipe"] },
+      // Not of the terminal's group: Ctrl-C is for us to answer, by stopping the node.
+      { stdio: ["pipe", "pipe", "pipe"], detached: true },
     );
     this.#machine = machine;
     let errors = "";
@@ -318,7 +319,11 @@ function startOperator(): ChildProcess {
       "--disable-warning=ExperimentalWarning",
       join(import.meta.dirname, "forwarder.ts"),
     ],
-    { stdio: ["ignore", "inherit", "inherit", "ipc"], env: { ...process.env, NODE_OPTIONS: "" } },
+    {
+      stdio: ["ignore", "inherit", "inherit", "ipc"],
+      detached: true,
+      env: { ...process.env, NODE_OPTIONS: "" },
+    },
   );
 }
 
