@@ -1,9 +1,38 @@
 import * as pulumi from "@pulumi/pulumi";
+import { clashesInList, endpoint } from "../policies/distinct-nodes.ts";
 import { checklist } from "../policies/checklist.ts";
 import { evaluate, failures } from "../policies/evaluate.ts";
 import { refusalText } from "../policies/message.ts";
 import type { JudgedNode } from "../policies/node.ts";
 import type { Waiver } from "../policies/waiver.ts";
+import type { ConnectionArgs } from "./connection-args.ts";
+
+/** What follows from a refusal. */
+const consequence = "none of its resources was registered, and no device was reached";
+
+/**
+ * Holds that no two nodes have one name, or one address and port. An address that comes from another resource is not known here: the policy pack
+ * compares those.
+ * @throws pulumi.RunError that names each pair.
+ */
+export function requireDistinctNodes(
+  subject: string,
+  nodes: readonly { readonly name: string; readonly connection: ConnectionArgs }[],
+): void {
+  const placed = nodes.map(({ name, connection: { address, port } }) => ({
+    name,
+    endpoint:
+      typeof address === "string" && (port === undefined || typeof port === "number")
+        ? endpoint(address, port)
+        : undefined,
+  }));
+  const clashes = clashesInList(placed);
+  if (clashes.length === 0) return;
+  const lines = clashes.map(({ index, field, message }) => `  nodes[${index}].${field}: ${message}`);
+  throw new pulumi.RunError(
+    [`${subject} has nodes that can't be told apart; ${consequence}:`, ...lines].join("\n"),
+  );
+}
 
 /**
  * Holds declared nodes against the deployment checklist.
@@ -18,6 +47,5 @@ export function requireChecklist(
 ): void {
   const failing = failures(evaluate({ nodes, waivers }, checklist, now));
   if (failing.length === 0) return;
-  const consequence = "none of its resources was registered, and no device was reached";
   throw new pulumi.RunError(refusalText(subject, failing, consequence));
 }

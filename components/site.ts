@@ -3,7 +3,7 @@ import { siteType } from "../policies/stack.ts";
 import type { Waiver } from "../policies/waiver.ts";
 import { withDefaults } from "./block-args.ts";
 import { componentInput, declaredNode, EdgeNode, type EdgeNodeArgs } from "./edge-node.ts";
-import { requireChecklist } from "./gate.ts";
+import { requireChecklist, requireDistinctNodes } from "./gate.ts";
 
 /** A node of a site; its waivers are among the site's. */
 export interface SiteNodeArgs extends Omit<EdgeNodeArgs, "waivers"> {
@@ -13,7 +13,7 @@ export interface SiteNodeArgs extends Omit<EdgeNodeArgs, "waivers"> {
 
 /** The nodes of one place, managed by one Pulumi stack. */
 export interface SiteArgs {
-  /** The nodes. */
+  /** The nodes: each a device, with a name, and an address and port, of its own. */
   readonly nodes: readonly SiteNodeArgs[];
   /** Justified, owned, expiring exceptions. @default none. */
   readonly waivers?: readonly Waiver[];
@@ -37,7 +37,7 @@ export interface NodeSummary {
  * A site. Holds all its nodes against the deployment checklist before it registers the first, so that neither `pulumi up` nor
  * `pulumi up --skip-preview` applies a site that fails.
  *
- * @throws pulumi.RunError that names every control that fails, on which node, and the mend.
+ * @throws pulumi.RunError that names every control that fails, on which node, and the mend; or the nodes that share a name, or an address and port.
  */
 export class Site extends pulumi.ComponentResource {
   /** The nodes by name. */
@@ -50,6 +50,7 @@ export class Site extends pulumi.ComponentResource {
     const waivers = args.waivers ?? [];
     // Registered before it is judged, so that the policy pack sees, and judges, what is refused here.
     super(siteType, name, { nodes: declared.map(componentInput), waivers }, options);
+    requireDistinctNodes(`site "${name}"`, args.nodes);
     requireChecklist(`site "${name}"`, declared, waivers);
 
     this.nodes = Object.fromEntries(

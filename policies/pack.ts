@@ -54,4 +54,21 @@ function policy(control: Control): ResourceValidationPolicy & StackValidationPol
   };
 }
 
-new PolicyPack("edgeseal-checklist", { enforcementLevel: "mandatory", policies: checklist.map(policy) });
+/** No point of the checklist, but what it rests on: that each node is a device of its own. */
+const distinctNodes: ResourceValidationPolicy = {
+  name: "distinct-nodes",
+  description: "No two nodes have one name, or one address and port",
+  enforcementLevel: "mandatory",
+  remediationSteps: "Give each node a name, and an address and port, of its own",
+  validateResource: (args, reportViolation) => {
+    if (!isJudged(args.type)) return;
+    const resource = asInputs(args, args.opts.parent);
+    judge.note(resource);
+    for (const text of judge.clashes(resource)) reportViolation(text);
+  },
+};
+
+new PolicyPack("edgeseal-checklist", {
+  enforcementLevel: "mandatory",
+  policies: [distinctNodes, ...checklist.map(policy)],
+});

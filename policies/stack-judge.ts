@@ -1,4 +1,5 @@
 import type { Control } from "./control.ts";
+import { clashesInStack } from "./distinct-nodes.ts";
 import { evaluate, failures, judge, type Finding } from "./evaluate.ts";
 import { blockOfType, unknownValue, type JudgedNode } from "./node.ts";
 import { declarationOf, edgeNodeType, nodeOf, nodesOf, siteType, type StackResource } from "./stack.ts";
@@ -48,6 +49,12 @@ export class StackJudge {
     return this.#report(evaluate({ nodes, waivers }, [control], this.#clock()));
   }
 
+  /** What a resource, as it is registered, has in common with one of another node. Each pair of nodes is told once, not for each of their resources. */
+  clashes(resource: StackResource): string[] {
+    const texts = clashesInStack(resource, this.#seen.values());
+    return texts.filter((text) => this.#isNew(text));
+  }
+
   #nodesAt(resource: StackResource): readonly JudgedNode[] {
     if (resource.type === siteType) return declarationOf(resource)?.nodes ?? [];
     if (resource.type === edgeNodeType) {
@@ -71,12 +78,15 @@ export class StackJudge {
   }
 
   #report(findings: readonly Finding[]): Finding[] {
-    return failures(findings).filter((finding) => {
-      const key = JSON.stringify([finding.node, finding.control, finding.evidence]);
-      const known = this.#reported.has(key);
-      this.#reported.add(key);
-      return !known;
-    });
+    return failures(findings).filter(({ node, control, evidence }) =>
+      this.#isNew(JSON.stringify([node, control, evidence])),
+    );
+  }
+
+  #isNew(key: string): boolean {
+    const known = this.#reported.has(key);
+    this.#reported.add(key);
+    return !known;
   }
 }
 

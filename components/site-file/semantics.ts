@@ -1,5 +1,5 @@
-import ipaddr from "ipaddr.js";
 import { controlIds, checklist } from "../../policies/checklist.ts";
+import { clashesInList, endpoint } from "../../policies/distinct-nodes.ts";
 import { parseDay } from "../../policies/waiver.ts";
 import { nearest } from "../../provider/check/nearest.ts";
 import type { Path } from "../../provider/host/values.ts";
@@ -8,9 +8,6 @@ import { hostKeyFault } from "./host-key.ts";
 import type { SiteProblem } from "./problem.ts";
 import { isPlain, type Plain } from "./merge.ts";
 import type { Source } from "./source.ts";
-
-/** The port of sshd when none is given (provider/connection.ts). */
-const sshPort = 22;
 
 /** A node, waiver or statement as far as its values have the right type; what has not is a fault that the schema has told of. */
 type Readable<K extends string> = { readonly [P in K]?: string } & { readonly port?: number };
@@ -30,21 +27,13 @@ export function semanticProblems(site: Plain, source: Source): SiteProblem[] {
   const waivers = list(site.waivers).map(readable<"control" | "node" | "expires">);
   const statements = list(site.statements).map(readable<"control" | "node">);
   const names = nodes.map(({ name }) => name);
-  const endpoints = nodes.map(({ address, port }) =>
-    address === undefined ? undefined : endpoint(address, port),
-  );
+  const placed = nodes.map(({ name, address, port }) => ({
+    name,
+    endpoint: address === undefined ? undefined : endpoint(address, port),
+  }));
   return [
-    ...repeated(names).map(({ index, first, value }) =>
-      source.problem(
-        ["nodes", index, "name"],
-        `expected a name of its own, got ${JSON.stringify(value)}, which is the name of nodes[${first}]`,
-      ),
-    ),
-    ...repeated(endpoints).map(({ index, first, value }) =>
-      source.problem(
-        ["nodes", index, "address"],
-        `expected an address and port of its own, got ${value}, where nodes[${first}] (${names[first] ?? "unnamed"}) is: two nodes are two devices`,
-      ),
+    ...clashesInList(placed).map(({ index, field, message }) =>
+      source.problem(["nodes", index, field], message),
     ),
     ...nodes.flatMap(({ address }, index) => {
       const fault = address === undefined ? undefined : addressFault(address);
@@ -116,22 +105,4 @@ function target(
 function didYouMean(word: string, candidates: readonly string[]): string | undefined {
   const near = nearest(word, candidates);
   return near === undefined ? undefined : `; did you mean ${JSON.stringify(near)}?`;
-}
-
-/** The values that stood before, with both places. */
-function repeated(
-  values: readonly (string | undefined)[],
-): { readonly index: number; readonly first: number; readonly value: string }[] {
-  return values.flatMap((value, index) => {
-    const first = values.indexOf(value);
-    return value === undefined || first === index ? [] : [{ index, first, value }];
-  });
-}
-
-/** Address and port, written in one way: `fe80:0::1` and `FE80::1` are one address. */
-function endpoint(address: string, port = sshPort): string {
-  const host = ipaddr.isValid(address)
-    ? ipaddr.process(address).toString()
-    : address.toLowerCase().replace(/\.$/, "");
-  return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
 }

@@ -129,6 +129,17 @@ ${body}
     expect(said(result)).not.toContain("canary");
   });
 
+  test("by a second EdgeNode for the same device: both are named", async () => {
+    program(`new EdgeNode("pi-1", args);
+new EdgeNode("pi-2", { ...args, connection: { ...connection, port: 22 } });`);
+    const result = await preview();
+    expect(result.code).not.toBe(0);
+    expect(said(result)).toMatch(
+      /(pi-1 and pi-2|pi-2 and pi-1) are both at 192\.0\.2\.1:22: two nodes are two devices/,
+    );
+    expect(reported(result)).toEqual([]);
+  });
+
   test("by a resource of its own: it is judged by its own inputs", async () => {
     program(`const node = new EdgeNode("pi-1", args);
 new Swap("second", { connection, mode: "keep" }, { parent: node });`);

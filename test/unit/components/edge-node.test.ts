@@ -141,7 +141,7 @@ describe("Site", () => {
       "plant",
       site([
         { ...node, name: "pi-1" },
-        { ...node, name: "pi-2" },
+        { ...node, name: "pi-2", connection: { address: "192.0.2.2", hostKey } },
       ]),
     );
     await run.settled();
@@ -151,14 +151,19 @@ describe("Site", () => {
       site: "plant",
       nodes: {
         "pi-1": { address: "192.0.2.1", level: "none" },
-        "pi-2": { address: "192.0.2.1", level: "none" },
+        "pi-2": { address: "192.0.2.2", level: "none" },
       },
       waived: `${waivers.length} waivers, the first ends on 2999-12-31`,
     });
   });
 
   test("one node that fails keeps all of them out; the site itself is registered, for the pack to judge", async () => {
-    const bad = { ...node, name: "pi-2", swap: { mode: "keep" } };
+    const bad = {
+      ...node,
+      name: "pi-2",
+      connection: { address: "192.0.2.2", hostKey },
+      swap: { mode: "keep" },
+    };
     expect(() => new Site("plant", site([{ ...node, name: "pi-1" }, bad]))).toThrow(
       'site "plant" does not meet the deployment checklist (1 finding); none of its resources was registered, and no device was reached:',
     );
@@ -168,6 +173,42 @@ describe("Site", () => {
       { name: "pi-1" },
       { name: "pi-2", blocks: { swap: { mode: "keep" } } },
     ]);
+  });
+});
+
+describe("a Site of which two nodes are one", () => {
+  const { waivers: _, ...node } = args;
+  const second = (name: string, connection: object) =>
+    ({
+      nodes: [
+        { ...node, name: "pi-1" },
+        { ...node, name, connection: { hostKey, ...connection } },
+      ],
+      waivers: waivers.map((waiver) => ({ ...waiver, node: "*" })),
+    }) as ConstructorParameters<typeof Site>[1];
+
+  test("is refused with every pair, before any of its resources is registered", async () => {
+    expect(() => new Site("plant", second("pi-1", { address: "::ffff:192.0.2.1", port: 22 }))).toThrow(
+      new pulumi.RunError(
+        [
+          'site "plant" has nodes that can\'t be told apart; none of its resources was registered, and no device was reached:',
+          '  nodes[1].name: expected a name of its own, got "pi-1", which is the name of nodes[0]',
+          "  nodes[1].address: expected an address and port of its own, got 192.0.2.1:22, where nodes[0] (pi-1) is: two nodes are two devices",
+        ].join("\n"),
+      ),
+    );
+    await run.settled();
+    expect(types(run.registered)).toEqual(["edgeseal:index:Site plant"]);
+  });
+
+  test.each([
+    ["at another port", { address: "192.0.2.1", port: 2222 }],
+    ["at an address that is an output, which the pack compares", { address: pulumi.output("192.0.2.1") }],
+    ["at a port that is an output", { address: "192.0.2.1", port: pulumi.output(22) }],
+  ])("is none when the second is %s", async (_, connection) => {
+    new Site("plant", second("pi-2", connection));
+    await run.settled();
+    expect(run.registered).toHaveLength(1 + 2 + 8);
   });
 });
 

@@ -229,6 +229,52 @@ describe("the pack's judge", () => {
   });
 });
 
+describe("nodes that can't be told apart", () => {
+  const clashes = (resources: readonly StackResource[]) => {
+    const judge = new StackJudge(() => now);
+    return resources.flatMap((resource) => {
+      judge.note(resource);
+      return judge.clashes(resource);
+    });
+  };
+  const at = (node: string, connection: object) => {
+    const inputs = { connection: { node, address: "192.0.2.1", port: 22, ...connection } };
+    return [device("swap", node, { inputs }), device("boot", node, { inputs })];
+  };
+  const edgeNode = (name: string, parent: string) => ({
+    ...component(edgeNodeType, name, { node: { name, blocks: goodInputs }, waivers: [] }, parent),
+    urn: `urn:${parent}$${edgeNodeType}::${name}`,
+  });
+
+  test("two nodes at one address and port are both named, once for all their resources", () => {
+    expect(clashes([...at("pi-1", {}), ...at("pi-2", { address: "::ffff:192.0.2.1" })])).toEqual([
+      "pi-1 and pi-2 are both at 192.0.2.1:22: two nodes are two devices; give each an address and port of its own",
+    ]);
+  });
+
+  test.each([
+    ["at two ports", { port: 2222 }],
+    ["at an address that is not known yet", { address: unknownValue }],
+    ["at a port that is not known yet", { port: unknownValue }],
+  ])("two nodes %s are two", (_, connection) => {
+    expect(clashes([...at("pi-1", {}), ...at("pi-2", connection)])).toEqual([]);
+  });
+
+  test("two EdgeNodes with one name are both named", () => {
+    expect(clashes([edgeNode("pi-1", "a"), edgeNode("pi-1", "b"), edgeNode("pi-2", "b")])).toEqual([
+      `urn:a$${edgeNodeType}::pi-1 and urn:b$${edgeNodeType}::pi-1 are both named pi-1: give each a name of its own`,
+    ]);
+  });
+
+  test("a Site and the EdgeNode it makes are one; a Site with a name twice is told", () => {
+    const nodes = (...names: string[]) => siteOf(names.map((name) => ({ name, blocks: goodInputs })));
+    expect(clashes([nodes("pi-1"), edgeNode("pi-1", "site"), ...at("pi-1", {})])).toEqual([]);
+    expect(clashes([nodes("pi-1", "pi-2", "pi-1")])).toEqual([
+      'nodes[2].name: expected a name of its own, got "pi-1", which is the name of nodes[0]',
+    ]);
+  });
+});
+
 describe("a recorded state", () => {
   const exported = (resources: object[]) => JSON.stringify({ version: 3, deployment: { resources } });
 
