@@ -8,7 +8,7 @@ export interface ProcessEnd {
 }
 
 /**
- * A child process that cannot outlive this one, however this one ends: the kernel sends it `deathSignal` when its
+ * A child process that cannot outlive this one, however this one ends: the kernel kills it when its
  * parent dies (PR_SET_PDEATHSIG, prctl(2)), even when that parent was killed with SIGKILL and no handler ran.
  */
 export interface BoundProcess {
@@ -30,12 +30,9 @@ export async function spawnBound(
     readonly cwd?: string;
     readonly stdio?: StdioOptions;
     readonly env?: NodeJS.ProcessEnv;
-    /** @default "SIGKILL", since a virtual machine has nothing to save */
-    readonly deathSignal?: "SIGKILL" | "SIGTERM";
   } = {},
 ): Promise<BoundProcess> {
-  const death = (options.deathSignal ?? "SIGKILL").slice("SIG".length);
-  const child = spawn("setpriv", ["--pdeathsig", death, "--", command, ...args], {
+  const child = spawn("setpriv", ["--pdeathsig", "KILL", "--", command, ...args], {
     stdio: options.stdio ?? ["ignore", "ignore", "pipe"],
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     ...(options.env === undefined ? {} : { env: options.env }),
@@ -82,7 +79,6 @@ export async function run(
     readonly cwd?: string;
     readonly signal?: AbortSignal | undefined;
     readonly env?: NodeJS.ProcessEnv;
-    readonly deathSignal?: "SIGKILL" | "SIGTERM";
     /** Exit codes that are no failure. @default [0] */
     readonly okCodes?: readonly number[];
     /** Called with each line of standard error. */
@@ -96,7 +92,7 @@ export async function run(
     stdout += chunk;
   });
   if (options.onLine) forEachLine(bound.child, options.onLine);
-  const abort = (): void => void bound.kill("SIGTERM");
+  const abort = (): void => void bound.kill();
   options.signal?.addEventListener("abort", abort, { once: true });
   const { code, signal } = await bound.ended;
   options.signal?.removeEventListener("abort", abort);

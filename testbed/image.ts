@@ -57,7 +57,10 @@ export async function ensureImage(options: ImageOptions = {}): Promise<Image> {
       if (await exists(folder)) return;
       requireRoot();
       const started = performance.now();
-      const building = await mkdtemp(join(images, "building-"));
+      const unfinished = `building-${hash}-`;
+      for (const name of await readdir(images))
+        if (name.startsWith(unfinished)) await rm(join(images, name), { recursive: true });
+      const building = await mkdtemp(join(images, unfinished));
       try {
         await buildImage(building, { profile, signal: options.signal, onProgress });
         await rename(building, folder);

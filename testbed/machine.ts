@@ -70,7 +70,10 @@ export class Machine {
     const tpmSocket = join(wiring.folder, "tpm.sock");
     const qmpSocket = join(wiring.folder, "qmp.sock");
     const tpm = await powerOnTpm(wiring.tpmState, tpmSocket);
-    const qmp = await Qmp.listen(qmpSocket);
+    const qmp = await Qmp.listen(qmpSocket).catch(async (error: unknown) => {
+      await tpm.kill();
+      throw error;
+    });
     const qemu = await spawnBound(wiring.profile.qemu, [
       ...qemuArguments(wiring, bootFiles, { tpmSocket, qmpSocket }),
       ...(memory === undefined ? [] : ["-incoming", "defer"]),

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
-import { cp, mkdir, mkdtemp, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { cp, mkdir, mkdtemp, readFile, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
 import { hostFingerprint } from "./accelerator.ts";
 import { run } from "./bound-process.ts";
 import { withLock } from "./cache-lock.ts";
@@ -65,7 +65,12 @@ export async function ensureSnapshot(
       const made = await readSnapshot(folder);
       if (made) return made;
       onProgress(`booting the image once for its snapshot (${accelerator === "tcg" ? "emulated" : "KVM"})`);
-      const making = await mkdtemp(join(image.folder, ".booting-"));
+      // Short: sockets are in it, and a socket's path has 107 bytes.
+      const unfinished = `.${basename(folder).slice(-8)}-`;
+      for (const name of await readdir(image.folder)) {
+        if (name.startsWith(unfinished)) await rm(join(image.folder, name), { recursive: true });
+      }
+      const making = await mkdtemp(join(image.folder, unfinished));
       try {
         await bootAndSave(image, accelerator, making, options.signal);
         await rename(making, folder);

@@ -14,8 +14,8 @@ import { copyTpmState, ensureSnapshot, readyMarker } from "./snapshot.ts";
 import { PoweredOffDisks } from "./tamper.ts";
 import { replaceChip } from "./tpm.ts";
 
-/** Three times an emulated boot on an idle machine: other tests may run beside it. */
-const bootTimeoutMs = 180_000;
+/** Many times an emulated boot on an idle machine (35 s): much else may run beside it. */
+const bootTimeoutMs = 300_000;
 
 export interface StartOptions {
   /** Lower-case letters, digits and dashes; one living node per name. @default a new one, so that tests run in parallel */
@@ -127,6 +127,7 @@ export class VirtualPi {
       network: options.network ?? "isolated",
     };
     const pi = new VirtualPi(image, wiring, options.onOff);
+    signal?.addEventListener("abort", () => void pi.stop(), { once: true });
     try {
       if (snapshot) {
         await createOverlay(path("system.qcow2"), snapshot.systemDisk, "qcow2");
@@ -140,12 +141,13 @@ export class VirtualPi {
         await pi.boot();
       }
       signal?.throwIfAborted();
+      await describeNode(folder, { name, ssh: pi.ssh, imageHash: image.hash });
     } catch (error) {
       await pi.stop();
+      // Stopped in the middle: that it went off is the consequence, not the cause.
+      signal?.throwIfAborted();
       throw error;
     }
-    signal?.addEventListener("abort", () => void pi.stop(), { once: true });
-    await describeNode(folder, { name, ssh: pi.ssh, imageHash: image.hash });
     return pi;
   }
 
@@ -181,6 +183,8 @@ export class VirtualPi {
    */
   async boot(): Promise<void> {
     if (this.#machine) throw new Error(`${this.name} is already on`);
+    if (this.#stopping) throw new Error(`${this.name} is stopped`);
+    this.#rebooting = undefined;
     const started = performance.now();
     const bootFiles = await readBootFiles(this.#wiring.systemDisk, join(this.#wiring.folder, "boot"));
     const from = this.console.position();
@@ -219,8 +223,13 @@ export class VirtualPi {
    * TPM loses power without a shutdown command. The node is off afterwards: `boot()` plugs it in again.
    */
   async powerCut(): Promise<void> {
-    await this.#requireOn().cut();
+    const machine = this.#requireOn();
+    // Cut in the middle of a boot that the guest had asked for: that one's failure is no news.
+    const rebooting = this.#rebooting?.catch(() => undefined);
+    this.#rebooting = undefined;
     this.#machine = undefined;
+    await machine.cut();
+    await rebooting;
   }
 
   /**
@@ -281,7 +290,15 @@ export class VirtualPi {
   }
 
   async #powerOn(bootFiles: BootFiles, memory?: string): Promise<Machine> {
+    const refuse = (): never => {
+      throw new Error(`${this.name} was stopped while it was being powered on`);
+    };
+    if (this.#stopping) refuse();
     const machine = await Machine.powerOn(this.#wiring, bootFiles, memory);
+    if (this.#stopping) {
+      await machine.cut();
+      refuse();
+    }
     this.#machine = machine;
     void machine.off.then((off) => {
       this.#lastOff = off;
@@ -294,8 +311,11 @@ export class VirtualPi {
       }
       // A board that is reset boots again, whoever asked for it.
       this.#rebooting = this.boot();
-      this.#rebooting.catch((error: unknown) => {
-        this.#onOff({ reason: "failed", detail: error instanceof Error ? error.message : String(error) });
+      const rebooting = this.#rebooting;
+      rebooting.catch((error: unknown) => {
+        // Not if it was cut meanwhile.
+        if (this.#rebooting === rebooting)
+          this.#onOff({ reason: "failed", detail: error instanceof Error ? error.message : String(error) });
       });
     });
     return machine;

@@ -28,8 +28,11 @@ export async function buildImage(folder: string, options: BuildOptions): Promise
   const customizeArguments = [diskId, profile.console, profile.initramfsModules.join(" ")];
   onProgress(`installing Debian ${suite} (${profile.arch})`);
   await run(
-    "mmdebstrap",
+    "unshare",
     [
+      // In namespaces of its own: with it go all processes that it started and all that it mounted in the new root,
+      // even if it is killed.
+      ...["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--", "mmdebstrap"],
       `--architectures=${profile.arch}`,
       "--variant=minbase",
       "--format=directory",
@@ -44,8 +47,7 @@ export async function buildImage(folder: string, options: BuildOptions): Promise
       root,
       await debianMirror(),
     ],
-    // SIGTERM: mmdebstrap then unmounts what it mounted in the new root.
-    { signal, deathSignal: "SIGTERM", onLine: progressOf(onProgress) },
+    { signal, onLine: progressOf(onProgress) },
   );
 
   onProgress("packing the disk");
