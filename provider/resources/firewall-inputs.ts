@@ -109,7 +109,7 @@ export const firewallState = Type.Object(
   {
     loaded: Type.Enum(["ruleset", "fallback", "dormant", "absent", "unknown"], {
       description:
-        "What is in the kernel: our `ruleset`; the `fallback` of a boot at which the ruleset could not be loaded; a table that is `dormant`, listed but not in effect; `absent`; or `unknown`, since nft is not installed.",
+        "What is in the kernel: our `ruleset`; the `fallback` of a boot at which the ruleset could not be loaded; a table that is `dormant`, listed but not in effect; `absent`; or `unknown`, since nft is not installed, while the kernel may hold a table.",
     }),
     inputPolicy: Type.Optional(
       Type.String({ description: "Policy of the input chain in the kernel: `drop`." }),

@@ -19,7 +19,13 @@ const ownFiles = [paths.ruleset, paths.fallback, paths.bootUnit, paths.nftablesD
 export const firewallProbe: Probe<Observed<FirewallState>> = {
   id: "edgeseal:network:Firewall",
   parts: {
-    tables: "command -v nft >/dev/null 2>&1 || { echo missing; exit 0; }; nft list tables",
+    // A table outlives the nft that loaded it. Only a kernel without a symbol of nf_tables, be it built in or a module, certainly has none.
+    tables: `command -v nft >/dev/null 2>&1 || {
+  if awk '/nf_tables/ { found = 1; exit } END { exit found || NR == 0 }' /proc/kallsyms 2>/dev/null
+  then echo missing none; else echo missing; fi
+  exit 0
+}
+nft list tables`,
     // Looking for the table in a list, since a table that is not there and an nft that can't ask end with the same status.
     table: `command -v nft >/dev/null 2>&1 || exit 0
 tables=$(nft list tables) || exit 1
@@ -55,13 +61,13 @@ done`,
 
 function parseFirewall(parts: Readonly<Record<string, PartOutput>>): Observed<FirewallState> {
   const tables = outputOf(parts, "tables").trim();
-  const nftMissing = tables === "missing";
+  const nftMissing = tables === "missing" || tables === "missing none";
   const kernel = kernelState(outputOf(parts, "table"), nftMissing);
   const files = readFiles(outputOf(parts, "files"));
   const unit = readUnit(outputOf(parts, "bootUnit"));
   const nftablesService = readNftablesService(outputOf(parts, "nftablesService"));
   const nothingOfOurs =
-    (kernel.loaded === "absent" || kernel.loaded === "unknown") &&
+    (kernel.loaded === "absent" || tables === "missing none") &&
     Object.keys(files).length === 0 &&
     unit.linkedFrom.length === 0;
   if (nothingOfOurs) return { outcome: "absent" };

@@ -1,4 +1,7 @@
-import { readFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { diffState, type Difference } from "../../../provider/diff.ts";
 import { UnknownObservation } from "../../../provider/device/probe.ts";
@@ -283,6 +286,43 @@ describe("around the rules", () => {
 
   test("an untouched node has no firewall of ours", () => {
     expect(firewall.observe(example).parse(untouchedParts)).toEqual({ outcome: "absent" });
+  });
+
+  test("a node without nft whose kernel may hold a table is not untouched: it is unknown, and nft is installed to look", () => {
+    const observed = firewall
+      .observe(example)
+      .parse({ ...untouchedParts, tables: { code: 0, stdout: "missing\n", stderr: "" } });
+    expect(observed).toMatchObject({ outcome: "present", state: { loaded: "unknown", files: {} } });
+    expect(firewall.plan(example, observed, noRoute)[0]).toMatchObject({
+      kind: "package",
+      package: "nftables",
+      installed: true,
+    });
+    expect(firewall.revert(example, observed).length).toBeGreaterThan(0);
+  });
+
+  test.each([
+    ["no symbol of nf_tables", "0 T nf_hook_slow\n0 t nf_ct_get\t[nf_conntrack]\n", "missing none\n"],
+    ["it as a module", "0 T nf_hook_slow\n0 t nft_do_chain\t[nf_tables]\n", "missing\n"],
+    ["it built in", "0 t nf_tables_newtable\n0 T nf_hook_slow\n", "missing\n"],
+    ["no symbols to show", "", "missing\n"],
+    ["no list of symbols", undefined, "missing\n"],
+  ])("a kernel with %s, asked on a node without nft", (_, symbols, answer) => {
+    const folder = mkdtempSync(join(tmpdir(), "edgeseal-kallsyms-"));
+    try {
+      const awk = spawnSync("sh", ["-c", "command -v awk"], { encoding: "utf8" }).stdout.trim();
+      symlinkSync(awk, join(folder, "awk"));
+      if (symbols !== undefined) writeFileSync(join(folder, "kallsyms"), symbols);
+      const fragment = firewall.observe(example).parts["tables"] ?? "";
+      const script = fragment.replaceAll("/proc/kallsyms", join(folder, "kallsyms"));
+      const { stdout, status } = spawnSync("/bin/sh", ["-c", script], {
+        env: { PATH: folder },
+        encoding: "utf8",
+      });
+      expect({ stdout, status }).toEqual({ stdout: answer, status: 0 });
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 
   test("rules left in the kernel without any file are not absent", () => {

@@ -62,7 +62,7 @@ export function healthyParts(inputs: FirewallInputs, listing: string): Record<st
 
 /** What the probe prints on a node that edgeseal has not touched. */
 export const untouchedParts: Record<string, PartOutput> = {
-  tables: printed("missing\n"),
+  tables: printed("missing none\n"),
   table: printed(""),
   files: printed(""),
   bootUnit: printed("LoadState=not-found\nUnitFileState=\nActiveState=inactive\nBefore=\nDropInPaths=\n"),
