@@ -41,7 +41,7 @@ export const lockout: DemoStep = {
     const rolledBack = await up(context);
     holds(
       context,
-      rolledBack.code !== 0 && /rolled back/.test(said(rolledBack)),
+      rolledBack.code !== 0 && /the device took it back/.test(said(rolledBack)),
       "pulumi up fails and says that the device rolled back",
       said(rolledBack),
     );
