@@ -27,9 +27,13 @@ export function turnOff(observed: SwapState, removeFiles: boolean): readonly Ste
     ...rpiSwapOff(observed),
     ...commentOut(observed.fstabEntries),
     ...observed.swapUnits.map((name) => keepFromStarting(name, "it turns swap on", stopsSafely(name))),
-    ...observed.activeAreas.map((area) => turnOffArea(area, removeFiles && !area.startsWith("/dev/"))),
+    ...observed.activeAreas
+      .filter((area) => !isDeleted(area))
+      .map((area) => turnOffArea(area, removeFiles && !area.startsWith("/dev/"))),
     ...observed.zramDevices.map((device) => resetZram(device, removeFiles)),
     ...(removeFiles ? observed.swapFiles.map(removeSwapFile) : []),
+    // Last: it can't succeed, and nothing else must wait for the reboot that it asks for.
+    ...observed.activeAreas.filter(isDeleted).map((area) => turnOffArea(area, removeFiles)),
   ];
 }
 
@@ -114,10 +118,23 @@ const restoreFstab: Step = run({
   script: editFstab(`FILENAME != "-" { sub(/^${fstabMark}/, ""); print }`),
 });
 
+/** Whether an area is a file that has no name any more: the kernel writes this after the name that it had (d_path in fs/d_path.c). */
+const isDeleted = (area: string): boolean => area.endsWith(" (deleted)");
+
+/**
+ * swapoff(2) takes a path, so a file that was removed while it was in use stays in use until a reboot. A file may also be named so; it is turned off
+ * like any other.
+ */
+function refuseDeleted(area: string): string {
+  const told = `${area.replace(/ \(deleted\)$/, "")} was removed while it was in use as swap, and without a name nothing can turn it off; reboot the node: swap is already kept from coming back`;
+  return `if [ ! -e ${quote(area)} ]; then printf '%s\\n' ${quote(told)} >&2; exit 1; fi`;
+}
+
 function turnOffArea(area: string, removeFile: boolean): Step {
   const word = quote(area);
   const lines = [
     "set -eu",
+    ...(isDeleted(area) ? [refuseDeleted(area)] : []),
     `needed=$(AREA=${quote(escapeForProcSwaps(area))} awk '
       FILENAME == "/proc/swaps" && $1 == ENVIRON["AREA"] { used = $4 }
       $1 == "MemAvailable:" { available = $2 }

@@ -513,6 +513,35 @@ describe("what could destroy something checks first, on the device", () => {
     expect(stateOf(root)).toMatchObject({ swapUnits: [], rpiSwapMechanism: "none" });
   });
 
+  test("a swap file that was removed while in use: all else is mended, then the message asks for a reboot", () => {
+    using root = bookwormRoot();
+    root.write(
+      "/proc/swaps",
+      `${swapsHeader}@ROOT/var/swap\\040(deleted) file 524272 0 -2\n/dev/sda2 partition 8 0 -3\n`,
+    );
+    root.remove("/var/swap");
+    expect(stateOf(root).activeAreas).toEqual(["/dev/sda2", "/var/swap (deleted)"]);
+    const steps = planFor(stateOf(root));
+    expect(() => steps.forEach((step) => root.apply(step))).toThrow(
+      "/var/swap was removed while it was in use as swap, and without a name nothing can turn it off; reboot the node: swap is already kept from coming back",
+    );
+    expect(root.calls().filter((call) => call.startsWith("swapoff"))).toEqual(["swapoff -- /dev/sda2"]);
+    expect(diffState(swap.desired(off), stateOf(root)).map(({ path }) => path)).toEqual(["activeAreas"]);
+    expect(planFor(stateOf(root))).toHaveLength(1);
+    // What the reboot leaves.
+    root.write("/proc/swaps", swapsHeader);
+    expect(planFor(stateOf(root))).toEqual([]);
+  });
+
+  test("a swap file that is really named so is turned off like any other", () => {
+    using root = bareRoot();
+    root.write("/proc/swaps", `${swapsHeader}@ROOT/var/my\\040(deleted) file 524272 0 -2\n`);
+    root.write("/var/my (deleted)", swapFile());
+    for (const step of planFor(stateOf(root))) root.apply(step);
+    expect(root.calls()).toContain("swapoff -- /var/my (deleted)");
+    expect(root.exists("/var/my (deleted)")).toBe(false);
+  });
+
   test("a full swap is turned off when memory suffices", () => {
     using root = bookwormRoot();
     root.write("/proc/swaps", `${swapsHeader}@ROOT/var/swap file 2097148 1900000 -2\n`);
@@ -598,7 +627,12 @@ test("the law: there is a plan exactly when something differs", () => {
     const choose = new Choices(seed);
     const state: SwapState = {
       ...clean,
-      activeAreas: choose.mostly([], ["/dev/zram0"], ["/swapfile"], ["/dev/sda2", "/var/my swap"]),
+      activeAreas: choose.mostly(
+        [],
+        ["/dev/zram0"],
+        ["/swapfile"],
+        ["/dev/sda2", "/var/my swap", "/var/swap (deleted)"],
+      ),
       zramDevices: choose.mostly(
         [],
         [{ device: "zram0", sizeBytes: 1, backingDevice: "none", backingFile: "" }],
