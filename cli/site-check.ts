@@ -29,10 +29,9 @@ export function checkSite(file: string, now: Date): SiteCheck {
     return { file, passes: false, problems, findings: [], lines };
   }
   const findings = evaluate({ nodes: judgedNodes(spec), waivers: spec.waivers }, checklist, now);
-  const failing = failures(findings);
-  const lines =
-    failing.length === 0
-      ? [`${file}: ${summaryText(findings)}`]
-      : [refusalText(`${file}: site "${spec.site}"`, failing)];
-  return { file, passes: failing.length === 0, problems: [], findings, lines };
+  const passes = failures(findings).length === 0;
+  const lines = [
+    passes ? `${file}: ${summaryText(findings)}` : refusalText(`${file}: site "${spec.site}"`, findings),
+  ];
+  return { file, passes, problems: [], findings, lines };
 }

@@ -45,7 +45,7 @@ export function requireChecklist(
   waivers: readonly Waiver[],
   now: Date = new Date(),
 ): void {
-  const failing = failures(evaluate({ nodes, waivers }, checklist, now));
-  if (failing.length === 0) return;
-  throw new pulumi.RunError(refusalText(subject, failing, consequence));
+  const findings = evaluate({ nodes, waivers }, checklist, now);
+  if (failures(findings).length === 0) return;
+  throw new pulumi.RunError(refusalText(subject, findings, consequence));
 }

@@ -1,5 +1,5 @@
 import type { Outcome } from "./control.ts";
-import type { Finding } from "./evaluate.ts";
+import { failures, type Finding } from "./evaluate.ts";
 
 const outcomeWords: Readonly<Record<Outcome | "waived", string>> = {
   pass: "pass",
@@ -32,22 +32,53 @@ export function findingTexts(findings: readonly Finding[]): string[] {
 }
 
 /**
- * What the gate says when it refuses: every finding that fails, on which nodes, with its mend; violations first.
+ * What the gate says when it refuses: every finding that fails, on which nodes, with its mend; violations first. Controls that no resource serves, and
+ * nobody has waived, come last, as the waivers that they take.
  * @param subject What was judged, e.g. `site "factory-3"`.
+ * @param findings All of them, those that the gate lets through included.
  * @param consequence What follows from it, as a clause: `no device was reached`.
  */
-export function refusalText(subject: string, failing: readonly Finding[], consequence?: string): string {
-  const count = failing.length === 1 ? "1 finding" : `${failing.length} findings`;
+export function refusalText(subject: string, findings: readonly Finding[], consequence?: string): string {
+  const failing = failures(findings);
+  const [unserved, others] = [failing.filter(lacksWaiver), failing.filter((each) => !lacksWaiver(each))];
   return [
-    `${subject} does not meet the deployment checklist (${count})${consequence === undefined ? "" : `; ${consequence}`}:`,
-    ...acrossControls(acrossNodes(failing))
+    `${subject} does not meet the deployment checklist (${counted(failing.length, "finding")})${consequence === undefined ? "" : `; ${consequence}`}:`,
+    ...acrossControls(acrossNodes(others))
       .sort((a, b) => rank(a.first) - rank(b.first))
       .flatMap(({ first, controls, nodes }) => [
         `  ${controls.join(", ")} (${pointsOf(controls)}) on ${nodes.join(", ")}: ${verdict(first)}`,
         `    mend: ${first.mend}`,
       ]),
-    "  A justified exception goes into `waivers`, with a reason, an owner and an expiry date (docs/checklist.md).",
+    ...(others.length === 0
+      ? []
+      : [
+          "  A justified exception goes into `waivers`, with a reason, an owner and an expiry date (docs/checklist.md).",
+        ]),
+    ...(unserved.length === 0 ? [] : waiverLines(unserved, findings)),
   ].join("\n");
+}
+
+const lacksWaiver = (finding: Finding): boolean =>
+  finding.outcome === "not-covered" && finding.waiver === undefined;
+
+const counted = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
+/**
+ * The waivers that controls which no resource serves take, as YAML for a site file. Not one of them passes as it stands: an exception is for a person
+ * to justify, to own and to end.
+ */
+function waiverLines(unserved: readonly Finding[], findings: readonly Finding[]): string[] {
+  const allNodes = new Set(findings.map(({ node }) => node));
+  const entries = acrossNodes(unserved).flatMap(({ first: { control }, nodes }) =>
+    (nodes.length > 1 && nodes.length === allNodes.size ? ['"*"'] : nodes).map(
+      (node) => `  - { control: ${control}, node: ${node}, reason: "", owner: "", expires: YYYY-MM-DD }`,
+    ),
+  );
+  return [
+    `  Not covered are ${counted(new Set(unserved.map(({ control }) => control)).size, "control")} that no resource serves yet. Each takes a waiver: fill in why you go without, who answers for it, and its last day (docs/checklist.md):`,
+    "waivers:",
+    ...entries,
+  ];
 }
 
 /** Control ids begin with the point they serve. */

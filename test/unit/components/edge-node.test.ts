@@ -96,7 +96,7 @@ describe("EdgeNode", () => {
     [
       "a control that nothing serves",
       { waivers: waivers.slice(1) },
-      "1.tpm (checklist point 1) on pi-1: not covered",
+      '  - { control: 1.tpm, node: pi-1, reason: "", owner: "", expires: YYYY-MM-DD }',
     ],
   ])("%s refuses the node, before any of its resources is registered", async (_, changes, message) => {
     expect(() => new EdgeNode("pi-1", { ...args, ...changes })).toThrow(message);

@@ -78,36 +78,40 @@ describe("messages", () => {
   const served = checklist.filter(({ id }) =>
     ["3.swap-off", "5.egress-allowlist", "6.signed-images", "1.tpm"].includes(id),
   );
-  const failing = failures(
-    evaluate(
-      { nodes, waivers: [waiver({ control: "1.tpm", node: "pi-2", expires: "2026-12-31" })] },
-      served,
-      now,
-    ),
+  const findings = evaluate(
+    { nodes, waivers: [waiver({ control: "1.tpm", node: "pi-2", expires: "2026-12-31" })] },
+    served,
+    now,
   );
+  const failing = failures(findings);
 
   test("the refusal names every control once, with its nodes and the mend; what can only be waived comes last", () => {
-    expect(refusalText('site "x"', failing, "nothing was done").split("\n")).toEqual([
+    expect(refusalText('site "x"', findings, "nothing was done").split("\n")).toEqual([
       'site "x" does not meet the deployment checklist (7 findings); nothing was done:',
       '  3.swap-off (checklist point 3) on pi-1, pi-2: violation: swap.mode is "keep"',
       "    mend: set `swap: { mode: off, leftoverFiles: remove }`, the defaults",
       "  5.egress-allowlist (checklist point 5) on pi-1: violation: the node has no `firewall` block (edgeseal:network:Firewall)",
       "    mend: set `firewall: { egress: allowlist }` and list each endpoint under `allow`, no wider than a private network",
-      "  1.tpm (checklist point 1) on pi-1: not covered: no resource observes this yet",
-      "    mend: no resource serves this control yet: waive it with a reason, an owner and an expiry date",
-      "  6.signed-images (checklist point 6) on pi-1, pi-2: not covered: no resource observes this yet",
-      "    mend: no resource serves this control yet: waive it with a reason, an owner and an expiry date",
       "  1.tpm (checklist point 1) on pi-2: not covered: no resource observes this yet (waiver of platform expired on 2026-12-31)",
       "    mend: no resource serves this control yet: waive it with a reason, an owner and an expiry date",
       "  A justified exception goes into `waivers`, with a reason, an owner and an expiry date (docs/checklist.md).",
+      "  Not covered are 2 controls that no resource serves yet. Each takes a waiver: fill in why you go without, who answers for it, and its last day (docs/checklist.md):",
+      "waivers:",
+      '  - { control: 1.tpm, node: pi-1, reason: "", owner: "", expires: YYYY-MM-DD }',
+      '  - { control: 6.signed-images, node: "*", reason: "", owner: "", expires: YYYY-MM-DD }',
     ]);
   });
 
   test("controls that fail alike share a line", () => {
-    const alike = failing.filter(({ node, control }) => node === "pi-1" && /^[16]\./.test(control));
+    const stated = nodes.map((node) => ({
+      ...node,
+      statements: { "1.tpm": "see the plan", "6.signed-images": "see the plan" },
+    }));
+    const alike = evaluate({ nodes: stated, waivers: [] }, served, now);
     expect(refusalText("x", alike)).toContain(
-      "  1.tpm, 6.signed-images (checklist points 1, 6) on pi-1: not covered: no resource observes this yet\n",
+      "  1.tpm, 6.signed-images (checklist points 1, 6) on pi-1, pi-2: declared, not enforced: stated, observed by no resource: see the plan\n",
     );
+    expect(refusalText("x", alike)).not.toContain("waivers:");
   });
 
   test("the pack's messages say the same, one for each distinct evidence", () => {
