@@ -93,7 +93,7 @@ describe("index.ts", () => {
     expect({ site, nodes: Object.keys(nodes), waived }).toEqual({
       site: "example",
       nodes: ["pi-1", "pi-2"],
-      waived: "16 waivers, the first ends on 2999-12-31",
+      waived: "17 waivers, the first ends on 2999-12-31",
     });
     expect(run.registered).toHaveLength(1 + 2 + 8);
   });

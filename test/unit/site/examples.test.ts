@@ -2,12 +2,25 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSy
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
-import { describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { checkSite } from "../../../cli/site-check.ts";
 import { blockKinds } from "../../../components/site-file/schema.ts";
+import { readSite } from "../../../components/site-file/read.ts";
+import { PlanRefused } from "../../../provider/resource.ts";
+import { verifiedBoot } from "../../../provider/resources/verified-boot.ts";
+import { goodStates } from "../policies/cases.ts";
+import { noRoute } from "../resources/firewall-example.ts";
 import { faults, hostKey } from "./site-text.ts";
 
 /* What the documents tell people to type works, and leads somewhere. */
+
+/** A Pi 5 that nobody has provisioned with a key. */
+const asFromTheShop = {
+  ...goodStates.boot,
+  signedBits: "0x0",
+  signedBootEnabled: "no",
+  otpKeyLocked: "no",
+} as const;
 
 const checkout = fileURLToPath(new URL("../../../", import.meta.url));
 const markdownBelow = (folder: string): string[] =>
@@ -62,18 +75,52 @@ describe.each(documents.filter((name) => name.startsWith("docs/resources/")))("%
   });
 });
 
-test("README.md: the first site of one's own, put together as it says, is free of faults and passes the gate", () => {
-  const [head = "", waiver = ""] = yamlIn(read("README.md"));
+describe("a first site of one's own", () => {
   const example = read("stacks/example.yaml");
   const waivers = example.slice(example.indexOf("\nwaivers:"));
-  const site = `${head}${waivers}${indented(waiver, 2)}`.replace("ssh-ed25519 AAAA...", hostKey);
-  const folder = mkdtempSync(join(tmpdir(), "edgeseal-readme-"));
-  try {
-    writeFileSync(join(folder, "office.yaml"), site);
-    const { lines, passes } = checkSite(join(folder, "office.yaml"), new Date("2026-12-01"));
-    expect(lines.join("\n")).toContain("the checklist is met, waivers counted in");
-    expect(passes).toBe(true);
-  } finally {
+  const [head = ""] = yamlIn(read("README.md"));
+  let folder: string;
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), "edgeseal-first-"));
+  });
+  afterEach(() => {
     rmSync(folder, { recursive: true });
-  }
+  });
+
+  describe.each([
+    ["as README.md puts it together", `${head}${waivers}`.replace("ssh-ed25519 AAAA...", hostKey)],
+    ["as stacks/example.yaml has it", example],
+  ])("%s", (_, text) => {
+    const file = () => {
+      const path = join(folder, "office.yaml");
+      writeFileSync(path, text);
+      return path;
+    };
+
+    test("is free of faults and passes the gate", () => {
+      const { lines, passes } = checkSite(file(), new Date("2026-12-01"));
+      expect(lines.join("\n")).toContain("the checklist is met, waivers counted in");
+      expect(passes).toBe(true);
+    });
+
+    test("loses nothing else with what is said of a board's boot, once it is provisioned", () => {
+      const provisioned = text
+        .replace(/^( *#.*\n)* {2}boot:\n.*\n/m, "")
+        .replace(/^ *# For `boot.*\n.*1\.verified-boot.*\n/m, "");
+      expect(provisioned).not.toMatch(/1\.verified-boot|require/);
+      writeFileSync(join(folder, "office.yaml"), provisioned);
+      expect(checkSite(join(folder, "office.yaml"), new Date("2026-12-01")).passes).toBe(true);
+    });
+
+    test("asks nothing of a board that it can't have: its signed boot is only observed", () => {
+      const observed = { outcome: "present", state: asFromTheShop } as const;
+      const boards = readSite(file()).nodes.flatMap(({ blocks }) => blocks.boot ?? []);
+      expect(boards.length).toBeGreaterThan(0);
+      for (const inputs of boards) expect(verifiedBoot.plan(inputs, observed, noRoute)).toEqual([]);
+      // The control: the default refuses that very board.
+      expect(() => verifiedBoot.plan({ require: "signed-boot-locked" }, observed, noRoute)).toThrow(
+        PlanRefused,
+      );
+    });
+  });
 });
