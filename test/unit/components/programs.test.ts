@@ -14,6 +14,14 @@ beforeEach(() => {
 });
 
 describe("examples/edge-node", () => {
+  // Its waivers have an end, as every waiver has; the test has none.
+  beforeEach(() => {
+    vi.useFakeTimers({ toFake: ["Date"], now: new Date("2027-01-15T12:00:00Z") });
+  });
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
   test("registers one node, from configuration, with the key as a secret", async () => {
     const run = await recorder(
       { "edgeseal:address": "192.0.2.1", "edgeseal:hostKey": hostKey, "edgeseal:sshKey": "canary" },
@@ -28,6 +36,19 @@ describe("examples/edge-node", () => {
       "edgeseal:memory:Swap",
       "edgeseal:network:Firewall",
     ]);
+  });
+
+  test("is refused once its waivers have ended", async () => {
+    vi.setSystemTime(new Date("2027-07-01T00:00:00Z"));
+    const run = await recorder({
+      "edgeseal:address": "192.0.2.1",
+      "edgeseal:hostKey": hostKey,
+      "edgeseal:sshKey": "canary",
+    });
+    await expect(import("../../../examples/edge-node/index.ts")).rejects.toThrow(
+      "waiver of platform-team expired on 2027-06-30",
+    );
+    await run.settled();
   });
 
   test("is what docs/programs.md shows", () => {
