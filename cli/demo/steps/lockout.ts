@@ -61,7 +61,10 @@ export const lockout: DemoStep = {
     context.say("      the provider was killed inside the window");
     const afterKill = await killed;
     holds(context, afterKill.code !== 0, "pulumi up fails", said(afterKill));
-    await onNode(context, "while [ -e /var/lib/edgeseal/pending ] || [ -e /var/lib/edgeseal/reverting ]; do sleep 0.5; done");
+    await onNode(
+      context,
+      "while [ -e /var/lib/edgeseal/pending ] || [ -e /var/lib/edgeseal/reverting ]; do sleep 0.5; done",
+    );
     await rulesAre(context, rules, "the device took the change back by itself");
 
     await context.pulumi.site("demo", demoSite(await template(context), context.pi));
