@@ -17,13 +17,14 @@ const nodeAt = (level: number): FakeNode => ({
 describe("one node of many can't be reached", () => {
   let project: EngineProject;
 
-  const declare = (names: readonly string[]): void =>
+  const declare = (names: readonly string[], inputs: object = {}): void =>
     project.declare(
       names.map((name) => ({
         type: "edgeseal:test:Note",
         name: `${name}-note`,
         props: {
           text: "hello",
+          ...inputs,
           connection: { node: name, address: project.address(name), hostKey: `SHA256:${"a".repeat(43)}` },
         },
       })),
@@ -84,6 +85,25 @@ describe("one node of many can't be reached", () => {
       expect(went).not.toContain("can't be reached");
       expect(levels()).toEqual(others.map(() => 3));
       expect(await recorded()).toEqual(Object.fromEntries(nodes.map((name) => [name, 3])));
+    },
+    minute,
+  );
+
+  test(
+    "up without the look before it, and on past errors, changes all others as the program says; of that node nothing is recorded anew",
+    async () => {
+      declare(nodes, { level: 5 });
+      const { code, text } = await project.pulumi(
+        ...["up", "--yes", "--skip-preview", "--refresh=false", "--continue-on-error"],
+      );
+      declare(nodes);
+      expect(code).not.toBe(0);
+      expect(text).toContain(`${gone}: can't be reached`);
+      expect(levels()).toEqual(others.map(() => 5));
+      expect(await recorded()).toEqual({
+        [gone]: 3,
+        ...Object.fromEntries(others.map((name) => [name, 5])),
+      });
     },
     minute,
   );
