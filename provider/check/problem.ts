@@ -4,6 +4,8 @@ import { nearest } from "./nearest.ts";
 interface JsonSchema {
   readonly type?: string | readonly string[];
   readonly description?: string;
+  readonly minimum?: number;
+  readonly maximum?: number;
   readonly const?: unknown;
   readonly enum?: readonly unknown[];
   readonly anyOf?: readonly JsonSchema[];
@@ -56,6 +58,9 @@ function unknownField(name: string, known: readonly string[]): string {
 
 function hint(schema: JsonSchema, data: unknown, hidden: boolean): string {
   if (hidden || typeof data !== "string" || data.length > longestQuote) return "";
+  const takesNumber = (each: JsonSchema): boolean =>
+    each.type === "integer" || (each.anyOf ?? []).some(takesNumber);
+  if (/^\d+$/.test(data) && takesNumber(schema)) return "; write the number without quotes";
   const near = nearest(
     data,
     choices(schema).filter((choice) => typeof choice === "string"),
@@ -77,10 +82,18 @@ function expectation(schema: JsonSchema): string {
       ? JSON.stringify(all[0])
       : `one of ${all.map((value) => JSON.stringify(value)).join(", ")}`;
   }
-  if (schema.anyOf !== undefined) return [...new Set(schema.anyOf.map(expectation))].join(" or ");
+  if (schema.anyOf !== undefined) return [...new Set(schema.anyOf.map(alternative))].join(" or ");
   if (schema.type === undefined) return "a value";
   const types = typeof schema.type === "string" ? [schema.type] : schema.type;
   return types.map(withArticle).join(" or ");
+}
+
+/** One of several: what its type alone does not say is what tells it from the others, and from the value that was given. */
+function alternative(schema: JsonSchema): string {
+  const { type, minimum, maximum, description } = schema;
+  const limits = minimum === undefined || maximum === undefined ? "" : ` from ${minimum} to ${maximum}`;
+  const form = type === "string" && description !== undefined ? about(schema) : "";
+  return `${expectation(schema)}${limits}${form}`;
 }
 
 /** The property's own description, which says shape and unit. */

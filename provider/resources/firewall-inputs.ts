@@ -2,6 +2,11 @@ import { Type, type Static } from "typebox";
 
 const port = Type.Integer({ minimum: 1, maximum: 65535 });
 
+const portOrRange = Type.Union(
+  [port, Type.String({ pattern: "^[0-9]{1,5}-[0-9]{1,5}$", description: 'a range, e.g. "8000-8010"' })],
+  { description: "Ports go by number, not by the name of a service: `http` is 80." },
+);
+
 const allowEntry = Type.Object(
   {
     name: Type.String({
@@ -27,7 +32,7 @@ const allowEntry = Type.Object(
         "`tcp`, `udp`, `icmp` (echo requests, of either IP version) or `any`. Default `tcp`: what nearly every service is, and the narrowest.",
     }),
     ports: Type.Optional(
-      Type.Array(Type.Union([port, Type.String({ pattern: "^[0-9]{1,5}-[0-9]{1,5}$" })]), {
+      Type.Array(portOrRange, {
         minItems: 1,
         description:
           "Destination ports of `tcp` or `udp`: numbers, or ranges such as `8000-8010`. Default: every port.",

@@ -74,3 +74,22 @@ test.each(["swap", "coreDumps"])(
 test.each(["[off]", "5", "true"])("%s in place of a block is one fault", (value) => {
   expect(faults(siteText("", `    firewall: ${value}\n`))).toHaveLength(1);
 });
+
+describe("a port that is none", () => {
+  const expected =
+    'stacks/test.yaml:8:63: nodes[0].firewall.allow[0].ports[1]: expected an integer from 1 to 65535 or a string (a range, e.g. "8000-8010"), got ';
+  const mend = " (Ports go by number, not by the name of a service: `http` is 80)";
+
+  test.each([
+    ["http", `the string "http"${mend}`],
+    ['"443"', `the string "443"; write the number without quotes${mend}`],
+    ["8000:8010", `the string "8000:8010"${mend}`],
+    ["0", `0${mend}`],
+    ["65536", `65536${mend}`],
+    ["44.3", `44.3${mend}`],
+    ["[443]", `a list of 1${mend}`],
+  ])("%s is one fault, with what a port is", (port, given) => {
+    const entry = `{ name: a, to: 192.0.2.9, ports: [80, ${port}] }`;
+    expect(faults(siteText("", `    firewall: { allow: [${entry}] }\n`))).toEqual([`${expected}${given}`]);
+  });
+});
