@@ -56,9 +56,9 @@ class Lifecycle implements Handler {
   readonly #kind: ResourceKind;
   readonly #devices: () => Promise<Devices>;
   readonly #validator: ReturnType<typeof inputValidator>;
-  /** The resource that this process last led to its state, by id. */
+  /** The resource that this process last led to its state, by its place. */
   readonly #ledBy = new Map<string, string>();
-  /** The resource of the program that wants the kind on a node, by id. */
+  /** The resource of the program that wants a place on a node. */
   readonly #wantedBy = new Map<string, string>();
 
   constructor(kind: ResourceKind, devices: () => Promise<Devices>) {
@@ -75,11 +75,11 @@ class Lifecycle implements Handler {
     const { inputs, problems } = this.#validator.validate(given, secrets);
     const failures = problems.map(({ path, message }) => ({ property: path, reason: message }));
     const { own, connection } = split(inputs);
-    failures.push(...this.#rivals(connection, call));
     // The kind's own check may rely on what its schema says, so it needs inputs without a fault and without gaps.
     const judged = !problems.some(({ path }) => !/^(connection|onDelete)\b/.test(path)) && isKnown(own);
     const more = judged ? (this.#kind.check?.(own) ?? []) : [];
     failures.push(...more.map(({ path, message }) => ({ property: path, reason: message })));
+    if (judged) failures.push(...this.#rivals(own, connection, call));
     return Promise.resolve({ inputs, failures });
   };
 
@@ -150,7 +150,7 @@ class Lifecycle implements Handler {
       return;
     }
     // A resource that got another name or parent in the program: the engine makes the new one first, and it has found everything in order.
-    if ((this.#ledBy.get(this.#id(connection)) ?? call.urn) !== call.urn) {
+    if ((this.#ledBy.get(this.#place(own, connection)) ?? call.urn) !== call.urn) {
       call.log.info(`${this.#label} stays in force on ${node}: another resource looks after it now`);
       return;
     }
@@ -167,15 +167,15 @@ class Lifecycle implements Handler {
   };
 
   /**
-   * A second resource of the kind on one node. Each would lead the node to its own inputs, and undo the other's with every other update: the engine
+   * A second resource for one place on a node. Each would lead the node to its own inputs, and undo the other's with every other update: the engine
    * updates only the one that differs just then, so the two never meet in `update`. They do meet here: the engine has each resource of the program
    * checked, and never one that it is about to delete, as the former name of a renamed one.
    */
-  #rivals(connection: Properties, call: Call): CheckFailure[] {
+  #rivals(own: Own, connection: Properties, call: Call): CheckFailure[] {
     if (typeof connection["node"] !== "string") return [];
-    const id = this.#id(connection);
-    const first = this.#wantedBy.get(id) ?? call.urn;
-    this.#wantedBy.set(id, first);
+    const place = this.#place(own, connection);
+    const first = this.#wantedBy.get(place) ?? call.urn;
+    this.#wantedBy.set(place, first);
     if (first === call.urn) return [];
     const reason = `${connection["node"]} has its ${this.#label} already, ${first}: a node has one of each kind; remove one of the two, or say which other node this one is for`;
     return [{ property: "connection.node", reason }];
@@ -188,6 +188,11 @@ class Lifecycle implements Handler {
 
   #id(connection: Properties): string {
     return `${nodeOf(connection)}/${this.#label}`;
+  }
+
+  /** What of a node a resource looks after: by its probe, since a kind whose probe needs inputs may be there several times. */
+  #place(own: Own, connection: Properties): string {
+    return `${nodeOf(connection)}/${this.#kind.observe(own).id}`;
   }
 
   /** Recorded inputs as a version with fewer inputs wrote them still get the defaults of this one. */
@@ -221,7 +226,7 @@ class Lifecycle implements Handler {
    */
   async #bring(id: string, own: Own, connection: Properties, call: Call): Promise<State> {
     const node = nodeOf(connection);
-    this.#ledBy.set(this.#id(connection), call.urn);
+    this.#ledBy.set(this.#place(own, connection), call.urn);
     const { device, observed, steps } = await this.#naming(connection, async () => {
       const device = await this.#device(connection);
       const observed = await device.observe<Static<TObject>>(this.#kind, own, { signal: call.signal });
