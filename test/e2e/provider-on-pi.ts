@@ -1,0 +1,110 @@
+import { execFile } from "node:child_process";
+import { join } from "node:path";
+import { expect } from "vitest";
+import type { Connection } from "../../provider/connection.ts";
+import { createDevices } from "../../provider/device/devices.ts";
+import { stepsOf, type Breakpoint } from "../../provider/device/plan-runner.ts";
+import type { PlanPoint } from "../../provider/device/plan-points.ts";
+import type { Step } from "../../provider/device/step.ts";
+import { diffState } from "../../provider/diff.ts";
+import { kinds } from "../../provider/registry.ts";
+import type { ResourceKind } from "../../provider/resource.ts";
+import type { VirtualPi } from "../../testbed/virtual-pi.ts";
+
+/** A resource as a program declares it. */
+export interface Declared {
+  readonly kind: ResourceKind;
+  readonly inputs: object;
+}
+
+export const kindOf = (token: string): ResourceKind =>
+  kinds.find((kind) => kind.token === token) ?? expect.fail(`no kind ${token}`);
+
+function connectionTo(pi: VirtualPi): Connection {
+  const { host, ...login } = pi.ssh;
+  return { node: "pi", address: host, ...login };
+}
+
+/** The steps that lead from what is found now to the desired state. */
+export async function planFor(pi: VirtualPi, { kind, inputs }: Declared): Promise<readonly Step[]> {
+  const devices = createDevices({ kinds: [kind] });
+  try {
+    const device = devices.get(connectionTo(pi));
+    const observed = await device.observe(kind, inputs);
+    return kind.plan(inputs as never, observed as never, await device.route());
+  } finally {
+    await devices.close();
+  }
+}
+
+/**
+ * Brings a resource to its desired state as a provider of its own does, one observation and one plan, and holds that nothing is left to do.
+ * @param onStep told the title of each step as it begins
+ */
+export async function bringUp(
+  pi: VirtualPi,
+  { kind, inputs }: Declared,
+  onStep: (title: string) => void = () => undefined,
+): Promise<void> {
+  const devices = createDevices({ kinds: [kind] });
+  try {
+    const device = devices.get(connectionTo(pi));
+    let observed = await device.observe(kind, inputs);
+    const route = await device.route();
+    const steps = kind.plan(inputs as never, observed as never, route);
+    if (steps.length > 0) {
+      const applied = await device.apply(kind, inputs, steps, { onProgress: onStep });
+      expect(applied.failure, `the plan of ${kind.token}`).toBeUndefined();
+      observed = applied.observed;
+    }
+    expect(kind.plan(inputs as never, observed as never, route), `what is left to do`).toEqual([]);
+    if (observed.outcome === "absent") expect.fail(`${kind.token} is absent after its plan`);
+    expect(diffState(kind.desired(inputs as never), observed.state as object)).toEqual([]);
+  } finally {
+    await devices.close();
+  }
+}
+
+/** A moment of a plan at which it is cut off. */
+export interface Cut extends Pick<Breakpoint, "at" | "when">, Pick<PlanPoint, "phase" | "title"> {}
+
+/**
+ * Every moment before and after a point of a plan; the points are the runner's own list. On the device, after a point is before the next one: between them the script
+ * runs nothing but the breakpoint, so each such moment is in the list once, as the latter. Only the end of a change differs: before the confirmation the device has noted
+ * that the change is complete, and it is another exec, over another connection.
+ */
+export function cutsOf(steps: readonly Step[]): readonly Cut[] {
+  return stepsOf(steps).flatMap(({ id, phase, title }, index, points): Cut[] => {
+    const next = points[index + 1];
+    const cut = (when: Cut["when"]): Cut => ({ at: id, when, phase, title });
+    return next === undefined || next.phase === "confirm" ? [cut("before"), cut("after")] : [cut("before")];
+  });
+}
+
+export const nameOf = ({ when, title }: Cut): string => `${when} '${title}'`;
+
+const program = join(import.meta.dirname, "killed-provider.ts");
+
+/** Kills a provider, a process of its own, at a point of its plan; returns once it is gone. */
+export async function killProviderAt(cut: Cut, pi: VirtualPi, { kind, inputs }: Declared): Promise<void> {
+  const words = [connectionTo(pi), kind.token, inputs, [cut.at, cut.when]].map((each) =>
+    JSON.stringify(each),
+  );
+  const end = await new Promise<{ readonly signal: string | undefined; readonly said: string }>((resolve) => {
+    execFile(
+      process.execPath,
+      ["--disable-warning=ExperimentalWarning", program, ...words],
+      (error, stdout, stderr) => resolve({ signal: error?.signal ?? undefined, said: stdout + stderr }),
+    );
+  });
+  expect(end, `the provider that is to be killed ${nameOf(cut)}`).toEqual({ signal: "SIGKILL", said: "" });
+}
+
+/** Standard output of a command that root runs on the node, from outside the provider. */
+export async function onPi(pi: VirtualPi, script: string): Promise<string> {
+  const { code, stdout, stderr } = await pi.exec(`sudo -n sh -c '${script.replaceAll("'", `'\\''`)}'`, {
+    timeoutMs: 300_000,
+  });
+  expect(code, `${script}\n${stdout}${stderr}`).toBe(0);
+  return stdout;
+}
