@@ -87,12 +87,13 @@ test("a plan whose connection is gone keeps the lock until its step has ended, a
 test("a plan that was killed on the device keeps the lock until its step has ended", async () => {
   await using one = sessionTo(node.connection);
   await using other = sessionTo(node.otherConnection);
-  const first = apply(one, [held, touch("further")]);
+  // Expected from the start: it fails while the kill is still being waited for.
+  const first = expect(apply(one, [held, touch("further")])).rejects.toMatchObject({ kind: "unknown" });
   await until("[ -e /tmp/t/holding ]");
   // The script itself, not the step: it is the parent of the step's timeout(1).
   await node.must(`step=$(pgrep -f 'exec 9>[&]-' | while read -r p; do tr '\\0' ' ' </proc/$p/cmdline | grep -q '^timeout' && echo $p; done | head -1)
 kill -s KILL $(ps -o ppid= -p $step)`);
-  await expect(first).rejects.toMatchObject({ kind: "unknown" });
+  await first;
   expect((await apply(other, [touch("second")], { lockWaitSeconds: 0 })).failure?.kind).toBe("locked");
   await node.must("touch /tmp/t/go");
   expect((await apply(other, [touch("second")])).failure).toBeUndefined();
