@@ -2,6 +2,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { text } from "node:stream/consumers";
 import { parseDocument, stringify } from "yaml";
 
 /** One run of the Pulumi CLI. A run that failed is a result: what it means is for the caller to say. */
@@ -113,11 +114,4 @@ export class PulumiWorkspace {
 /** A site file of the checkout as plain data. */
 export async function readSite(path: string): Promise<Record<string, unknown>> {
   return parseDocument(await readFile(path, "utf8")).toJS() as Record<string, unknown>;
-}
-
-async function text(stream: NodeJS.ReadableStream): Promise<string> {
-  let all = "";
-  stream.setEncoding("utf8");
-  for await (const chunk of stream) all += chunk as string;
-  return all;
 }

@@ -6,6 +6,7 @@ import { mkdir, mkdtemp, open, readdir, readFile, rm, rmdir, writeFile } from "n
 import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
+import { text } from "node:stream/consumers";
 import { promisify } from "node:util";
 import type { Connection } from "../../provider/connection.ts";
 import { until } from "../until.ts";
@@ -353,13 +354,6 @@ async function awaitPipe(path: string): Promise<void> {
   } finally {
     await pipe.close();
   }
-}
-
-async function text(stream: NodeJS.ReadableStream): Promise<string> {
-  let all = "";
-  stream.setEncoding("utf8");
-  for await (const chunk of stream) all += chunk as string;
-  return all;
 }
 
 /** Mount point of the unified cgroup hierarchy. */
