@@ -20,7 +20,7 @@ describe("the main job", () => {
   }, 60_000);
 
   test.each(steps.map((step, index) => ({ step, number: index + 1, title: step.title })))(
-    "$number. $title",
+    "step $number: $title",
     async ({ step, number }) => {
       await runStep(demo, step, number);
     },

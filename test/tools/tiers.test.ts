@@ -6,20 +6,25 @@ import { type Check, runCheck } from "../../tools/tiers/checks.ts";
 
 describe("the closing line", () => {
   test("is what CI reads", () => {
-    expect(closingLine({ passed: 12, failed: 0, skipped: 3 })).toBe("12 passed, 0 failed, 3 skipped");
+    expect(closingLine({ passed: 12, failed: [], skipped: 3 })).toBe("12 passed, 0 failed, 3 skipped");
   });
 
   test("sums all stages", () => {
-    const all = sum([NOTHING, { passed: 1, failed: 2, skipped: 3 }, { passed: 10, failed: 20, skipped: 30 }]);
-    expect(all).toEqual({ passed: 11, failed: 22, skipped: 33 });
+    const all = sum([
+      NOTHING,
+      { passed: 1, failed: ["a"], skipped: 3 },
+      { passed: 10, failed: ["b", "c"], skipped: 30 },
+    ]);
+    expect(all).toEqual({ passed: 11, failed: ["a", "b", "c"], skipped: 33 });
+    expect(closingLine(all)).toBe("11 passed, 3 failed, 33 skipped");
   });
 
   test.each<[Tally, boolean]>([
-    [{ passed: 1, failed: 0, skipped: 0 }, true],
-    [{ passed: 1, failed: 0, skipped: 5 }, true],
-    [{ passed: 9, failed: 1, skipped: 0 }, false],
-    [{ passed: 0, failed: 0, skipped: 0 }, false],
-    [{ passed: 0, failed: 0, skipped: 5 }, false],
+    [{ passed: 1, failed: [], skipped: 0 }, true],
+    [{ passed: 1, failed: [], skipped: 5 }, true],
+    [{ passed: 9, failed: ["a"], skipped: 0 }, false],
+    [{ passed: 0, failed: [], skipped: 0 }, false],
+    [{ passed: 0, failed: [], skipped: 5 }, false],
   ])("%j: success is %s", (tally, expected) => {
     expect(succeeded(tally)).toBe(expected);
   });
@@ -36,12 +41,22 @@ describe("counting what vitest ran", () => {
   };
 
   test.each<[string, Tally]>([
-    ["passes-and-skips", { passed: 2, failed: 0, skipped: 1 }],
-    ["test-fails", { passed: 1, failed: 1, skipped: 0 }],
-    ["cannot-load", { passed: 0, failed: 1, skipped: 0 }],
-    ["hook-fails", { passed: 0, failed: 1, skipped: 1 }],
-    ["stray-rejection", { passed: 1, failed: 1, skipped: 0 }],
-    ["no such suite", { passed: 0, failed: 1, skipped: 0 }],
+    ["passes-and-skips", { passed: 2, failed: [], skipped: 1 }],
+    [
+      "test-fails",
+      {
+        passed: 1,
+        failed: ["unit: test-fails.case.ts > fails: expected 1 to be 2 // Object.is equality"],
+        skipped: 0,
+      },
+    ],
+    [
+      "cannot-load",
+      { passed: 0, failed: ["unit: cannot-load.case.ts: this file cannot be loaded"], skipped: 0 },
+    ],
+    ["hook-fails", { passed: 0, failed: ["unit: hook-fails.case.ts: no device"], skipped: 1 }],
+    ["stray-rejection", { passed: 1, failed: ["unit: outside of tests: nobody awaits this"], skipped: 0 }],
+    ["no such suite", { passed: 0, failed: ["unit: the tier: no test was run"], skipped: 0 }],
   ])("%s", async (filter, expected) => {
     expect((await count(filter)).tally).toEqual(expected);
   });
@@ -55,14 +70,18 @@ describe("a check", () => {
   const check = (...command: Check["command"]) => runCheck({ name: "example", command });
 
   test("passes when its command ends with 0", async () => {
-    expect(await check("true")).toEqual({ passed: 1, failed: 0, skipped: 0 });
+    expect(await check("true")).toEqual({ passed: 1, failed: [], skipped: 0 });
   });
 
   test("fails when its command does not", async () => {
-    expect(await check("false")).toEqual({ passed: 0, failed: 1, skipped: 0 });
+    expect(await check("false")).toEqual({ passed: 0, failed: ["checks: example"], skipped: 0 });
   });
 
   test("fails when its command is not installed", async () => {
-    expect(await check("edgeseal-no-such-command")).toEqual({ passed: 0, failed: 1, skipped: 0 });
+    expect(await check("edgeseal-no-such-command")).toEqual({
+      passed: 0,
+      failed: ["checks: example"],
+      skipped: 0,
+    });
   });
 });

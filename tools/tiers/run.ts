@@ -1,7 +1,7 @@
 import { CHECKS, runCheck } from "./checks.ts";
 import { STAGES, type Stage } from "./stages.ts";
 import { closingLine, NOTHING, succeeded, sum, type Tally } from "./tally.ts";
-import { runTier, type TestOptions } from "./tests.ts";
+import { firstLine, runTier, type TestOptions } from "./tests.ts";
 
 /**
  * Runs stages in their order, all of them even after a failure, and prints the closing line last, whatever happens.
@@ -23,6 +23,7 @@ export async function runStages(wanted: readonly Stage[], options: Pick<TestOpti
     console.log(`== ${stage}: ${closingLine(tally)}, ${seconds(stageBegan)}`);
   }
   console.log(`\n${times.join(" · ")} · in all ${seconds(began)}`);
+  for (const failure of total.failed) console.log(` ✗ ${failure}`);
   if (interruption.signal.aborted) {
     console.error("edgeseal: interrupted");
     process.exitCode = 130;
@@ -40,7 +41,7 @@ async function runStage(stage: Stage, options: TestOptions): Promise<Tally> {
     return sum(tallies);
   } catch (error) {
     console.error(error);
-    return { passed: 0, failed: 1, skipped: 0 };
+    return { passed: 0, failed: [`${stage}: ${firstLine(error)}`], skipped: 0 };
   }
 }
 

@@ -34,7 +34,7 @@ export class Counter implements Reporter {
   readonly #tier: Tier;
   readonly #interruption: AbortSignal | undefined;
   #passed = 0;
-  #failed = 0;
+  readonly #failed: string[] = [];
   #ended = false;
   readonly #skips: string[] = [];
 
@@ -49,25 +49,31 @@ export class Counter implements Reporter {
 
   onTestRunEnd(modules: readonly TestModule[], unhandled: readonly unknown[], reason: string): void {
     this.#ended = true;
-    const failedBefore = this.#failed;
+    const failedBefore = this.#failed.length;
     for (const module of modules) this.#count(module);
-    this.#failed += unhandled.length;
+    for (const error of unhandled) this.#fail("outside of tests", error);
     // Interrupted, a coverage threshold, ...: vitest says failed, and no test says why.
-    if (reason !== "passed" && this.#failed === failedBefore) this.#failed += 1;
+    if (reason !== "passed" && modules.length > 0 && this.#failed.length === failedBefore)
+      this.#fail("the run", reason);
+  }
+
+  #fail(what: string, error: unknown): void {
+    this.#failed.push(`${this.#tier}: ${what}: ${firstLine(error)}`);
   }
 
   #count(module: TestModule): void {
-    let failed = 0;
+    const failedBefore = this.#failed.length;
     for (const test of module.children.allTests()) {
       const result = test.result();
       if (result.state === "passed") this.#passed += 1;
       else if (result.state === "skipped")
         this.#skips.push(result.note === undefined ? test.fullName : `${test.fullName}: ${result.note}`);
-      else failed += 1; // `pending` too: it was begun, or awaited, and did not end
+      // `pending` too: it was begun, or awaited, and did not end.
+      else this.#fail(`${module.relativeModuleId} > ${test.fullName}`, result.errors?.[0] ?? result.state);
     }
     // A file that can't be loaded, or whose hooks fail, has no failed test of its own.
-    if (failed === 0 && module.state() === "failed") failed = 1;
-    this.#failed += failed;
+    if (this.#failed.length === failedBefore && module.state() === "failed")
+      this.#fail(module.relativeModuleId, module.errors()[0] ?? "its hooks failed");
   }
 
   /** Nothing is skipped silently. */
@@ -77,12 +83,16 @@ export class Counter implements Reporter {
 
   /** A tier without tests fails: a renamed folder must not look like a success. */
   tally(): Tally {
-    const none = this.#passed + this.#failed + this.#skips.length === 0;
-    if (none) console.error(` ✗ tier ${this.#tier}: no test was run`);
-    return {
-      passed: this.#passed,
-      failed: this.#failed + (none || !this.#ended ? 1 : 0),
-      skipped: this.#skips.length,
-    };
+    if (this.#passed + this.#failed.length + this.#skips.length === 0)
+      this.#fail("the tier", "no test was run");
+    else if (!this.#ended) this.#fail("the tier", "the run did not end");
+    return { passed: this.#passed, failed: this.#failed, skipped: this.#skips.length };
   }
+}
+
+/** What an error says, in a line for the end of a long log. */
+export function firstLine(error: unknown): string {
+  const message =
+    typeof error === "object" && error !== null && "message" in error ? String(error.message) : String(error);
+  return message.split("\n", 1)[0] ?? "";
 }
