@@ -21,7 +21,9 @@ export function packages(profile: Profile): readonly string[] {
     ...["openssh-server", "sudo", "iproute2", "iputils-ping", "netcat-openbsd", "nftables"],
     // What there is to turn off: core dumps that are kept, and zram as on Raspberry Pi OS.
     ...["systemd-coredump", "systemd-zram-generator"],
-    ...["cryptsetup", "systemd-cryptsetup", "tpm2-tools"],
+    ...["cryptsetup", "systemd-cryptsetup", "tpm2-tools", "openssl", "xfsprogs"],
+    // Another kernel without a reset of the board, and so of its TPM: what a warm reboot may do to a TPM on a bus.
+    "kexec-tools",
     // systemd loads these by name at run time, so nothing depends on them.
     ...["libtss2-rc0", "libtss2-tcti-device0", "libtss2-esys-3.0.2-0"],
     ...["apparmor", "podman", "crun", "uidmap", "passt", "fuse-overlayfs"],
