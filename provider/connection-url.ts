@@ -4,6 +4,16 @@ import { InvalidRequest } from "./host/errors.ts";
 const form = "ssh://USER@HOST:PORT/NODE?hostKey=KEY[&identityFile=PATH][&agent=SOCKET]";
 
 /**
+ * Which of several resources of a kind on the node an import id means: its fragment, e.g. `models` of `ssh://...#models`.
+ * @throws InvalidRequest when it has none
+ */
+export function instanceFromUrl(id: string): string {
+  const { hash } = new URL(id);
+  if (hash.length > 1 && !/%(?![0-9a-f]{2})/i.test(hash)) return decodeURIComponent(hash.slice(1));
+  throw new InvalidRequest(`the import id does not say which one of the node's; expected ${form}#NAME`);
+}
+
+/**
  * The connection that an import id stands for. An import knows nothing but an id, so it says how the node is reached:
  * `ssh://edgeseal@192.0.2.10:22/pi-1?hostKey=SHA256%3A...&identityFile=~/.ssh/id_ed25519`. User and port may be left out; the host key may not. The
  * values are percent-encoded (`:` is `%3A`, `+` is `%2B`, a space `%20`). A private key or password does not belong into an id, which is

@@ -1,5 +1,5 @@
 import type { Static, TObject } from "typebox";
-import { connectionFromUrl } from "./connection-url.ts";
+import { connectionFromUrl, instanceFromUrl } from "./connection-url.ts";
 import type { Connection } from "./connection.ts";
 import { inputSchema } from "./check/input-schema.ts";
 import { inputValidator } from "./check/input-validator.ts";
@@ -18,10 +18,10 @@ import { PlanRefused, type Observed, type ResourceKind } from "./resource.ts";
  * Makes a resource of a kind: what Pulumi asks of it, said in terms of the kind's pure functions and of the device.
  *
  * - The state is what was observed, nothing else: neither inputs nor the connection.
- * - The id is `NODE/module:Kind`, e.g. `pi-1/memory:Swap`. It is a label: nothing is looked up by it.
+ * - The id is `NODE/module:Kind`, e.g. `pi-1/memory:Swap`; where a node may have several, `NODE/module:Kind/INSTANCE`. It is a label: nothing is looked up by it.
  * - `connection` is never a difference, and never replaces anything. Nor is a node's new name: the machine and its protections are the same, and a
  *   replacement would take them down and up again. The id follows at the next refresh.
- * - Nothing replaces a resource: every kind has one instance on a node, and can be led from any state to any other.
+ * - Nothing replaces a resource: every resource can be led from any state to any other.
  */
 export function lifecycle(kind: ResourceKind, devices: () => Promise<Devices>): Handler {
   return new Lifecycle(kind, devices);
@@ -109,7 +109,7 @@ class Lifecycle implements Handler {
   create: Handler["create"] = async ({ inputs, preview }, call) => {
     const { own, connection } = split(inputs);
     if (preview) return { id: "", state: await this.#foreseen(own, connection) };
-    const id = this.#id(connection);
+    const id = this.#id(own, connection);
     return { id, state: await this.#bring(id, own, connection, call) };
   };
 
@@ -135,7 +135,7 @@ class Lifecycle implements Handler {
       throw imported ? error : withHint(error);
     });
     if (observed.outcome === "absent") return undefined;
-    const result: ReadResult = { id: this.#id(connection), state: stateOf(observed), inputs: undefined };
+    const result: ReadResult = { id: this.#id(own, connection), state: stateOf(observed), inputs: undefined };
     return imported ? { ...result, inputs: this.#adopted(recorded, result.state) } : result;
   };
 
@@ -177,7 +177,10 @@ class Lifecycle implements Handler {
     const first = this.#wantedBy.get(place) ?? call.urn;
     this.#wantedBy.set(place, first);
     if (first === call.urn) return [];
-    const reason = `${connection["node"]} has its ${this.#label} already, ${first}: a node has one of each kind; remove one of the two, or say which other node this one is for`;
+    const instance = this.#instanceOf(own);
+    const which =
+      instance === undefined ? "a node has one of each kind" : `'${instance}' names one of a node`;
+    const reason = `${connection["node"]} has its ${this.#label} already, ${first}: ${which}; remove one of the two, or say which other node this one is for`;
     return [{ property: "connection.node", reason }];
   }
 
@@ -186,8 +189,14 @@ class Lifecycle implements Handler {
     return this.token.slice(this.token.indexOf(":") + 1);
   }
 
-  #id(connection: Properties): string {
-    return `${nodeOf(connection)}/${this.#label}`;
+  #id(own: Own, connection: Properties): string {
+    const instance = this.#instanceOf(own);
+    return `${nodeOf(connection)}/${this.#label}${instance === undefined ? "" : `/${instance}`}`;
+  }
+
+  #instanceOf(own: Own): string | undefined {
+    const key = this.#kind.instanceKey;
+    return key === undefined ? undefined : String((own as Properties)[key]);
   }
 
   /** What of a node a resource looks after: by its probe, since a kind whose probe needs inputs may be there several times. */
@@ -306,11 +315,17 @@ class Lifecycle implements Handler {
       return { recorded: this.#withDefaults(inputs), imported: false };
     }
     // `Swap.get(name, id, { connection })` gives what it knows as the state.
-    const known = isProperties(state["connection"]) ? state : { connection: connectionFromUrl(id) };
+    const known = isProperties(state["connection"]) ? state : this.#inputsFromUrl(id);
     const { inputs: recorded, problems } = this.#validator.validate(known, []);
     const fault = problems.find(({ path }) => path.startsWith("connection"));
     if (fault !== undefined) throw new InvalidRequest(fault.message, fault.path);
     return { recorded, imported: true };
+  }
+
+  #inputsFromUrl(id: string): Properties {
+    const connection = connectionFromUrl(id);
+    const key = this.#kind.instanceKey;
+    return key === undefined ? { connection } : { connection, [key]: instanceFromUrl(id) };
   }
 
   /** Inputs for a resource that was found rather than made. */

@@ -38,6 +38,11 @@ export interface ResourceKind<I extends TObject = TObject, S extends TObject = T
   readonly description: string;
   /** Inputs without `connection` and `onDelete`, which every kind has. Every default is the secure one. */
   readonly inputs: I;
+  /**
+   * The input, a string, that tells apart several resources of this kind on one node, e.g. `name` of a volume. Its value is a part of the resource's id.
+   * Default: there is one on a node.
+   */
+  readonly instanceKey?: string & keyof Static<I>;
   /** What is read back. Every property is observed on the device. */
   readonly state: S;
   /** Faults that a JSON schema can't express; all of them, not only the first. */

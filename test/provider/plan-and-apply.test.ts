@@ -1,9 +1,10 @@
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { notePath, sealPath } from "./fixture/kinds.ts";
+import { labelPath, notePath, sealPath } from "./fixture/kinds.ts";
 import {
   connection,
   failureOf,
   noteInputs,
+  labelToken,
   sealToken,
   secret,
   startProvider,
@@ -352,6 +353,38 @@ describe("delete", () => {
     node().files = { "/proc/version": "Linux" };
     await provider.remove(noteInputs({ onDelete: "revert" }), seen);
     expect(provider.devices.events).toEqual(["observe pi-1 edgeseal:test:Note"]);
+  });
+});
+
+describe("a kind of which a node has several", () => {
+  const labelled = (name: string, text: string) => ({ connection, onDelete: "keep", name, text });
+  const hostKey = encodeURIComponent(connection.hostKey);
+  const url = `ssh://edgeseal@10.0.0.2:22/pi-1?hostKey=${hostKey}`;
+
+  test("says in the id which of them it is", async () => {
+    const { id } = await provider.create(labelled("one", "1"), { token: labelToken });
+    expect(id).toBe("pi-1/test:Label/one");
+    expect((await provider.read(id, labelled("one", "1"), { text: "1" }, labelToken)).id).toBe(id);
+  });
+
+  test("takes one for each name, and two of one name for a mistake", async () => {
+    const check = async (name: string, as: string) =>
+      (await provider.check(labelled(name, ""), labelToken, as)).failures.map(({ reason }) => reason);
+    expect(await check("one", "first")).toEqual([]);
+    expect(await check("two", "second")).toEqual([]);
+    expect((await check("one", "third")).join()).toMatch(
+      /^pi-1 has its test:Label already, urn:\S+::first: 'one' names one of a node; remove one of the two/,
+    );
+  });
+
+  test("is imported by the fragment of the URL", async () => {
+    onNode({});
+    node().files[labelPath("two")] = "second";
+    const { id, inputs } = await provider.read(`${url}#two`, undefined, undefined, labelToken);
+    expect(id).toBe("pi-1/test:Label/two");
+    expect(inputs).toEqual(labelled("two", "second"));
+    const { message } = await failureOf(provider.read(url, undefined, undefined, labelToken));
+    expect(message).toMatch(/does not say which one of the node's; expected ssh:.*#NAME/);
   });
 });
 

@@ -104,7 +104,7 @@ test("a type that does not exist is refused with those that do", async () => {
   const { code, message } = await failureOf(provider.create(noteInputs(), { token: "edgeseal:test:Nope" }));
   expect(code).toBe(3);
   expect(message).toBe(
-    "edgeseal has no resource type 'edgeseal:test:Nope'; it has edgeseal:test:Note, edgeseal:test:Seal",
+    "edgeseal has no resource type 'edgeseal:test:Nope'; it has edgeseal:test:Note, edgeseal:test:Seal, edgeseal:test:Label",
   );
 });
 
@@ -208,7 +208,11 @@ describe("the package schema", () => {
   test("has every kind, with inputs, what of them is required, and state", async () => {
     const { schema } = await schemaOf();
     expect(schema.version).toBe("1.2.3");
-    expect(Object.keys(schema.resources)).toEqual(["edgeseal:test:Note", "edgeseal:test:Seal"]);
+    expect(Object.keys(schema.resources)).toEqual([
+      "edgeseal:test:Note",
+      "edgeseal:test:Seal",
+      "edgeseal:test:Label",
+    ]);
     const note = schema.resources["edgeseal:test:Note"];
     expect(Object.keys(note?.inputProperties ?? {})).toEqual([
       "text",
