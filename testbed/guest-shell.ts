@@ -91,6 +91,8 @@ async function dial(address: GuestAddress): Promise<Client> {
   // Before the handshake: with Nagle's algorithm its small packets wait for each other's acknowledgement.
   socket.setNoDelay(true);
   const client = new ssh2.Client();
+  // A second error after the one that ends the attempt, or a connection that is lost later, which shows in the running exec, would be thrown at the process.
+  client.on("error", () => undefined);
   await new Promise<void>((resolve, reject) => {
     client.once("ready", resolve);
     client.once("error", reject);
@@ -109,8 +111,6 @@ async function dial(address: GuestAddress): Promise<Client> {
       keepaliveCountMax: 6,
     });
   });
-  // From here on a lost connection shows in the running exec, not as an uncaught error.
-  client.on("error", () => undefined);
   return client;
 }
 

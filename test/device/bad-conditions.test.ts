@@ -358,7 +358,7 @@ describe("several nodes", () => {
   test("sshd that drops connections while it is busy (MaxStartups) is tried again", async () => {
     await using fleet = await Fleet.start(1, { sshdConfig: ["MaxStartups 1"] });
     const node = fleet.first;
-    const holder = connectTcp(node.port, "127.0.0.1");
+    const holder = connectTcp(node.port, "127.0.0.1").on("error", () => undefined);
     await once(holder, "data");
     const session = sessionTo(node.connection);
     const running = session.run("echo in", { timeoutMs: 5000 });
