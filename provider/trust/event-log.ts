@@ -237,6 +237,10 @@ export function logObjections(
       `it is the log of ${other.name === "" ? "a node without a name" : other.name}, not of ${node}`,
     );
   }
+  // What is extended is the digest; the name beside it is only told.
+  if (events.some(({ type, name, digest }) => type === "node" && digest !== sha256Hex(name))) {
+    objections.push("the digest of the 'node' event is not the digest of the node's name");
+  }
   const ranks = events.filter(({ type }) => type !== "failed").map(({ type }) => eventTypes.indexOf(type));
   if (ranks.some((rank, index) => rank < (ranks[index - 1] ?? 0))) {
     objections.push(`the events are not in their order (${eventTypes.slice(0, -1).join(", ")})`);
