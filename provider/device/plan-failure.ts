@@ -86,6 +86,28 @@ function ofStep(
         `'${title}' did not end within ${failure.boundSeconds} s and was killed`,
         details,
       );
+    case "unapproved":
+      return new DeviceError(
+        "refused",
+        node,
+        `'${title}' was not done: the state that the next boot would measure has no approval on the node, so its sealed volumes would stay locked`,
+        {
+          ...details,
+          hint: `run \`edgeseal approve ${node}\`, have the approval reviewed, and run the operation again; or set rebootUnapproved: allow, and the node boots with its volumes locked`,
+        },
+      );
+    case "approvalUnknown":
+      return new DeviceError(
+        "refused",
+        node,
+        `'${title}' was not done: it can't be told whether the state that the next boot would measure is approved, and sealed volumes may stay locked`,
+        {
+          ...details,
+          hint: "mend the measuring program (edgeseal:boot:MeasuredBoot); or set rebootUnapproved: allow",
+        },
+      );
+    case "stillUp":
+      return stillUp(node, title, failure.boundSeconds);
     case "late":
       return new DeviceError("timedOut", node, `the window ended before '${title}' could run`, details);
     case "precondition":
@@ -103,6 +125,18 @@ function ofStep(
         hint: back ?? "nothing was done after that; run the operation again",
       });
   }
+}
+
+/** A node that took the request for a reboot and is in the same boot long after it. */
+export function stillUp(node: string, title: string, seconds: number): DeviceError {
+  return new DeviceError(
+    "timedOut",
+    node,
+    `'${title}': the node was told to reboot and is still in the same boot after ${seconds} s`,
+    {
+      hint: "something keeps it from shutting down: see `systemctl list-jobs` and the journal there",
+    },
+  );
 }
 
 /** Why a plan did not run to its end, from what its script said; `undefined` when it did. */

@@ -1,3 +1,5 @@
+import { isBootId } from "./reboot-script.ts";
+
 /*
  * What a plan's script says of itself, cut out of its output: lines `@NONCE VERB WORD...`.
  */
@@ -5,7 +7,17 @@
 /** How a step ended that did not succeed. */
 export interface StepFailure {
   readonly id: string;
-  readonly how: "failed" | "timedOut" | "precondition" | "late" | "fenced";
+  readonly how:
+    | "failed"
+    | "timedOut"
+    | "precondition"
+    | "late"
+    | "fenced"
+    /** A reboot that was not asked for: the next boot's state has no approval, or it can't be told whether it has. */
+    | "unapproved"
+    | "approvalUnknown"
+    /** A reboot that was asked for and did not come. */
+    | "stillUp";
   readonly code: number;
   /** Deadline that it had, in seconds. */
   readonly boundSeconds: number;
@@ -41,6 +53,10 @@ export interface PlanOutput {
   readonly outcome: "pending" | "reverting" | "reverted" | "confirmed" | "gone" | undefined;
   /** Why the device took the change back, or what hinders it. */
   readonly outcomeDetail: string;
+  /** Boot id of the boot that is to end: said right before the reboot is asked for. */
+  readonly rebooting: string | undefined;
+  /** Boot id of the boot after it. */
+  readonly booted: string | undefined;
 }
 
 interface Said {
@@ -80,6 +96,12 @@ function failureOf({ verb, rest }: Said): StepFailure | undefined {
       };
     case "precondition":
       return { ...plain, how: "precondition", output: fromBase64(words[0]) };
+    case "unapproved":
+      return { ...plain, how: "unapproved", output: fromBase64(words[0]) };
+    case "approval-unknown":
+      return { ...plain, how: "approvalUnknown", output: fromBase64(words[0]) };
+    case "still-up":
+      return { ...plain, how: "stillUp", boundSeconds: Number(words[0]) };
     case "late":
       return { ...plain, how: "late", code: 0 };
     case "fenced":
@@ -88,6 +110,9 @@ function failureOf({ verb, rest }: Said): StepFailure | undefined {
       return undefined;
   }
 }
+
+const bootIdIn = (text: string | undefined): string | undefined =>
+  text !== undefined && isBootId(text) ? text : undefined;
 
 const pendingStates: Readonly<Record<string, "waiting" | "reverted" | "trouble">> = {
   pending: "waiting",
@@ -140,5 +165,7 @@ export function parsePlanOutput(stdout: string, nonce: string): PlanOutput {
     confirmation: confirmation as PlanOutput["confirmation"],
     outcome: first("outcome") as PlanOutput["outcome"],
     outcomeDetail: first("outcome-reason") ?? first("outcome-trouble") ?? "",
+    rebooting: bootIdIn(first("rebooting")),
+    booted: bootIdIn(first("booted")),
   };
 }

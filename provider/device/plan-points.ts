@@ -1,16 +1,18 @@
 import { armSteps } from "./commit-confirm.ts";
-import type { PlainStep } from "./render.ts";
-import type { Step } from "./step.ts";
+import type { PlainStep, RebootStep, Step } from "./step.ts";
 
 /** One thing that the device does for a plan, in the order in which it does it: what a plan can fail at, or be killed before or after. */
 export interface PlanPoint {
-  /** Unique within the plan: `0`, `1`, and for a commit-confirmed step `2:arm:0`, `2:apply:0`, `2:confirm`. */
+  /** Unique within the plan: `0`, `1`, and for a commit-confirmed step `2:arm:0`, `2:apply:0`, `2:confirm`; a reboot is one point, done when the node is back. */
   readonly id: string;
   readonly title: string;
-  /** `arm` runs before the change can be noticed, `apply` within the window, `confirm` in the second exec, over the new connection. */
-  readonly phase: "step" | "arm" | "apply" | "confirm";
+  /**
+   * `arm` runs before the change can be noticed, `apply` within the window, `confirm` in the second exec, over the new connection. `reboot` is asked for in the first exec and seen
+   * to be done in the second.
+   */
+  readonly phase: "step" | "arm" | "apply" | "confirm" | "reboot";
   /** What runs; none for the confirmation. */
-  readonly step: PlainStep | undefined;
+  readonly step: PlainStep | RebootStep | undefined;
 }
 
 /** Stops a plan at a point, for tests: the device says that it is there, and goes no further until its connection is gone. */
@@ -24,15 +26,19 @@ export interface Breakpoint {
 
 /**
  * All points of a plan.
- * @throws TypeError when a commit-confirmed change is not the last step: what comes after it would run unconfirmed.
+ * @throws TypeError when a commit-confirmed change or a reboot is not the last step: what comes after it would run unconfirmed, or not at all.
  */
 export function pointsOf(steps: readonly Step[], nonce: string): readonly PlanPoint[] {
   return steps.flatMap((step, index): readonly PlanPoint[] => {
+    const isLast = index === steps.length - 1;
+    if (step.kind === "reboot") {
+      if (!isLast) throw new TypeError(`'${step.title}' is a reboot, so it has to be the last step`);
+      return [{ id: String(index), title: step.title, phase: "reboot", step }];
+    }
     if (step.kind !== "commitConfirm") {
       return [{ id: String(index), title: step.title, phase: "step", step }];
     }
-    if (index !== steps.length - 1)
-      throw new TypeError(`'${step.title}' is commit-confirmed, so it has to be the last step`);
+    if (!isLast) throw new TypeError(`'${step.title}' is commit-confirmed, so it has to be the last step`);
     const inner = (phase: "arm" | "apply", list: readonly PlainStep[]): PlanPoint[] =>
       list.map((each, at) => ({ id: `${index}:${phase}:${at}`, title: each.title, phase, step: each }));
     return [

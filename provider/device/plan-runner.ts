@@ -7,8 +7,9 @@ import type { ManifestChange } from "./manifest.ts";
 import { failureIn } from "./plan-failure.ts";
 import { parsePlanOutput, said, type PlanOutput } from "./plan-output.ts";
 import type { Breakpoint, PlanPoint } from "./plan-points.ts";
-import { changeOf, renderPlan } from "./plan-script.ts";
+import { changeOf, rebootOf, renderPlan } from "./plan-script.ts";
 import type { Probe } from "./probe.ts";
+import { throughReboot } from "./reboot.ts";
 import type { Session } from "./session.ts";
 import type { Step } from "./step.ts";
 import type { ExecResult } from "./transport.ts";
@@ -58,7 +59,8 @@ class Progress {
 }
 
 /**
- * Applies a plan and reads back, in one exec. A plan that ends with a commit-confirmed change takes one new connection with one exec more.
+ * Applies a plan and reads back, in one exec. A plan that ends with a commit-confirmed change or a reboot takes one new connection with one exec more; what is read back then is
+ * the state after it.
  *
  * What stopped the plan on the device is in `failure`, beside what was read back.
  * @throws DeviceError when the device did not answer to the end (`unreachable`, `timedOut`, `denied`, `hostKeyMismatch`, `unknown`, `cancelled`). The plan may then have run in part, and can be run again.
@@ -73,6 +75,7 @@ export async function applyPlan(
   const nonce = newNonce();
   const changeNonce = newNonce();
   const change = changeOf(steps);
+  const reboot = rebootOf(steps);
   const shared = {
     changeNonce,
     owner: options.owner,
@@ -89,7 +92,9 @@ export async function applyPlan(
 
   let armedAtMs: number | undefined;
   const armed = Promise.withResolvers<undefined>();
+  const rebooting = Promise.withResolvers<number>();
   const progress = new Progress((verb, rest) => {
+    if (verb === "rebooting") rebooting.resolve(performance.now());
     if (verb === "begin-step") options.onProgress?.(titles.get(rest) ?? rest);
     if (verb === "break") options.breakpoint?.reached();
     if (verb === "armed") {
@@ -102,11 +107,13 @@ export async function applyPlan(
   const signal =
     options.signal === undefined ? abandon.signal : AbortSignal.any([options.signal, abandon.signal]);
   let heard = "";
+  let heardAtMs = performance.now();
   const exec = session.run(plan.script, {
     timeoutMs: plan.deadlineSeconds * 1000,
     signal,
     onStdout: (chunk) => {
       heard += chunk;
+      heardAtMs = performance.now();
       progress.heard(nonce, chunk);
     },
   });
@@ -119,6 +126,28 @@ export async function applyPlan(
       failure: failureIn(session.node, output, plan.points, change),
     });
   };
+  if (reboot !== undefined) {
+    const through = await throughReboot({
+      session,
+      steps,
+      step: reboot,
+      readback,
+      breakpoint: options.breakpoint,
+      exec,
+      asked: rebooting.promise,
+      heard: () => ({ text: heard, atMs: heardAtMs }),
+      nonce,
+      giveUpExec: () =>
+        abandon.abort(new DeviceError("cancelled", session.node, "the connection was given up")),
+      signal: options.signal,
+      onStdout: (of, chunk) => progress.heard(of, chunk),
+      onProgress: (message) => options.onProgress?.(message),
+    });
+    if (through.readback === undefined) return concludeExec(through.result);
+    const before = parsePlanOutput(heard, nonce);
+    const done = [...before.done, String(steps.length - 1)];
+    return conclude({ ...before, done }, plan.points, { readback: through.readback, failure: undefined });
+  }
   if (change === undefined) return concludeExec(await exec);
 
   const result = await firstExec(exec, armed.promise, windowSecondsOf(change) * 1000, () => armedAtMs);

@@ -5,10 +5,17 @@ import { renderManifestChange, type ManifestChange } from "./manifest.ts";
 import { renderLock } from "./node-lock.ts";
 import { pointsOf, type Breakpoint, type PlanPoint } from "./plan-points.ts";
 import type { Probe } from "./probe.ts";
+import {
+  rebootFunction,
+  rebootSecondsOf,
+  renderReboot,
+  renderReturn,
+  returnSeconds,
+} from "./reboot-script.ts";
 import { renderStep } from "./render.ts";
 import { revertUnit, stateDirectory } from "./revert-script.ts";
 import { quote } from "./shell-quote.ts";
-import type { CommitConfirmStep, Step } from "./step.ts";
+import type { CommitConfirmStep, RebootStep, Step } from "./step.ts";
 
 /*
  * A whole plan as one script: lock, check for a pending change, steps, manifest, readback. The lock is let go by the EXIT trap.
@@ -42,7 +49,8 @@ const readbackSeconds = 120;
 /** A revert: its own deadline, plus files put back on a slow card. */
 const revertSeconds = 130;
 
-const say = (nonce: string): string => `say() { printf '\\n@%s %s\\n' ${nonce} "$*" 2>/dev/null; }`;
+/** Shell function `say`: prints one marker. */
+export const say = (nonce: string): string => `say() { printf '\\n@%s %s\\n' ${nonce} "$*" 2>/dev/null; }`;
 
 const breakHere = `
 break_here() {
@@ -87,6 +95,10 @@ trap : PIPE
 
 function renderPoint(point: PlanPoint, breakpoint: Breakpoint | undefined): readonly string[] {
   if (point.step === undefined) return [];
+  const pause = (when: Breakpoint["when"]): readonly string[] =>
+    breakpoint?.at === point.id && breakpoint.when === when ? [`break_here ${quote(point.id)} ${when}`] : [];
+  // What comes after a reboot runs in another exec.
+  if (point.step.kind === "reboot") return [...pause("before"), renderReboot(point.id, point.step)];
   const { script, stdinBase64, timeoutSeconds } = renderStep(point.step);
   const words = [
     quote(point.id),
@@ -95,8 +107,6 @@ function renderPoint(point: PlanPoint, breakpoint: Breakpoint | undefined): read
     quote(stdinBase64),
     quote(point.step.precondition ?? ""),
   ];
-  const pause = (when: Breakpoint["when"]): readonly string[] =>
-    breakpoint?.at === point.id && breakpoint.when === when ? [`break_here ${quote(point.id)} ${when}`] : [];
   return [...pause("before"), `plan_step ${words.join(" ")}`, ...pause("after")];
 }
 
@@ -104,7 +114,9 @@ function deadlineOf(points: readonly PlanPoint[]): number {
   let seconds = 0;
   for (const { step } of points) {
     if (step === undefined) continue;
-    seconds += renderStep(step).timeoutSeconds + 2 * killAfterSeconds;
+    seconds +=
+      (step.kind === "reboot" ? rebootSecondsOf(step) : renderStep(step).timeoutSeconds) +
+      2 * killAfterSeconds;
     if (step.precondition !== undefined) seconds += preconditionSeconds + 2 * killAfterSeconds;
   }
   return seconds;
@@ -114,6 +126,12 @@ function deadlineOf(points: readonly PlanPoint[]): number {
 export function changeOf(steps: readonly Step[]): CommitConfirmStep | undefined {
   const last = steps.at(-1);
   return last?.kind === "commitConfirm" ? last : undefined;
+}
+
+/** The reboot that a plan ends with, if it does. */
+export function rebootOf(steps: readonly Step[]): RebootStep | undefined {
+  const last = steps.at(-1);
+  return last?.kind === "reboot" ? last : undefined;
 }
 
 /**
@@ -160,6 +178,7 @@ export function renderPlan(
     giveUp,
     breakHere,
     planStep,
+    ...(rebootOf(steps) === undefined ? [] : [rebootFunction]),
     `if ! lock_acquire; then stopped=locked; say not-locked`,
     `elif ! pending_absent; then stopped=pending`,
     `elif ! work_begin; then stopped=trouble; say trouble 'no directory can be made in /run/edgeseal'; fi`,
@@ -169,6 +188,8 @@ export function renderPlan(
     ...(options.manifest === undefined
       ? []
       : [`case $stopped in locked | pending) ;; *) ${renderManifestChange(options.manifest)} ;; esac`]),
+    // Ends here when the node goes down: the answer that counts is that of the new boot.
+    ...ofPhase("reboot"),
     // After a change the answer counts that comes over the new connection.
     `if ${change === undefined ? ":" : `[ -n "$stopped" ]`}; then`,
     ":",
@@ -220,6 +241,30 @@ export function renderConfirmation(
     points: point === undefined ? [] : [point],
     deadlineSeconds: options.lockWaitSeconds + readbackSeconds + revertSeconds,
   };
+}
+
+/** The script of the exec after a reboot: that it is another boot, and what the node looks like in it. Changes nothing, takes no lock. */
+export function renderAfterReboot(
+  steps: readonly Step[],
+  readback: readonly Probe<unknown>[],
+  options: {
+    readonly nonce: string;
+    readonly bootBefore: string;
+    readonly breakpoint?: Breakpoint | undefined;
+  },
+): { readonly script: string; readonly deadlineSeconds: number } {
+  const { nonce, bootBefore, breakpoint } = options;
+  const paused = breakpoint?.when === "after" && breakpoint.at === String(steps.length - 1);
+  const body = [
+    "stopped=",
+    say(nonce),
+    breakHere,
+    renderReturn(
+      bootBefore,
+      [paused ? `break_here ${quote(breakpoint.at)} after` : ":", renderProbes(readback, nonce)].join("\n"),
+    ),
+  ].join("\n");
+  return { script: renderScript(body, nonce), deadlineSeconds: returnSeconds + readbackSeconds };
 }
 
 /** The script that finds out how a change ended that we could not confirm. Changes nothing, takes no lock. */

@@ -1,10 +1,9 @@
 import { renderDirectory, renderFile, renderRemove, failFunction } from "./render-paths.ts";
 import { renderUnit } from "./render-unit.ts";
 import { quote } from "./shell-quote.ts";
-import type { CommitConfirmStep, ModuleStep, PackageStep, RunStep, Step, SysctlStep } from "./step.ts";
+import type { ModuleStep, PackageStep, PlainStep, RunStep, SysctlStep } from "./step.ts";
 
-/** A step of a plan that is not a commit-confirmed change. */
-export type PlainStep = Exclude<Step, CommitConfirmStep>;
+export type { PlainStep } from "./step.ts";
 
 /** One step as the device runs it: a whole POSIX `sh` script, of its own, with its own standard input and deadline. */
 export interface RenderedStep {

@@ -17,6 +17,8 @@ export interface RunOptions {
   readonly onStdout?: (chunk: string) => void;
   /** The script only reads: when a connection that was idle turns out to be dead, run it again on a new one, once. Default false. */
   readonly readOnly?: boolean;
+  /** For a new connection: attempts to make it. Default: those of the session. */
+  readonly attempts?: number;
 }
 
 /** One device, reached by one connection that is opened when first needed and kept. */
@@ -142,7 +144,7 @@ class SshSession implements Session {
 
   async runOnNewConnection(script: string, options: RunOptions): Promise<ExecResult> {
     // Nobody else waits for this connection: it ends with the call.
-    const link = await this.#connect(options.signal);
+    const link = await this.#connect(options.signal, options.attempts);
     let result: ExecResult;
     try {
       result = await this.#exec(link, script, options);
@@ -218,8 +220,8 @@ class SshSession implements Session {
     return connecting;
   }
 
-  async #connect(given?: AbortSignal): Promise<Link> {
-    const { attempts, backoffMs } = this.#options;
+  async #connect(given?: AbortSignal, attempts = this.#options.attempts): Promise<Link> {
+    const { backoffMs } = this.#options;
     const closing = this.#closing.signal;
     const signal = given === undefined ? closing : AbortSignal.any([closing, given]);
     for (let attempt = 1; ; attempt++) {

@@ -11,7 +11,11 @@ export type Step =
   | ModuleStep
   | PackageStep
   | RunStep
-  | CommitConfirmStep;
+  | CommitConfirmStep
+  | RebootStep;
+
+/** A step that ends with its own exec: neither a change that waits for its confirmation, nor a reboot. */
+export type PlainStep = Exclude<Step, CommitConfirmStep | RebootStep>;
 
 interface StepBase {
   /** What a person reads in progress and errors: imperative, lower case, e.g. `turn off swap area /swapfile`. No secrets. */
@@ -96,7 +100,7 @@ export interface RunStep extends StepBase {
  */
 export interface CommitConfirmStep extends StepBase {
   readonly kind: "commitConfirm";
-  readonly apply: readonly Exclude<Step, CommitConfirmStep>[];
+  readonly apply: readonly PlainStep[];
   /** Files saved (with mode and owner, or their absence) before, and put back by the revert. */
   readonly files: readonly string[];
   /** Shell run before the change with `$EDGESEAL_SAVED` naming an empty directory: saves kernel state there. */
@@ -108,6 +112,23 @@ export interface CommitConfirmStep extends StepBase {
   readonly rollbackTo: string;
   /** Time for the confirmation, in seconds of the device's monotonic clock. Default 30. */
   readonly windowSeconds?: number;
+}
+
+/**
+ * A boot of the node, orderly, by its own system. It is the last step of a plan, and no plan holds both it and a commit-confirmed change: a boot would take that back.
+ *
+ * It is asked for once everything before it succeeded and is on the disk. Done is it when the node answers over a new, authenticated connection in another boot than before (by the kernel's
+ * boot id); what is read back is read then, when that boot has come to its end.
+ */
+export interface RebootStep extends StepBase {
+  readonly kind: "reboot";
+  /** How long the node may take, from the request to an answer, in whole seconds from 10 to 3600. A Pi 5 takes 20 to 60, a file system check or firmware update minutes. */
+  readonly waitSeconds: number;
+  /**
+   * What happens when the node has sealed volumes and no approval for the state that the next boot would measure, so that they would stay locked: the plan stops with
+   * `refused`, or the node boots all the same. Default `refuse`.
+   */
+  readonly unapproved?: "refuse" | "allow";
 }
 
 export const file = (step: Omit<FileStep, "kind">): FileStep => ({ kind: "file", ...step });
@@ -125,3 +146,4 @@ export const commitConfirm = (step: Omit<CommitConfirmStep, "kind">): CommitConf
   kind: "commitConfirm",
   ...step,
 });
+export const reboot = (step: Omit<RebootStep, "kind">): RebootStep => ({ kind: "reboot", ...step });

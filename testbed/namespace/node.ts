@@ -173,6 +173,23 @@ export class NamespaceNode implements AsyncDisposable {
     await this.#boot();
   }
 
+  /**
+   * Waits until the node resets itself, as `systemctl reboot` in it does, then powers it on again: what is a reset on a board is the end of its first process here.
+   * @param before awaited while the node is off
+   */
+  async bootAfterReset(before: () => Promise<void> = () => Promise.resolve()): Promise<void> {
+    const machine = this.#machine;
+    if (machine === undefined) throw new Error(`${this.name} is not running`);
+    const [, signal] = (await once(machine, "close")) as [number | null, NodeJS.Signals | null];
+    this.#machine = undefined;
+    // reboot(2): in a PID namespace, a restart is told to the parent as the end by SIGHUP.
+    if (signal !== "SIGHUP")
+      throw new Error(`${this.name} went off without a reset: ${signal ?? "it ended"}`);
+    await emptied(this.#cgroup);
+    await before();
+    await this.#boot();
+  }
+
   /** The plug is pulled: every process ends at once, nothing is told. Does not come back up by itself; `boot` does. */
   async powerCut(): Promise<void> {
     const machine = this.#machine;

@@ -1,0 +1,130 @@
+import { killAfterSeconds } from "./bounded-step.ts";
+import { quote } from "./shell-quote.ts";
+import type { RebootStep } from "./step.ts";
+
+/*
+ * What the device does for a reboot: first in the exec of the plan, which ends with the boot, then in one over a new connection, in the boot that came after it.
+ */
+
+/** The kernel's name for one boot, new with each: what proves that a node was rebooted (random(4)). */
+const bootIdFile = "/proc/sys/kernel/random/boot_id";
+
+export const isBootId = (text: string): boolean =>
+  /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/.test(text);
+
+const preconditionSeconds = 30;
+/** Reading the boot partition of a slow card, file by file. */
+const approvalSeconds = 120;
+/** A full page cache on a slow card. */
+const syncSeconds = 300;
+const requestSeconds = 60;
+
+/** Time for the system to end its boot (all units started) before it is looked at; what it waits longer for, it may do without. */
+const settleSeconds = 90;
+
+/** Exit status of the approval check when the next boot's state is known and has no approval. */
+const isUnapproved = 3;
+
+/**
+ * Whether sealed volumes would open after the next boot: 0 when there are none, when nothing is measured here, or when the state that the next boot would measure is among those that
+ * the node has a signature for. PCR 11 is replayed from the log of events; the policy digest over it is that of TPM2_PolicyPCR (TPM 2.0 Library, part 3): SHA-256 of
+ * 32 zero bytes, the command code, the selection of PCR 11 in the SHA-256 bank, and the SHA-256 of the PCR's value. systemd's signature file names each signed state by that digest.
+ */
+export const approvalCheck = `set -eu
+set -- /etc/edgeseal/volumes/*.conf
+[ -e "$1" ] || exit 0
+[ -x /usr/lib/edgeseal/measure ] || exit 0
+names=
+for each; do each=\${each##*/}; names="$names \${each%.conf}"; done
+sha256() { env printf "$(printf %s "$1" | sed 's/../\\\\x&/g')" | sha256sum | cut -d ' ' -f 1; }
+tell() { printf '%s\\n' "$*" >&2; exit 1; }
+zeros=0000000000000000000000000000000000000000000000000000000000000000
+log=$(/usr/lib/edgeseal/measure --next) || tell '/usr/lib/edgeseal/measure --next failed'
+[ "$(printf '%s\\n' "$log" | head -n 1)" = 'edgeseal-event-log 1' ] || tell '/usr/lib/edgeseal/measure --next printed no event log'
+digests=$(printf '%s\\n' "$log" | awk -F '\\t' '$1 == "11" { print ($4 == "" ? "-" : $4) }')
+[ -n "$digests" ] || tell '/usr/lib/edgeseal/measure --next printed no event for PCR 11'
+pcr=$zeros
+set -f
+for digest in $digests; do
+  case $digest in *[!0-9a-f]*) tell "an event of the next boot has no digest: $digest" ;; esac
+  [ "\${#digest}" -eq 64 ] || tell "an event of the next boot has no digest: $digest"
+  pcr=$(sha256 "$pcr$digest")
+done
+policy=$(sha256 "\${zeros}0000017f00000001000b03000800$(sha256 "$pcr")")
+if grep -qiE '"pol"[[:space:]]*:[[:space:]]*"'"$policy"'"' /etc/edgeseal/trust/approvals.json 2>/dev/null; then exit 0; fi
+printf 'PCR 11 would be %s; sealed volumes:%s\\n' "$pcr" "$names" >&2
+exit ${isUnapproved}
+`;
+
+/** Keeps to what inhibits a shutdown (a running dpkg, for one): logind refuses then, without saying why. */
+const request = `systemctl reboot || { code=$?; systemd-inhibit --list --no-pager --no-legend 2>/dev/null | grep shutdown.*block; exit "$code"; }`;
+
+/**
+ * Shell function `reboot_step ID WAIT PRECONDITION APPROVAL_CHECK`, for a plan's script. It says `rebooting BOOT_ID` and asks for the boot; then it holds the lock and prints line feeds until
+ * the shutdown ends it, so that the end of the connection is noticed by both sides. It comes back only when there is no boot: refused, or still the same one after WAIT seconds.
+ */
+export const rebootFunction = `
+reboot_step() {
+  [ -z "$stopped" ] || return 0
+  say begin-step "$1" || lost
+  if ! lock_holds; then stopped=fenced; say fenced "$1"; return 0; fi
+  if [ -n "$3" ]; then
+    bounded ${preconditionSeconds} ${killAfterSeconds} "$3" ''
+    if [ "$code" -ne 0 ]; then stopped=precondition; say precondition "$1" "$code" "$(kept)"; return 0; fi
+  fi
+  if [ -n "$4" ]; then
+    bounded ${approvalSeconds} ${killAfterSeconds} "$4" ''
+    if [ "$code" -eq ${isUnapproved} ]; then stopped=unapproved; say unapproved "$1" "$code" "$(kept)"; return 0; fi
+    if [ "$code" -ne 0 ]; then stopped=unapproved; say approval-unknown "$1" "$code" "$(kept)"; return 0; fi
+  fi
+  bounded ${syncSeconds} ${killAfterSeconds} sync ''
+  if [ "$code" -ne 0 ]; then stopped=failed; say failed "$1" "$code" ${syncSeconds} "$(kept)"; return 0; fi
+  # Without a boot id there would be no proof of the new boot, and no end of waiting for it.
+  if ! read -r boot <${bootIdFile}; then stopped=failed; say failed "$1" 1 1 ''; return 0; fi
+  say rebooting "$boot" || lost
+  bounded ${requestSeconds} ${killAfterSeconds} ${quote(request)} ''
+  if [ "$code" -ne 0 ]; then stopped=failed; say failed "$1" "$code" ${requestSeconds} "$(kept)"; return 0; fi
+  uptime; up_until=$((now + $2))
+  while [ "$now" -lt "$up_until" ]; do printf '\\n' 2>/dev/null || exit 141; sleep 1; uptime; done
+  stopped=still-up; say still-up "$1" 0 "$2"
+}
+`;
+
+/**
+ * Time that a reboot may take on the device before it is the client's turn, in seconds.
+ * @throws TypeError when the time to wait is not one that is meant.
+ */
+export function rebootSecondsOf(step: RebootStep): number {
+  const seconds = step.waitSeconds;
+  if (!Number.isInteger(seconds) || seconds < 10 || seconds > 3600) {
+    throw new TypeError(
+      `the time to wait of '${step.title}' is not a whole number of seconds from 10 to 3600: ${seconds}`,
+    );
+  }
+  return seconds + approvalSeconds + syncSeconds + requestSeconds + 6 * killAfterSeconds;
+}
+
+/** The call of `reboot_step` for a step of a plan. */
+export function renderReboot(id: string, step: RebootStep): string {
+  const check = step.unapproved === "allow" ? "" : approvalCheck;
+  return `reboot_step ${[quote(id), String(step.waitSeconds), quote(step.precondition ?? ""), quote(check)].join(" ")}`;
+}
+
+/**
+ * Shell for the exec over the new connection: says `booted BOOT_ID` when this is another boot than the one that was to end, waits until it has ended starting, and runs what is given; or
+ * says `same-boot`, and runs nothing.
+ */
+export function renderReturn(bootBefore: string, body: string): string {
+  return `
+read -r boot <${bootIdFile} || boot=
+if [ -z "$boot" ]; then say same-boot
+elif [ "$boot" = ${quote(bootBefore)} ]; then say same-boot
+else
+  say booted "$boot"
+  timeout -k 5 ${settleSeconds} systemctl is-system-running --wait >/dev/null 2>&1 </dev/null
+  ${body}
+fi`;
+}
+
+/** Deadline of that exec, beside what its body needs. */
+export const returnSeconds = settleSeconds + 10;

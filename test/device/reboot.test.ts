@@ -1,0 +1,274 @@
+import { setTimeout as pause } from "node:timers/promises";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { createDevices } from "../../provider/device/devices.ts";
+import { file, reboot, run } from "../../provider/device/step.ts";
+import { NamespaceNode } from "../../testbed/namespace/node.ts";
+import { ask, interruptEverywhere } from "./interruption.ts";
+import { apply, look, seen, sessionTo } from "./steps-on-node.ts";
+import { kinds, noteFolder } from "./thirty-kinds.ts";
+
+let node: NamespaceNode;
+
+beforeEach(async () => {
+  node = await NamespaceNode.start();
+});
+
+afterEach(() => node.stop());
+
+const bootId = async (): Promise<string> => (await node.must("cat /proc/sys/kernel/random/boot_id")).trim();
+
+const step = reboot({ title: "reboot", waitSeconds: 60 });
+const lookAtBoot = look("cat /proc/sys/kernel/random/boot_id; ls -A /run/edgeseal 2>/dev/null");
+const write = file({ title: "write", path: "/etc/before-reboot", content: "written\n", mode: "0644" });
+
+/** Puts a program in `systemctl`'s place that only says that it succeeded, until the boot ends. */
+const deafSystemctl = `printf '#!/bin/sh\\nexit 0\\n' >/run/deaf && chmod 755 /run/deaf && mount --bind /run/deaf "$(readlink -f /usr/bin/systemctl)"`;
+
+describe("the node comes back", () => {
+  test("in another boot, and what is read back is read there", async () => {
+    await using session = sessionTo(node.connection);
+    const before = await bootId();
+    const messages: string[] = [];
+    const back = node.bootAfterReset();
+    const result = await apply(session, [write, step], {
+      readback: [lookAtBoot],
+      onProgress: (message) => messages.push(message),
+    });
+    await back;
+    expect(result.failure).toBeUndefined();
+    expect(result.steps).toEqual([
+      { title: "write", outcome: "done" },
+      { title: "reboot", outcome: "done" },
+    ]);
+    const after = await bootId();
+    expect(after).not.toBe(before);
+    expect(await node.must("cat /etc/before-reboot")).toBe("written\n");
+    // The lock went with the boot.
+    expect(seen(result)).toBe(`${after}\n`);
+    expect(messages.slice(0, 3)).toEqual(["write", "reboot", `waiting for ${node.name} to come back, 0 s`]);
+    // The new connection has taken the old one's place.
+    expect(session.connected).toBe(true);
+  });
+
+  test("after a while: every attempt to get in authenticates, or is refused by a closed port", async () => {
+    await using session = sessionTo(node.connection);
+    const messages: string[] = [];
+    const back = node.bootAfterReset(() => pause(7_000));
+    const result = await apply(session, [step], {
+      readback: [lookAtBoot],
+      onProgress: (message) => messages.push(message),
+    });
+    await back;
+    expect(result.failure).toBeUndefined();
+    expect(messages).toContain(`waiting for ${node.name} to come back, 5 s`);
+    const log = await node.must("journalctl -b -q -o cat -t sshd -t sshd-session");
+    expect(log).not.toMatch(/closed by .*preauth|penalt/);
+  });
+
+  test("when it first lets nobody in but root, as every system does early in its boot", async () => {
+    // Users are let in once sshd has turned one away.
+    await node.must(`cat >/etc/turned-away <<'END'
+until journalctl -b -q -o cat -t sshd -t sshd-session | grep 'Access denied'; do sleep 0.2; done
+END
+mkdir -p /etc/systemd/system/systemd-user-sessions.service.d
+printf '[Unit]\nAfter=ssh.service\n[Service]\nExecStartPre=/bin/sh /etc/turned-away\n' >/etc/systemd/system/systemd-user-sessions.service.d/late.conf`);
+    await using session = sessionTo(node.connection);
+    const back = node.bootAfterReset();
+    const result = await apply(session, [step], { readback: [lookAtBoot] });
+    await back;
+    expect(result.failure).toBeUndefined();
+    expect(seen(result)).toBe(`${await bootId()}\n`);
+    const log = await node.must("journalctl -b -q -o cat -t sshd -t sshd-session");
+    expect(log).toMatch(/Access denied for user edge by PAM/);
+    // A penalty is held against us, and never reached the size from which on sshd acts on it.
+    expect(log).toMatch(/deferred penalty/);
+    expect(log).not.toMatch(/drop connection|active penalty/);
+  });
+
+  test("also when its connection ends without a word, and another kernel than the one it was told to start answers", async () => {
+    await using session = sessionTo(node.connection);
+    await node.must(deafSystemctl);
+    const applying = apply(session, [step], {
+      readback: [lookAtBoot],
+      onProgress: (message) => {
+        if (message.endsWith(" 0 s")) void node.powerCut().then(() => node.boot());
+      },
+    });
+    const result = await applying;
+    expect(result.failure).toBeUndefined();
+    expect(seen(result)).toBe(`${await bootId()}\n`);
+  });
+
+  test("and what was known of its other resources is not believed any more, but read anew with it", async () => {
+    const [kind] = kinds;
+    const inputs = { content: "of this boot\n" };
+    if (kind === undefined) throw new Error("no kind");
+    await node.must(`mkdir -p ${noteFolder}; printf 'of this boot\\n' >${noteFolder}/fixed-first`);
+    const devices = createDevices({ kinds });
+    try {
+      const device = devices.get(node.connection);
+      expect(await device.observe(kind, inputs)).toMatchObject({ outcome: "present" });
+      const back = node.bootAfterReset();
+      const other = kinds.at(-1) ?? kind;
+      const away = Promise.withResolvers<undefined>();
+      const applied = device.apply(other, { name: "x", content: "y" }, [step], {
+        onProgress: (message) => {
+          if (message.startsWith("waiting")) away.resolve(undefined);
+        },
+      });
+      await away.promise;
+      // Asked for while the node is away: waits until it is back.
+      const later = device.observe(kind, inputs);
+      expect((await applied).failure).toBeUndefined();
+      await back;
+      // /run is empty after a boot.
+      expect(await later).toEqual({ outcome: "absent" });
+    } finally {
+      await devices.close();
+    }
+  });
+});
+
+describe("there is no reboot", () => {
+  const staysUp = async (steps: Parameters<typeof apply>[1]): ReturnType<typeof apply> => {
+    const before = await bootId();
+    await using session = sessionTo(node.connection);
+    const result = await apply(session, steps, { readback: [lookAtBoot] });
+    expect(await bootId()).toBe(before);
+    // Read back all the same, in the old boot.
+    expect(seen(result)).toContain(before);
+    expect(await node.must("ls -A /run/edgeseal")).not.toContain("holder");
+    return result;
+  };
+
+  test("when a step before it fails", async () => {
+    const result = await staysUp([run({ title: "fail", script: "exit 1" }), step]);
+    expect(result.steps).toEqual([{ title: "fail", outcome: "failed" }]);
+  });
+
+  test("when its precondition does not hold", async () => {
+    const result = await staysUp([write, { ...step, precondition: "echo 'a backup runs' >&2; exit 1" }]);
+    expect(result.failure?.kind).toBe("preconditionFailed");
+    expect(result.failure?.message).toContain("a backup runs");
+    expect(result.steps.map(({ outcome }) => outcome)).toEqual(["done", "failed"]);
+  });
+
+  test("when something inhibits the shutdown, as dpkg does while it runs", async () => {
+    await node.must(
+      "systemd-run --quiet --unit=busy systemd-inhibit --what=shutdown --mode=block --who=dpkg --why='it unpacks' sleep 600; until systemd-inhibit --list | grep -q unpacks; do sleep 0.1; done",
+    );
+    try {
+      const result = await staysUp([step]);
+      expect(result.failure?.kind).toBe("stepFailed");
+      expect(result.failure?.message).toMatch(/dpkg .* it unpacks/);
+    } finally {
+      await node.must("systemctl stop busy");
+    }
+  });
+
+  test("when the next boot has no approval and sealed volumes would stay locked, unless that is allowed", async () => {
+    await node.must(`mkdir -p /etc/edgeseal/volumes /usr/lib/edgeseal; : >/etc/edgeseal/volumes/models.conf
+printf '#!/bin/sh\\nprintf "edgeseal-event-log 1\\\\nstart\\\\t11\\\\t%064d\\\\t\\\\n11\\\\tnode\\\\tpi\\\\t%064d\\\\t\\\\n" 0 0\\n' >/usr/lib/edgeseal/measure
+chmod 755 /usr/lib/edgeseal/measure`);
+    try {
+      const result = await staysUp([write, step]);
+      expect(result.failure?.kind).toBe("refused");
+      // SHA-256 of 64 zero bytes.
+      expect(result.failure?.message).toContain(
+        "(PCR 11 would be f5a5fd42d16a20302798ef6ed309979b43003d2320d9f0e8ea9831a92759fb4b; sealed volumes: models)",
+      );
+      expect(result.failure?.message).toContain(`edgeseal approve ${node.name}`);
+
+      await using session = sessionTo(node.connection);
+      const back = node.bootAfterReset();
+      expect((await apply(session, [{ ...step, unapproved: "allow" }])).failure).toBeUndefined();
+      await back;
+    } finally {
+      await node.must("rm -r /etc/edgeseal/volumes /usr/lib/edgeseal");
+    }
+  });
+
+  test("when the node takes the request and goes on: that is seen, not believed", async () => {
+    await node.must(deafSystemctl);
+    const result = await staysUp([{ ...step, waitSeconds: 10 }]);
+    expect(result.failure?.kind).toBe("timedOut");
+    expect(result.failure?.message).toContain("is still in the same boot after 10 s");
+    expect(result.steps).toEqual([{ title: "reboot", outcome: "failed" }]);
+    await node.must("umount /usr/bin/systemctl");
+  });
+
+  test("in the same boot over a new connection neither", async () => {
+    await node.must(deafSystemctl);
+    await using session = sessionTo(node.connection);
+    const applying = apply(session, [{ ...step, waitSeconds: 10 }], {
+      onProgress: (message) => {
+        // Cuts the plan's connection, and nothing else.
+        if (message.endsWith(" 0 s"))
+          void node.must("pkill -f '^sshd-session: edge' || pkill -f '^sshd: edge'");
+      },
+    });
+    await expect(applying).rejects.toMatchObject({
+      kind: "timedOut",
+      message: expect.stringContaining("is still in the same boot after 10 s") as unknown,
+    });
+    await node.must("umount /usr/bin/systemctl");
+  });
+});
+
+describe("the node does not come back", () => {
+  test("which is an error that says so, and what to look at", async () => {
+    await using session = sessionTo(node.connection);
+    const gone = new Promise((resolve) => setTimeout(resolve, 12_000));
+    const back = node.bootAfterReset(async () => {
+      await gone;
+    });
+    await expect(apply(session, [{ ...step, waitSeconds: 10 }])).rejects.toMatchObject({
+      kind: "unreachable",
+      shortMessage: "'reboot': the node did not come back within 10 s after it was told to reboot",
+      hint: expect.stringContaining("look at its screen or serial console") as unknown,
+    });
+    await back;
+    // Nothing of it is left: the next plan runs as ever.
+    expect((await apply(session, [write])).failure).toBeUndefined();
+  });
+
+  test("whoever waits can stop waiting at once", async () => {
+    await using session = sessionTo(node.connection);
+    const stop = new AbortController();
+    const back = node.bootAfterReset(() => {
+      stop.abort();
+      return Promise.resolve();
+    });
+    await expect(apply(session, [step], { signal: stop.signal })).rejects.toMatchObject({
+      kind: "cancelled",
+    });
+    await back;
+    expect(await node.must("ls -A /run/edgeseal 2>/dev/null || :")).toBe("");
+  });
+});
+
+test("cut off before it, or while the node is away, the next plan goes on from there", async () => {
+  let wanted = "";
+  // Resets as often as it is told to, until it is switched off at the end.
+  const resets = (async (): Promise<never> => {
+    for (;;) await node.bootAfterReset();
+  })();
+  resets.catch(() => undefined);
+  const points = await interruptEverywhere(
+    {
+      reset: async () => {
+        await node.must("rm -f /etc/before-reboot");
+        wanted = await bootId();
+      },
+      plan: async (session) => {
+        const state = await ask(
+          session,
+          look("cat /etc/before-reboot 2>/dev/null; cat /proc/sys/kernel/random/boot_id"),
+        );
+        return [...(state.includes("written") ? [] : [write]), ...(state.includes(wanted) ? [step] : [])];
+      },
+    },
+    node,
+  );
+  expect(points).toEqual(["before write", "after write", "before reboot", "after reboot"]);
+});

@@ -1,0 +1,195 @@
+import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { chmodSync } from "node:fs";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { newNonce } from "../../../provider/device/batch.ts";
+import { failureIn } from "../../../provider/device/plan-failure.ts";
+import { parsePlanOutput } from "../../../provider/device/plan-output.ts";
+import { stepsOf } from "../../../provider/device/plan-runner.ts";
+import { renderAfterReboot, renderPlan } from "../../../provider/device/plan-script.ts";
+import { approvalCheck } from "../../../provider/device/reboot-script.ts";
+import { commitConfirm, reboot, run, type Step } from "../../../provider/device/step.ts";
+import { FakeRoot } from "../resources/fake-root.ts";
+
+const options = {
+  nonce: newNonce(),
+  changeNonce: newNonce(),
+  owner: "me",
+  purpose: "a test",
+  lockWaitSeconds: 1,
+};
+const step = reboot({ title: "reboot it", waitSeconds: 60, precondition: "it's not even sh (" });
+const probe = { id: "p", parts: { a: "echo 'a'" }, parse: () => undefined };
+const bootId = "0f0e0d0c-0b0a-4908-8706-050403020100";
+
+test("both scripts parse", () => {
+  const { script } = renderPlan([run({ title: "r", script: "(" }), step], [probe], options);
+  execFileSync("/bin/sh", ["-n"], { input: script });
+  const after = renderAfterReboot([step], [probe], { nonce: options.nonce, bootBefore: bootId });
+  execFileSync("/bin/sh", ["-n"], { input: after.script });
+});
+
+describe("a malformed plan is refused before anything is sent", () => {
+  const change = commitConfirm({
+    title: "change",
+    apply: [],
+    files: [],
+    save: "",
+    restore: "",
+    rollbackTo: "",
+  });
+  test.each<[string, readonly Step[], string]>([
+    [
+      "a step after it",
+      [step, run({ title: "r", script: "" })],
+      "'reboot it' is a reboot, so it has to be the last",
+    ],
+    ["two of it", [step, step], "has to be the last step"],
+    [
+      "a commit-confirmed change before it",
+      [change, step],
+      "'change' is commit-confirmed, so it has to be the last",
+    ],
+    [
+      "a commit-confirmed change after it",
+      [step, change],
+      "'reboot it' is a reboot, so it has to be the last",
+    ],
+    ["no time to wait", [{ ...step, waitSeconds: 9 }], "not a whole number of seconds from 10 to 3600: 9"],
+    ["half a second", [{ ...step, waitSeconds: 10.5 }], "from 10 to 3600: 10.5"],
+    ["hours", [{ ...step, waitSeconds: 3601 }], "from 10 to 3600: 3601"],
+  ])("%s", (_, steps, message) => {
+    expect(() => renderPlan(steps, [], options)).toThrow(message);
+  });
+});
+
+test("the deadline covers the wait for the shutdown", () => {
+  const of = (waitSeconds: number): number =>
+    renderPlan([{ ...step, waitSeconds }], [], options).deadlineSeconds;
+  expect(of(600) - of(60)).toBe(540);
+});
+
+describe("how a reboot fails is told apart, with the mend", () => {
+  const base64 = (text: string): string => Buffer.from(text).toString("base64");
+  test.each([
+    [
+      "refused",
+      `unapproved 0 3 ${base64("PCR 11 would be ab; sealed volumes: models")}`,
+      "pi-1: 'reboot it' was not done: the state that the next boot would measure has no approval on the node, so its sealed volumes would stay locked (PCR 11 would be ab; sealed volumes: models); run `edgeseal approve pi-1`",
+    ],
+    [
+      "refused",
+      `approval-unknown 0 1 ${base64("measure --next failed")}`,
+      "it can't be told whether the state that the next boot would measure is approved, and sealed volumes may stay locked (measure --next failed)",
+    ],
+    ["timedOut", "still-up 0 0 60", "the node was told to reboot and is still in the same boot after 60 s"],
+    [
+      "stepFailed",
+      `failed 0 1 60 ${base64("Operation inhibited by dpkg")}`,
+      "'reboot it' failed with exit status 1 (Operation inhibited by dpkg)",
+    ],
+  ])("%s: %s", (kind, line, message) => {
+    const said = (text: string): string => `\n@${options.nonce} ${text}\n`;
+    const output = parsePlanOutput(said("begin-step 0") + said(line), options.nonce);
+    const failure = failureIn("pi-1", output, stepsOf([step]), undefined);
+    expect(failure?.kind).toBe(kind);
+    expect(failure?.message).toContain(message);
+  });
+
+  test("what is no boot id proves no boot", () => {
+    const of = (text: string): unknown =>
+      parsePlanOutput(`\n@${options.nonce} booted ${text}\n`, options.nonce).booted;
+    expect(of(bootId)).toBe(bootId);
+    expect(of("")).toBeUndefined();
+    expect(of("cat: Permission denied")).toBeUndefined();
+  });
+});
+
+describe("whether the next boot is approved", () => {
+  let root: FakeRoot;
+  beforeEach(() => (root = new FakeRoot()));
+  afterEach(() => root[Symbol.dispose]());
+
+  const digests = ["a", "b"].map((text) => createHash("sha256").update(text).digest("hex"));
+  const log = ["edgeseal-event-log 1", `start\t11\t${"0".repeat(64)}\t`].concat(
+    `11\tnode\tpi-1\t${digests[0]}\tpi-1`,
+    `11\tfile\t/boot/firmware/config.txt\t${digests[1]}\t`,
+  );
+  // Worked out here in another way than on the device.
+  const sha256 = (...parts: readonly string[]): string =>
+    createHash("sha256")
+      .update(Buffer.from(parts.join(""), "hex"))
+      .digest("hex");
+  const zeros = "0".repeat(64);
+  const pcr11 = sha256(sha256(zeros, digests[0] ?? ""), digests[1] ?? "");
+  const policy = sha256(zeros, "0000017f", "00000001", "000b", "03", "000800", sha256(pcr11));
+
+  const volume = (name = "models"): void =>
+    root.write(`/etc/edgeseal/volumes/${name}.conf`, "device=/dev/x\n");
+  const measures = (lines: readonly string[], status = 0): void => {
+    root.write("/usr/lib/edgeseal/next", `${lines.join("\n")}\n`);
+    root.write(
+      "/usr/lib/edgeseal/measure",
+      `#!/bin/sh\n[ "$*" = --next ] || exit 9\ncat @ROOT/usr/lib/edgeseal/next\nexit ${status}\n`,
+    );
+    chmodSync(join(root.root, "usr/lib/edgeseal/measure"), 0o755);
+  };
+  const approve = (digest: string): void =>
+    root.write(
+      "/etc/edgeseal/trust/approvals.json",
+      JSON.stringify({ sha256: [{ pcrs: [11], pkfp: zeros, pol: digest, sig: "AA==" }] }),
+    );
+  const check = (): ReturnType<FakeRoot["sh"]> => root.sh(approvalCheck);
+
+  test("nothing is asked of a node without sealed volumes, or without the measuring program", () => {
+    measures([], 1);
+    expect(check()).toEqual({ code: 0, stdout: "", stderr: "" });
+    root.remove("/usr/lib/edgeseal");
+    volume();
+    expect(check()).toEqual({ code: 0, stdout: "", stderr: "" });
+  });
+
+  test("a state with an approval is, one without is not", () => {
+    volume("logs");
+    volume();
+    measures(log);
+    const refused = { code: 3, stdout: "", stderr: `PCR 11 would be ${pcr11}; sealed volumes: logs models` };
+    expect(check()).toEqual(refused);
+    approve(sha256(policy));
+    expect(check()).toEqual(refused);
+    approve(policy);
+    expect(check()).toEqual({ code: 0, stdout: "", stderr: "" });
+    measures(log.slice(0, -1));
+    expect(check().code).toBe(3);
+  });
+
+  test("spaces in the signature file and names in events make no difference", () => {
+    volume();
+    measures([...log.slice(0, 3), `11\tfile\t/boot/firmware/a%20*\t${digests[1]}\t`]);
+    root.write("/etc/edgeseal/trust/approvals.json", JSON.stringify({ sha256: [{ pol: policy }] }, null, 2));
+    expect(check().code).toBe(0);
+  });
+
+  test.each<[string, readonly string[], number, string]>([
+    ["it failed", log, 1, "/usr/lib/edgeseal/measure --next failed"],
+    ["no log", ["hello"], 0, "printed no event log"],
+    ["a log of another version", ["edgeseal-event-log 2", ...log.slice(1)], 0, "printed no event log"],
+    ["no events", log.slice(0, 2), 0, "printed no event for PCR 11"],
+    [
+      "an event without a digest",
+      [...log, "11\tfile\tx\t\t"],
+      0,
+      "an event of the next boot has no digest: -",
+    ],
+    ["a short digest", [...log, "11\tfile\tx\tab\t"], 0, "an event of the next boot has no digest: ab"],
+    ["a digest that is none", [...log, `11\tfile\tx\t${"z".repeat(64)}\t`], 0, "has no digest: zzz"],
+  ])("what can't be told is not approved: %s", (_, lines, status, message) => {
+    volume();
+    measures(lines, status);
+    approve(policy);
+    const { code, stderr } = check();
+    expect(code).toBe(1);
+    expect(stderr).toContain(message);
+  });
+});
