@@ -85,19 +85,36 @@ export function parseUnits(output: string): BootUnits {
 }
 
 /**
- * Keeps a unit from starting. A unit whose own file lies in /etc can't be masked there and is disabled instead.
- * @param stop whether a running one is stopped too.
+ * Keeps units from starting, in one step: systemd reloads itself for each call, which takes seconds on a busy board. A unit whose own file lies in /etc can't be masked
+ * there and is disabled instead.
+ * @param why what all of them do, in the plural: `collect dumps`
+ * @param stop whether a running one is stopped too
  */
-export function keepFromStarting(unit: string, why: string, stop: boolean): RunStep {
-  const name = quote(unit);
+export function keepFromStarting(
+  units: readonly string[],
+  why: string,
+  stop: (unit: string) => boolean,
+): readonly RunStep[] {
+  if (units.length === 0) return [];
+  const stopped = units.filter(stop);
   const lines = [
     "set -eu",
-    `if [ -e /etc/systemd/system/${name} ] && ! [ /etc/systemd/system/${name} -ef /dev/null ]; then`,
-    `  systemctl disable ${name}`,
-    "else",
-    `  systemctl mask ${name}`,
-    "fi",
+    `set -- ${units.map(quote).join(" ")}`,
+    "for unit; do",
+    "  shift",
+    `  if [ -e "/etc/systemd/system/$unit" ] && ! [ "/etc/systemd/system/$unit" -ef /dev/null ]; then systemctl disable -- "$unit"`,
+    `  else set -- "$@" "$unit"; fi`,
+    "done",
+    `[ $# -eq 0 ] || systemctl mask -- "$@"`,
+    ...(stopped.length === 0
+      ? []
+      : [
+          `for unit in ${stopped.map(quote).join(" ")}; do`,
+          `  if systemctl is-active --quiet -- "$unit"; then systemctl stop -- "$unit"; fi`,
+          "done",
+        ]),
   ];
-  if (stop) lines.push(`if systemctl is-active --quiet ${name}; then systemctl stop ${name}; fi`);
-  return run({ title: `keep ${unit} from starting (${why})`, script: lines.join("\n") });
+  return [
+    run({ title: `keep units from starting that ${why}: ${units.join(", ")}`, script: lines.join("\n") }),
+  ];
 }

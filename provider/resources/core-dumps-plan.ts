@@ -23,7 +23,7 @@ export function turnDumpsOff(observed: CoreDumpsState, removeStored: boolean): r
     ...serviceLimits(observed),
     ...loginLimits(observed),
     ...systemdCoredump(observed),
-    ...observed.dumpCollectors.map((name) => keepFromStarting(name, "it collects dumps", true)),
+    ...keepFromStarting(observed.dumpCollectors, "collect dumps", () => true),
     ...(removeStored && observed.storedDumps > 0 ? [removeStoredDumps(observed.storedDumps)] : []),
   ];
 }

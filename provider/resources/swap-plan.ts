@@ -26,7 +26,7 @@ export function turnOff(observed: SwapState, removeFiles: boolean): readonly Ste
   return [
     ...rpiSwapOff(observed),
     ...commentOut(observed.fstabEntries),
-    ...observed.swapUnits.map((name) => keepFromStarting(name, "it turns swap on", stopsSafely(name))),
+    ...keepFromStarting(observed.swapUnits, "turn swap on", stopsSafely),
     ...observed.activeAreas
       .filter((area) => !isDeleted(area))
       .map((area) => turnOffArea(area, removeFiles && !area.startsWith("/dev/"))),

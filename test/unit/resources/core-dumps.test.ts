@@ -387,7 +387,7 @@ describe("the plan leads to the desired state", () => {
     );
     expect(root.read(coreDumpFiles.coredump)).toMatch(/^\[Coredump\]\nStorage=none\nProcessSizeMax=0$/m);
     expect(root.read(coreDumpFiles.system)).toMatch(/^\[Manager\]\nDefaultLimitCORE=0$/m);
-    expect(root.calls()).toContain("systemctl mask systemd-coredump.socket");
+    expect(root.calls()).toContain("systemctl mask -- systemd-coredump.socket");
   });
 
   const deviations: readonly [string, Partial<CoreDumpsState>, readonly string[]][] = [
@@ -432,7 +432,7 @@ describe("the plan leads to the desired state", () => {
     [
       "a unit unmasked",
       { dumpCollectors: ["systemd-coredump.socket"] },
-      ["keep systemd-coredump.socket from starting (it collects dumps)"],
+      ["keep units from starting that collect dumps: systemd-coredump.socket"],
     ],
     ["a dump", { storedDumps: 1 }, ["remove the stored core dump"]],
     ["dumps", { storedDumps: 7 }, ["remove the 7 stored core dumps"]],

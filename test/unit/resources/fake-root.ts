@@ -22,9 +22,12 @@ const devicePath =
 /** What `systemctl` does to files, as far as plans rely on it. Each call is noted in /calls. */
 const systemctl = `#!/bin/sh
 echo "systemctl $*" >> "$ROOT/calls"
-case "$1" in
-  mask) ln -sf /dev/null "$ROOT/etc/systemd/system/$2" ;;
-  disable) rm -f "$ROOT"/etc/systemd/system/*.wants/"$2" ;;
+verb=$1
+shift
+if [ "\${1-}" = -- ]; then shift; fi
+case "$verb" in
+  mask) for unit; do ln -sf /dev/null "$ROOT/etc/systemd/system/$unit"; done ;;
+  disable) for unit; do rm -f "$ROOT"/etc/systemd/system/*.wants/"$unit"; done ;;
   is-active) exit 3 ;;
   show) echo "DefaultLimitCORE=$(cat "$ROOT/default-limit-core")" ;;
   daemon-reload) if [ -e "$ROOT/on-reload" ]; then . "$ROOT/on-reload"; fi ;;

@@ -429,8 +429,7 @@ describe("the plan leads to the desired state", () => {
       "make the directory /etc/rpi",
       "make the directory for rpi-swap's drop-ins",
       "turn rpi-swap off",
-      "keep dev-zram0.swap from starting (it turns swap on)",
-      "keep rpi-zram-writeback.timer from starting (it turns swap on)",
+      "keep units from starting that turn swap on: dev-zram0.swap, rpi-zram-writeback.timer",
       "turn off swap area /dev/zram0",
       "reset zram0 and detach its backing device /dev/loop0, and remove /var/swap",
     ]);
@@ -441,7 +440,7 @@ describe("the plan leads to the desired state", () => {
     root.write("/etc/systemd/system/dev-sda3.swap", "[Swap]\nWhat=/dev/sda3\n");
     root.link("/etc/systemd/system/swap.target.wants/dev-sda3.swap", "/etc/systemd/system/dev-sda3.swap");
     for (const step of planFor(stateOf(root))) root.apply(step);
-    expect(root.calls()).toEqual(["systemctl disable dev-sda3.swap"]);
+    expect(root.calls()).toEqual(["systemctl disable -- dev-sda3.swap"]);
     expect(root.read("/etc/systemd/system/dev-sda3.swap")).toContain("What=/dev/sda3");
     expect(stateOf(root).swapUnits).toEqual([]);
   });
