@@ -28,6 +28,14 @@ export const CHECKS: readonly Check[] = [
       ".ci/run",
       "tools/install-debian-packages",
       "tools/language-host/pulumi-language-nodejs",
+      ...[
+        "measure",
+        "initramfs-hook",
+        "initramfs-script",
+        "initramfs-record",
+        "initramfs-rebuild",
+        "apt-hook",
+      ].map((name) => `provider/resources/on-device/${name}`),
     ],
   },
 ];
