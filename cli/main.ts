@@ -3,6 +3,7 @@ import { Command, CommanderError } from "commander";
 import * as demo from "./demo.ts";
 import * as doctor from "./doctor.ts";
 import { UserError } from "./errors.ts";
+import * as keys from "./keys.ts";
 import * as pi from "./pi.ts";
 import * as report from "./report.ts";
 import * as site from "./site.ts";
@@ -23,7 +24,7 @@ const program = new Command("edgeseal")
   .exitOverride();
 
 // Each file registers names and options only, and loads what does the work when it is asked to.
-for (const command of [demo, site, report, pi, test, doctor]) command.register(program);
+for (const command of [demo, site, keys, report, pi, test, doctor]) command.register(program);
 
 // A command that has something to put back listens for SIGINT itself, and ends when it has.
 process.once("SIGINT", () => {

@@ -1,0 +1,36 @@
+import { DeviceError } from "../provider/device/errors.ts";
+import { ApprovalRefused } from "../provider/trust/approval.ts";
+import { EventLogRefused } from "../provider/trust/event-log.ts";
+import { PublicKeyRefused } from "../provider/trust/public-key.ts";
+import { KeyUnusable } from "../provider/trust/signer.ts";
+import { UserError } from "./errors.ts";
+
+/**
+ * Runs a command's work, and turns what the trust library and the device layer refuse into a fault that is shown without a stack.
+ * @throws UserError
+ */
+export async function withUserFaults<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw asUserFault(error);
+  }
+}
+
+function asUserFault(error: unknown): unknown {
+  if (error instanceof KeyUnusable) {
+    return new UserError(error.message, {
+      cause: error,
+      ...(error.hint === undefined ? {} : { hint: error.hint }),
+    });
+  }
+  if (
+    error instanceof PublicKeyRefused ||
+    error instanceof ApprovalRefused ||
+    error instanceof EventLogRefused ||
+    error instanceof DeviceError
+  ) {
+    return new UserError(error.message, { cause: error });
+  }
+  return error;
+}
