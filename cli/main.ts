@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
+import * as approve from "./approve.ts";
 import * as demo from "./demo.ts";
 import * as doctor from "./doctor.ts";
 import { UserError } from "./errors.ts";
@@ -24,7 +25,7 @@ const program = new Command("edgeseal")
   .exitOverride();
 
 // Each file registers names and options only, and loads what does the work when it is asked to.
-for (const command of [demo, site, keys, report, pi, test, doctor]) command.register(program);
+for (const command of [demo, site, keys, approve, report, pi, test, doctor]) command.register(program);
 
 // A command that has something to put back listens for SIGINT itself, and ends when it has.
 process.once("SIGINT", () => {

@@ -4,7 +4,7 @@ import { EventLogRefused } from "../provider/trust/event-log.ts";
 import { PublicKeyRefused } from "../provider/trust/public-key.ts";
 import { KeyUnusable } from "../provider/trust/signer.ts";
 import { UserError } from "./errors.ts";
-import { Interrupted } from "./keys/ask.ts";
+import { Interrupted } from "./ask.ts";
 
 /**
  * Runs a command's work, and turns what the trust library and the device layer refuse into a fault that is shown without a stack.

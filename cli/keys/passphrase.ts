@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { open } from "node:fs/promises";
 import type { Command } from "commander";
 import { UserError } from "../errors.ts";
-import { askHidden } from "./ask.ts";
+import { askHidden } from "../ask.ts";
 
 /*
  * Where a passphrase comes from: the terminal, a file, or an inherited file descriptor. Never an argument or the environment, which other processes, shell histories

@@ -7,6 +7,12 @@ const sha256 = (description: string) => Type.String({ pattern: "^[0-9a-f]{64}$",
 const rsa2048Signature = (description: string) =>
   Type.String({ pattern: "^[A-Za-z0-9+/]{342}==$", description });
 
+/** One line, without control characters, nor such as turn the direction of what follows: it is shown in terminals and reviews. */
+const reasonPattern = "^[^\\p{Cc}\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]{1,500}$";
+
+/** Whether a text can be the reason of an approval. */
+export const isReason = (text: string): boolean => new RegExp(reasonPattern, "u").test(text);
+
 const event = Type.Object(
   {
     type: Type.Enum([...eventTypes], { type: "string", description: "What was measured." }),
@@ -30,8 +36,7 @@ const state = Type.Object(
       description: "When it was approved: RFC 3339 in UTC, to the second.",
     }),
     reason: Type.String({
-      // No control characters, and none that turn the direction of what follows: it is shown in terminals and reviews.
-      pattern: "^[^\\p{Cc}\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]{1,500}$",
+      pattern: reasonPattern,
       description: "Why, in one line of 1 to 500 characters.",
     }),
     events: Type.Array(event, {

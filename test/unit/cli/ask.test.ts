@@ -1,6 +1,6 @@
 import { PassThrough } from "node:stream";
 import { describe, expect, test } from "vitest";
-import { Interrupted, readLine } from "../../../cli/keys/ask.ts";
+import { Interrupted, readLine } from "../../../cli/ask.ts";
 
 /** Types keys, in these pieces, and gives the line and what was shown. */
 async function typing(...pieces: readonly string[]): Promise<{ line: string; shown: string }> {

@@ -1,6 +1,6 @@
 import { openSync } from "node:fs";
 import { ReadStream, WriteStream } from "node:tty";
-import { UserError } from "../errors.ts";
+import { UserError } from "./errors.ts";
 
 /** Interrupted at a prompt. */
 export class Interrupted extends Error {

@@ -1,0 +1,155 @@
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { text } from "node:stream/consumers";
+import { fileURLToPath } from "node:url";
+import { isReason, type Approval } from "../../provider/trust/approval-schema.ts";
+import { approveState, signApproval } from "../../provider/trust/approval.ts";
+import { sha256Hex } from "../../provider/trust/digest.ts";
+import { askShown, canAsk } from "../ask.ts";
+import { UserError } from "../errors.ts";
+import { timestamp } from "../keys/key-store.ts";
+import { siteConnection } from "../site-connection.ts";
+import { ApprovalsFolder } from "./approvals-folder.ts";
+import { artifactEvents } from "./artifacts.ts";
+import { assess, reasonOf, type Assessment } from "./assess.ts";
+import { forget } from "./forget.ts";
+import { exitStatus, type ApproveOptions } from "./options.ts";
+import { policyKeyOf, type PolicyKey } from "./policy-key.ts";
+import { readNode, type NodeReading } from "./read-node.ts";
+import { assessmentJson, assessmentLines } from "./report.ts";
+
+const checkout = fileURLToPath(new URL("../..", import.meta.url));
+const ownProgram = new URL("../../provider/resources/on-device/measure", import.meta.url);
+
+/**
+ * `edgeseal approve NODE`.
+ * @throws UserError, and what the trust library and the device layer throw.
+ */
+export async function approve(node: string, options: ApproveOptions): Promise<void> {
+  if (!/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(node)) {
+    throw new UserError(`'${node}' can't be a node's name: lower-case letters, digits and hyphens`);
+  }
+  if (options.reason !== undefined && !isReason(options.reason)) {
+    throw new UserError("--reason takes one line of 1 to 500 characters");
+  }
+  const approvals = new ApprovalsFolder(options.approvals ?? join(checkout, "approvals"));
+  const key = await policyKeyOf(options);
+  if (options.forget !== undefined) {
+    await forget(node, options.forget, {
+      approvals,
+      key,
+      confirm: (question) => confirmed(question, options),
+      options,
+    });
+    return;
+  }
+  const reading = await readingOf(node, options);
+  const approval = await approvals.read(node);
+  const assessment = assess({
+    node,
+    which: options.current ? "current" : "next",
+    reading,
+    approval,
+    approvedTexts: await approvals.texts(approval?.states.at(-1)?.events ?? []),
+    key,
+    artifacts: options.artifacts === undefined ? undefined : await artifactEvents(options.artifacts),
+    programDigest: sha256Hex(await readFile(ownProgram)),
+  });
+  if (!options.json) for (const line of assessmentLines(assessment)) console.log(line);
+  const written = await carryOut(assessment, reading, { approvals, key, options });
+  if (options.json) {
+    console.log(JSON.stringify({ ...assessmentJson(assessment), written: written ?? null }, undefined, 2));
+  }
+}
+
+/** What the node says, from itself or from files. */
+async function readingOf(node: string, options: ApproveOptions): Promise<NodeReading> {
+  const { site, log, texts, current, stack } = options;
+  if ((site === undefined) === (log === undefined)) {
+    throw new UserError("where is the state to be read?", {
+      hint: "give --site SITE.yaml to read it from the node, or --log FILE with what `/usr/lib/edgeseal/measure --next` printed there; one of the two",
+    });
+  }
+  if (site !== undefined) {
+    if (texts !== undefined)
+      throw new UserError("--texts goes with --log; with --site they are read from the node");
+    return readNode(await siteConnection(site, node, stack), current ? "current" : "next");
+  }
+  if (current) throw new UserError("--current asks the node's TPM: give --site in place of --log");
+  return {
+    log: await fileText(log ?? ""),
+    texts: texts === undefined ? [] : await textsOf(texts),
+    pcr11: undefined,
+  };
+}
+
+async function fileText(path: string): Promise<string> {
+  try {
+    return path === "-" ? await text(process.stdin) : await readFile(path, "utf8");
+  } catch (error) {
+    throw new UserError(`${path} can't be read: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+async function textsOf(folder: string): Promise<readonly string[]> {
+  try {
+    const names = await readdir(folder);
+    return await Promise.all(names.map((name) => readFile(join(folder, name), "utf8")));
+  } catch (error) {
+    throw new UserError(`${folder} can't be read: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+interface Means {
+  readonly approvals: ApprovalsFolder;
+  readonly key: PolicyKey;
+  readonly options: ApproveOptions;
+}
+
+/** Approves what was assessed, if it may be and is to be. @returns the path that was written */
+async function carryOut(
+  assessment: Assessment,
+  reading: NodeReading,
+  { approvals, key, options }: Means,
+): Promise<string | undefined> {
+  const { artifacts } = assessment;
+  if (assessment.objections.length > 0) {
+    process.exitCode = exitStatus.notApprovable;
+    return undefined;
+  }
+  if (artifacts !== undefined && artifacts.differences.length + artifacts.remarks.length > 0) {
+    process.exitCode = exitStatus.artifactsDiffer;
+    return undefined;
+  }
+  if (assessment.approved) return undefined;
+  if (options.dryRun || !(await confirmed(`Approve this state of ${assessment.node}?`, options))) {
+    if (!options.json) console.log("not approved; nothing was written");
+    process.exitCode = exitStatus.notApproved;
+    return undefined;
+  }
+  const signingKey = await key.open();
+  const state = await approveState(signingKey, {
+    events: assessment.log.events,
+    reason: options.reason ?? reasonOf(assessment),
+    now: timestamp(new Date()),
+  });
+  const approval: Approval = await signApproval(signingKey, {
+    node: assessment.node,
+    generation: key.generation,
+    states: [...assessment.kept, state],
+  });
+  const details = assessment.log.events.map(({ detail }) => detail);
+  const path = await approvals.write(approval, [...reading.texts, ...details]);
+  if (!options.json) {
+    console.log(`approved: wrote ${path} (${approval.states.length} approved)`);
+    console.log("  commit it, and have it reviewed; `pulumi up` ships it to the node, before it reboots");
+  }
+  return path;
+}
+
+/** Whether the user says yes. Without a terminal, and with --json, only --yes does. */
+async function confirmed(question: string, options: Pick<ApproveOptions, "yes" | "json">): Promise<boolean> {
+  if (options.yes) return true;
+  if (options.json || !canAsk()) return false;
+  return /^y(es)?$/i.test((await askShown(`${question} [y/N] `, "give --yes")).trim());
+}

@@ -1,0 +1,144 @@
+import { readFile } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { fingerprint, readPublicKey } from "../../provider/trust/public-key.ts";
+import type { SigningKey } from "../../provider/trust/signer.ts";
+import { UserError } from "../errors.ts";
+import {
+  currentGeneration,
+  indexName,
+  privateKeySpec,
+  publicKeyPem,
+  readKeyStore,
+  type KeyStore,
+} from "../keys/key-store.ts";
+import { keyForms, openPrivateKey } from "../keys/open-private-key.ts";
+import type { PassphraseOptions } from "../keys/passphrase.ts";
+
+/** The options that name the policy key, as commander gives them. */
+export interface PolicyKeyOptions extends PassphraseOptions {
+  readonly keys?: string;
+  readonly policyKey?: string;
+  readonly policyPublicKey?: string;
+  readonly generation?: string;
+}
+
+/** The policy key that approves. Its private half is opened when it is needed, so that nobody types a passphrase for nothing. */
+export interface PolicyKey {
+  readonly generation: number;
+  readonly publicKeyPem: string;
+  /** Public halves of revoked generations, in PEM, by generation; as far as they are known. */
+  readonly revoked: ReadonlyMap<number, string>;
+  open(): Promise<SigningKey>;
+}
+
+/**
+ * The policy key that the options name: the current one of a folder of keys (`--keys DIR`, or a `--policy-key FILE` that lies in one), or any with its public half and
+ * generation.
+ * @throws UserError
+ */
+export async function policyKeyOf(options: PolicyKeyOptions): Promise<PolicyKey> {
+  const { keys, policyKey, policyPublicKey, generation } = options;
+  if (policyPublicKey !== undefined || generation !== undefined) {
+    if (
+      policyKey === undefined ||
+      policyPublicKey === undefined ||
+      generation === undefined ||
+      keys !== undefined
+    ) {
+      throw new UserError(
+        "--policy-key, --policy-public-key and --generation belong together, without --keys",
+      );
+    }
+    return keyOutsideOfFolder(policyKey, policyPublicKey, generation, options);
+  }
+  if (keys !== undefined) return keyOfFolder(await readKeyStore(keys), policyKey, options);
+  if (policyKey === undefined) {
+    throw new UserError("which policy key?", {
+      hint: `give --keys DIR (what \`edgeseal keys new\` made), or --policy-key ${keyForms}`,
+    });
+  }
+  const store = await folderOf(policyKey);
+  if (store === undefined) {
+    throw new UserError(
+      `${policyKey} is in no folder of keys, so its public half and generation are not known`,
+      {
+        hint: "give --policy-public-key FILE.pem and --generation N too, or --keys DIR",
+      },
+    );
+  }
+  return keyOfFolder(store, policyKey, options);
+}
+
+async function folderOf(policyKey: string): Promise<KeyStore | undefined> {
+  if (/^(pkcs11|command):/.test(policyKey)) return undefined;
+  const folder = dirname(policyKey);
+  const isOne = await readFile(join(folder, indexName)).then(
+    () => true,
+    () => false,
+  );
+  return isOne ? readKeyStore(folder) : undefined;
+}
+
+async function keyOfFolder(
+  store: KeyStore,
+  policyKey: string | undefined,
+  options: PassphraseOptions,
+): Promise<PolicyKey> {
+  const current = currentGeneration(store);
+  const named = store.index.policy.find(
+    ({ privateKey }) => policyKey !== undefined && basename(policyKey) === privateKey,
+  );
+  if (named?.revokedAt !== undefined) {
+    throw new UserError(
+      `${policyKey ?? ""} is generation ${named.generation} of the policy key, revoked on ${named.revokedAt}: it approves nothing any more`,
+      { hint: `use generation ${current.generation}: --keys ${store.folder}` },
+    );
+  }
+  const revoked = new Map<number, string>();
+  for (const each of store.index.policy.filter(({ revokedAt }) => revokedAt !== undefined)) {
+    revoked.set(each.generation, await publicKeyPem(store, each, "policy"));
+  }
+  const pem = await publicKeyPem(store, current, "policy");
+  return policyKeyWith(
+    pem,
+    current.generation,
+    revoked,
+    policyKey ?? privateKeySpec(store, current),
+    options,
+  );
+}
+
+async function keyOutsideOfFolder(
+  spec: string,
+  publicKeyFile: string,
+  generation: string,
+  options: PassphraseOptions,
+): Promise<PolicyKey> {
+  if (!/^[1-9]\d{0,5}$/.test(generation)) {
+    throw new UserError(`--generation takes a whole number from 1, got '${generation}'`);
+  }
+  const pem = await readFile(publicKeyFile, "utf8").catch((error: unknown) => {
+    throw new UserError(`${publicKeyFile} can't be read: ${(error as Error).message}`);
+  });
+  return policyKeyWith(pem, Number(generation), new Map(), spec, options);
+}
+
+function policyKeyWith(
+  pem: string,
+  generation: number,
+  revoked: ReadonlyMap<number, string>,
+  spec: string,
+  options: PassphraseOptions,
+): PolicyKey {
+  const publicKey = readPublicKey(pem, "policy");
+  return {
+    generation,
+    publicKeyPem: pem,
+    revoked,
+    open: async () => ({ publicKey, privateKey: await openPrivateKey(spec, options) }),
+  };
+}
+
+/** Short fingerprint of a public key, for messages. */
+export const keyName = ({ publicKeyPem: pem, generation }: PolicyKey): string =>
+  `generation ${generation}, ${fingerprint(readPublicKey(pem, "policy")).slice(0, 16)}...`;

@@ -1,0 +1,114 @@
+import {
+  newNonce,
+  parseProbes,
+  renderProbes,
+  renderScript,
+  requireComplete,
+} from "../../provider/device/batch.ts";
+import { DeviceError } from "../../provider/device/errors.ts";
+import type { PartOutput } from "../../provider/device/probe.ts";
+import { createSession, type Session } from "../../provider/device/session.ts";
+import { ssh2Transport } from "../../provider/device/ssh2-transport.ts";
+import type { Connection } from "../../provider/connection.ts";
+
+/** Which state of a node is meant: what its next boot will measure, or what this one has measured. */
+export type WhichState = "next" | "current";
+
+/** What a node says of one of its states. Nothing of it is believed for having been said. */
+export interface NodeReading {
+  /** The event log. */
+  readonly log: string;
+  /** Listings and other measured texts, as far as the node has them. */
+  readonly texts: readonly string[];
+  /** PCR 11 as the TPM has it now, 64 lower-case hex digits; only with the current state, `undefined` when the kernel does not show it. */
+  readonly pcr11: string | undefined;
+}
+
+/** A boot partition of some hundred megabytes is hashed, on a card. */
+const timeoutMs = 180_000;
+
+/** Ends the log; no line of one is like it. */
+const textsFollow = "texts";
+
+const printTexts = (folder: string): string => `echo ${textsFollow}
+for text in ${folder}/*; do [ ! -f "$text" ] || base64 -w 0 "$text" && echo; done`;
+
+const parts: Readonly<Record<WhichState, Readonly<Record<string, string>>>> = {
+  next: {
+    log: `[ -x /usr/lib/edgeseal/measure ] || exit 66
+folder=$(mktemp -d /run/edgeseal-approve.XXXXXX) || exit
+trap 'rm -rf "$folder"' EXIT
+/usr/lib/edgeseal/measure --next --keep "$folder" || exit
+${printTexts('"$folder"')}`,
+  },
+  current: {
+    log: `[ -f /run/edgeseal/measured/log ] || exit 66
+cat /run/edgeseal/measured/log || exit
+${printTexts("/run/edgeseal/measured/texts")}`,
+    pcr11: "cat /sys/class/tpm/tpm0/pcr-sha256/11",
+  },
+};
+
+/** What exit status 66 (EX_NOINPUT, sysexits.h) means. */
+const missing: Readonly<Record<WhichState, string>> = {
+  next: "the measuring program is not installed",
+  current: "this boot was not measured",
+};
+
+/**
+ * Asks a node what its next boot will measure, or what this boot has measured. One connection, one exec; nothing is changed.
+ * @param options.session Only for tests.
+ * @throws DeviceError
+ */
+export async function readNode(
+  connection: Connection,
+  which: WhichState,
+  options: { readonly session?: Session; readonly signal?: AbortSignal } = {},
+): Promise<NodeReading> {
+  const session = options.session ?? createSession({ connection, transport: ssh2Transport() });
+  const nonce = newNonce();
+  const probe = { id: "approve", parts: parts[which], parse: () => undefined };
+  try {
+    const result = await session.run(renderScript(renderProbes([probe], nonce), nonce), {
+      timeoutMs,
+      readOnly: true,
+      ...(options.signal === undefined ? {} : { signal: options.signal }),
+    });
+    requireComplete(connection.node, result, nonce);
+    const answers = parseProbes(result.stdout, result.stderr, nonce).get(probe.id) ?? {};
+    const pcr11 = /^[0-9A-Fa-f]{64}$/.exec(answers["pcr11"]?.stdout.trim() ?? "")?.[0].toLowerCase();
+    return { ...logAndTexts(connection.node, which, answers["log"]), pcr11 };
+  } finally {
+    await session.close();
+  }
+}
+
+function logAndTexts(
+  node: string,
+  which: WhichState,
+  part: PartOutput | undefined,
+): Pick<NodeReading, "log" | "texts"> {
+  if (part?.code === 66) {
+    throw new DeviceError("unknown", node, missing[which], {
+      hint: "declare measured boot for the node, run `pulumi up`, and reboot it",
+    });
+  }
+  if (part?.code !== 0) {
+    throw new DeviceError("unknown", node, "the node can't say what it measures", {
+      originalMessage: part?.stderr.slice(0, 300) ?? "no answer",
+    });
+  }
+  const [log, encoded] = splitOnce(part.stdout, `${textsFollow}\n`);
+  if (encoded === undefined) {
+    throw new DeviceError("unknown", node, "the node's answer has no measured texts after the log");
+  }
+  const lines = encoded.split("\n").filter((line) => line !== "");
+  return { log, texts: lines.map((line) => Buffer.from(line, "base64").toString("utf8")) };
+}
+
+/** Text before and after the first line that is exactly this. */
+function splitOnce(text: string, line: string): readonly [string, string | undefined] {
+  const at = text.startsWith(line) ? 0 : text.indexOf(`\n${line}`) + 1;
+  if (at === 0 && !text.startsWith(line)) return [text, undefined];
+  return [text.slice(0, at), text.slice(at + line.length)];
+}
