@@ -30,6 +30,40 @@ export interface Run {
   readonly stderr: string;
 }
 
+export interface RunOptions {
+  /** Gets the other end of what the program takes for its TPM. */
+  readonly serve?: (tpm: Duplex) => void;
+  readonly stdin?: string;
+  /** What runs the program. */
+  readonly shell?: readonly [string, ...string[]];
+  /** Where it finds its tools. */
+  readonly path?: string;
+}
+
+/** Runs the measuring program on a folder. */
+export async function runMeasure(
+  root: string,
+  args: readonly string[],
+  options: RunOptions = {},
+): Promise<Run> {
+  const [command, ...first] = options.shell ?? ["sh"];
+  const child = spawn(command, [...first, onDevice("measure"), ...args, "--root", root], {
+    env: { PATH: options.path ?? "/usr/sbin:/usr/bin:/sbin:/bin" },
+    stdio: [options.stdin === undefined ? "ignore" : "pipe", "pipe", "pipe", "pipe"],
+  });
+  const tpm = child.stdio[3] as unknown as Duplex;
+  tpm.on("error", () => undefined);
+  options.serve?.(tpm);
+  child.stdin?.end(options.stdin);
+  const [stdout, stderr, code] = await Promise.all([
+    text(child.stdout as NodeJS.ReadableStream),
+    text(child.stderr as NodeJS.ReadableStream),
+    new Promise<number>((resolve) => child.once("exit", (status) => resolve(status ?? -1))),
+  ]);
+  tpm.destroy();
+  return { code, stdout, stderr };
+}
+
 /** A folder that stands for a node, as the measuring program sees it with `--root`. */
 export class MeasuredNode {
   readonly root: string;
@@ -74,27 +108,8 @@ export class MeasuredNode {
     symlinkSync(target, join(this.root, path));
   }
 
-  /** Runs the program with `--root`. @param serve gets the other end of what the program takes for its TPM */
-  async measure(
-    args: readonly string[],
-    options: { readonly serve?: (tpm: Duplex) => void; readonly stdin?: string } = {},
-  ): Promise<Run> {
-    const [command, ...first] = this.shell;
-    const child = spawn(command, [...first, onDevice("measure"), ...args, "--root", this.root], {
-      env: { PATH: this.path },
-      stdio: [options.stdin === undefined ? "ignore" : "pipe", "pipe", "pipe", "pipe"],
-    });
-    const tpm = child.stdio[3] as unknown as Duplex;
-    tpm.on("error", () => undefined);
-    options.serve?.(tpm);
-    child.stdin?.end(options.stdin);
-    const [stdout, stderr, code] = await Promise.all([
-      text(child.stdout as NodeJS.ReadableStream),
-      text(child.stderr as NodeJS.ReadableStream),
-      new Promise<number>((resolve) => child.once("exit", (status) => resolve(status ?? -1))),
-    ]);
-    tpm.destroy();
-    return { code, stdout, stderr };
+  measure(args: readonly string[], options: RunOptions = {}): Promise<Run> {
+    return runMeasure(this.root, args, { shell: this.shell, path: this.path, ...options });
   }
 
   /** As in the initramfs, with this TPM. */

@@ -1,0 +1,68 @@
+import { readFileSync } from "node:fs";
+import { sha256Hex } from "../trust/digest.ts";
+
+/** A program of ours for the device: a file beside this one, so that shellcheck and people read what runs there. */
+const onDevice = (name: string): string =>
+  readFileSync(new URL(`on-device/${name}`, import.meta.url), "utf8");
+
+/** Where the files of measured boot are on a node. */
+export const measuredBootPaths = {
+  program: "/usr/lib/edgeseal/measure",
+  conf: "/etc/edgeseal/measure.conf",
+  hook: "/etc/initramfs-tools/hooks/edgeseal",
+  script: "/etc/initramfs-tools/scripts/init-top/edgeseal",
+  record: "/etc/initramfs/post-update.d/edgeseal",
+  aptHook: "/usr/lib/edgeseal/apt-hook",
+  aptConf: "/etc/apt/apt.conf.d/90edgeseal",
+} as const;
+
+export type MeasuredBootFile = keyof typeof measuredBootPaths;
+
+/** What goes into an initramfs, or decides what does: after a change of one of these it has to be built anew. */
+export const filesOfInitramfs: readonly MeasuredBootFile[] = ["program", "conf", "hook", "script"];
+
+/** Where the hook notes what is in each initramfs, a file for each kernel. */
+export const recordsDirectory = "/var/lib/edgeseal/initramfs";
+
+/** Where the program leaves its log, in the initramfs. */
+export const measuredDirectory = "/run/edgeseal/measured";
+
+/** Builds the initramfs anew; run as a step, not installed. */
+export const rebuildScript = onDevice("initramfs-rebuild");
+
+const contents = {
+  program: onDevice("measure"),
+  hook: onDevice("initramfs-hook"),
+  script: onDevice("initramfs-script"),
+  record: onDevice("initramfs-record"),
+  aptHook: onDevice("apt-hook"),
+  aptConf: onDevice("apt.conf"),
+} as const;
+
+/** SHA-256 of the program: what its own event is, and what a probe checks before it runs the program of a node. */
+export const programDigest = sha256Hex(contents.program);
+
+/** A file of ours, as it must be. */
+export interface ManagedFile {
+  readonly name: MeasuredBootFile;
+  readonly path: string;
+  readonly mode: string;
+  readonly content: string;
+}
+
+/** Every file of ours on a node, in the order in which they are written: nothing is called before all that it calls is there. */
+export function managedFiles(node: string): readonly ManagedFile[] {
+  const all: readonly (readonly [MeasuredBootFile, string, string])[] = [
+    ["conf", "0644", `NODE=${node}\n`],
+    ["program", "0755", contents.program],
+    ["script", "0755", contents.script],
+    ["record", "0755", contents.record],
+    ["hook", "0755", contents.hook],
+    ["aptHook", "0755", contents.aptHook],
+    ["aptConf", "0644", contents.aptConf],
+  ];
+  return all.map(([name, mode, content]) => ({ name, path: measuredBootPaths[name], mode, content }));
+}
+
+/** How a file of ours is written in the state. */
+export const fileMarks = (mode: string, digest: string): string => `${mode} root:root sha256:${digest}`;
