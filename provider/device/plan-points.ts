@@ -3,14 +3,14 @@ import type { PlainStep, RebootStep, Step } from "./step.ts";
 
 /** One thing that the device does for a plan, in the order in which it does it: what a plan can fail at, or be killed before or after. */
 export interface PlanPoint {
-  /** Unique within the plan: `0`, `1`, and for a commit-confirmed step `2:arm:0`, `2:apply:0`, `2:confirm`; a reboot is one point, done when the node is back. */
+  /** Unique within the plan: `0`, `1`, and for a commit-confirmed step `2:arm:0`, `2:apply:0`, `2:confirm`; for a reboot `2`, which is done when the node is back, and `2:after:0`. */
   readonly id: string;
   readonly title: string;
   /**
    * `arm` runs before the change can be noticed, `apply` within the window, `confirm` in the second exec, over the new connection. `reboot` is asked for in the first exec and seen
-   * to be done in the second.
+   * to be done in the second; `after` runs there.
    */
-  readonly phase: "step" | "arm" | "apply" | "confirm" | "reboot";
+  readonly phase: "step" | "arm" | "apply" | "confirm" | "reboot" | "after";
   /** What runs; none for the confirmation. */
   readonly step: PlainStep | RebootStep | undefined;
 }
@@ -33,7 +33,15 @@ export function pointsOf(steps: readonly Step[], nonce: string): readonly PlanPo
     const isLast = index === steps.length - 1;
     if (step.kind === "reboot") {
       if (!isLast) throw new TypeError(`'${step.title}' is a reboot, so it has to be the last step`);
-      return [{ id: String(index), title: step.title, phase: "reboot", step }];
+      return [
+        { id: String(index), title: step.title, phase: "reboot", step },
+        ...(step.afterwards ?? []).map((each, at): PlanPoint => ({
+          id: `${index}:after:${at}`,
+          title: each.title,
+          phase: "after",
+          step: each,
+        })),
+      ];
     }
     if (step.kind !== "commitConfirm") {
       return [{ id: String(index), title: step.title, phase: "step", step }];

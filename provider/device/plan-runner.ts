@@ -76,6 +76,7 @@ export async function applyPlan(
   const changeNonce = newNonce();
   const change = changeOf(steps);
   const reboot = rebootOf(steps);
+  const lockWaitSeconds = options.lockWaitSeconds ?? defaultLockWaitSeconds;
   const shared = {
     changeNonce,
     owner: options.owner,
@@ -86,7 +87,7 @@ export async function applyPlan(
     ...shared,
     nonce,
     manifest: options.manifest,
-    lockWaitSeconds: options.lockWaitSeconds ?? defaultLockWaitSeconds,
+    lockWaitSeconds,
   });
   const titles = new Map(plan.points.map(({ id, title }) => [id, title]));
 
@@ -132,7 +133,7 @@ export async function applyPlan(
       steps,
       step: reboot,
       readback,
-      breakpoint: options.breakpoint,
+      script: { ...shared, lockWaitSeconds },
       exec,
       asked: rebooting.promise,
       heard: () => ({ text: heard, atMs: heardAtMs }),
@@ -143,10 +144,17 @@ export async function applyPlan(
       onStdout: (of, chunk) => progress.heard(of, chunk),
       onProgress: (message) => options.onProgress?.(message),
     });
-    if (through.readback === undefined) return concludeExec(through.result);
+    if (through.after === undefined) return concludeExec(through.result);
     const before = parsePlanOutput(heard, nonce);
-    const done = [...before.done, String(steps.length - 1)];
-    return conclude({ ...before, done }, plan.points, { readback: through.readback, failure: undefined });
+    const { output, readback: seen } = through.after;
+    return conclude(
+      {
+        begun: [...before.begun, ...output.begun],
+        done: [...before.done, String(steps.length - 1), ...output.done],
+      },
+      plan.points,
+      { readback: seen, failure: failureIn(session.node, output, plan.points, undefined) },
+    );
   }
   if (change === undefined) return concludeExec(await exec);
 
@@ -210,7 +218,7 @@ async function firstExec(
 }
 
 function conclude(
-  output: PlanOutput,
+  output: Pick<PlanOutput, "begun" | "done">,
   points: readonly PlanPoint[],
   end: { readonly readback: Readback; readonly failure: DeviceError | undefined },
 ): PlanResult {

@@ -134,6 +134,34 @@ export function rebootOf(steps: readonly Step[]): RebootStep | undefined {
   return last?.kind === "reboot" ? last : undefined;
 }
 
+/** What every script with steps in it defines. */
+function functions(
+  options: Pick<PlanScriptOptions, "nonce" | "owner" | "purpose" | "lockWaitSeconds">,
+  heldSeconds: number,
+): readonly string[] {
+  return [
+    say(options.nonce),
+    renderLock({
+      owner: options.owner,
+      purpose: options.purpose,
+      expirySeconds: heldSeconds,
+      waitSeconds: options.lockWaitSeconds,
+    }),
+    boundedStep,
+    pendingCheck,
+    giveUp,
+    breakHere,
+    planStep,
+  ];
+}
+
+/** Without the lock, no step after it does anything. */
+const takeLock = [
+  `if ! lock_acquire; then stopped=locked; say not-locked`,
+  `elif ! pending_absent; then stopped=pending`,
+  `elif ! work_begin; then stopped=trouble; say trouble 'no directory can be made in /run/edgeseal'; fi`,
+].join("\n");
+
 /**
  * The script of the first exec of a plan.
  * @throws TypeError as `renderStep` and `pointsOf`.
@@ -147,7 +175,7 @@ export function renderPlan(
   const points = pointsOf(steps, changeNonce);
   const change = changeOf(steps);
   if (change !== undefined) windowSecondsOf(change);
-  const stepSeconds = deadlineOf(points);
+  const stepSeconds = deadlineOf(points.filter(({ phase }) => phase !== "after"));
   const heldSeconds = stepSeconds + readbackSeconds + revertSeconds;
   const ofPhase = (phase: PlanPoint["phase"]): readonly string[] =>
     points.filter((point) => point.phase === phase).flatMap((point) => renderPoint(point, breakpoint));
@@ -166,22 +194,9 @@ export function renderPlan(
           `elif [ "$(cat ${pending}/nonce 2>/dev/null)" = ${changeNonce} ]; then give_up; fi`,
         ];
   const body = [
-    say(nonce),
-    renderLock({
-      owner: options.owner,
-      purpose: options.purpose,
-      expirySeconds: heldSeconds,
-      waitSeconds: options.lockWaitSeconds,
-    }),
-    boundedStep,
-    pendingCheck,
-    giveUp,
-    breakHere,
-    planStep,
+    ...functions(options, heldSeconds),
     ...(rebootOf(steps) === undefined ? [] : [rebootFunction]),
-    `if ! lock_acquire; then stopped=locked; say not-locked`,
-    `elif ! pending_absent; then stopped=pending`,
-    `elif ! work_begin; then stopped=trouble; say trouble 'no directory can be made in /run/edgeseal'; fi`,
+    takeLock,
     ...ofPhase("step"),
     ...changeLines,
     // A failed plan may have done half of its work, so its probe belongs in the manifest all the same.
@@ -243,28 +258,30 @@ export function renderConfirmation(
   };
 }
 
-/** The script of the exec after a reboot: that it is another boot, and what the node looks like in it. Changes nothing, takes no lock. */
+/** The script of the exec after a reboot: that it is another boot, what is to be done in it, and what the node looks like then. */
 export function renderAfterReboot(
   steps: readonly Step[],
   readback: readonly Probe<unknown>[],
-  options: {
-    readonly nonce: string;
-    readonly bootBefore: string;
-    readonly breakpoint?: Breakpoint | undefined;
-  },
-): { readonly script: string; readonly deadlineSeconds: number } {
-  const { nonce, bootBefore, breakpoint } = options;
-  const paused = breakpoint?.when === "after" && breakpoint.at === String(steps.length - 1);
-  const body = [
-    "stopped=",
-    say(nonce),
-    breakHere,
-    renderReturn(
-      bootBefore,
-      [paused ? `break_here ${quote(breakpoint.at)} after` : ":", renderProbes(readback, nonce)].join("\n"),
-    ),
-  ].join("\n");
-  return { script: renderScript(body, nonce), deadlineSeconds: returnSeconds + readbackSeconds };
+  options: Omit<PlanScriptOptions, "manifest"> & { readonly bootBefore: string },
+): PlanScript {
+  const { nonce, breakpoint } = options;
+  const points = pointsOf(steps, options.changeNonce).filter(({ phase }) => phase === "after");
+  const stepSeconds = deadlineOf(points);
+  const heldSeconds = stepSeconds + readbackSeconds;
+  const reboot = String(steps.length - 1);
+  const pause =
+    breakpoint?.at === reboot && breakpoint.when === "after" ? `break_here ${quote(reboot)} after` : ":";
+  const inNewBoot = [
+    pause,
+    ...(points.length === 0 ? [] : [takeLock, ...points.flatMap((point) => renderPoint(point, breakpoint))]),
+    renderProbes(readback, nonce),
+  ];
+  const body = [...functions(options, heldSeconds), renderReturn(options.bootBefore, inNewBoot.join("\n"))];
+  return {
+    script: renderScript(body.join("\n"), nonce),
+    points,
+    deadlineSeconds: heldSeconds + options.lockWaitSeconds + returnSeconds,
+  };
 }
 
 /** The script that finds out how a change ended that we could not confirm. Changes nothing, takes no lock. */

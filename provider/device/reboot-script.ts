@@ -27,40 +27,31 @@ const isUnapproved = 3;
 
 /**
  * Whether sealed volumes would open after the next boot: 0 when there are none, when nothing is measured here, or when the state that the next boot would measure is among those that
- * the node has a signature for. PCR 11 is replayed from the log of events; the policy digest over it is that of TPM2_PolicyPCR (TPM 2.0 Library, part 3): SHA-256 of
- * 32 zero bytes, the command code, the selection of PCR 11 in the SHA-256 bank, and the SHA-256 of the PCR's value. systemd's signature file names each signed state by that digest.
+ * the node has a signature for. systemd's signature file names each by the digest of its policy, which the measuring program works out as it does for the log of a boot.
  */
 export const approvalCheck = `set -eu
 set -- /etc/edgeseal/volumes/*.conf
 [ -e "$1" ] || exit 0
-[ -x /usr/lib/edgeseal/measure ] || exit 0
+measure=/usr/lib/edgeseal/measure
+[ -x $measure ] || exit 0
 names=
 for each; do each=\${each##*/}; names="$names \${each%.conf}"; done
-sha256() { env printf "$(printf %s "$1" | sed 's/../\\\\x&/g')" | sha256sum | cut -d ' ' -f 1; }
 tell() { printf '%s\\n' "$*" >&2; exit 1; }
-zeros=0000000000000000000000000000000000000000000000000000000000000000
-log=$(/usr/lib/edgeseal/measure --next) || tell '/usr/lib/edgeseal/measure --next failed'
-[ "$(printf '%s\\n' "$log" | head -n 1)" = 'edgeseal-event-log 1' ] || tell '/usr/lib/edgeseal/measure --next printed no event log'
-digests=$(printf '%s\\n' "$log" | awk -F '\\t' '$1 == "11" { print ($4 == "" ? "-" : $4) }')
-[ -n "$digests" ] || tell '/usr/lib/edgeseal/measure --next printed no event for PCR 11'
-pcr=$zeros
-set -f
-for digest in $digests; do
-  case $digest in *[!0-9a-f]*) tell "an event of the next boot has no digest: $digest" ;; esac
-  [ "\${#digest}" -eq 64 ] || tell "an event of the next boot has no digest: $digest"
-  pcr=$(sha256 "$pcr$digest")
-done
-policy=$(sha256 "\${zeros}0000017f00000001000b03000800$(sha256 "$pcr")")
+log=$($measure --next) || tell "$measure --next failed"
+policy=$(printf '%s\\n' "$log" | $measure --policy) || tell "$measure --policy failed"
+case $policy in *[!0-9a-f]*) policy= ;; esac
+[ "\${#policy}" -eq 64 ] || tell "$measure --policy printed no digest"
 if grep -qiE '"pol"[[:space:]]*:[[:space:]]*"'"$policy"'"' /etc/edgeseal/trust/approvals.json 2>/dev/null; then exit 0; fi
-printf 'PCR 11 would be %s; sealed volumes:%s\\n' "$pcr" "$names" >&2
+printf 'sealed volumes:%s; policy of the next boot: %s\\n' "$names" "$policy" >&2
 exit ${isUnapproved}
 `;
 
 /** Keeps to what inhibits a shutdown (a running dpkg, for one): logind refuses then, without saying why. */
-const request = `systemctl reboot || { code=$?; systemd-inhibit --list --no-pager --no-legend 2>/dev/null | grep shutdown.*block; exit "$code"; }`;
+const request = (tryboot: boolean): string =>
+  `systemctl reboot${tryboot ? " --reboot-argument='0 tryboot'" : ""} || { code=$?; systemd-inhibit --list --no-pager --no-legend 2>/dev/null | grep shutdown.*block; exit "$code"; }`;
 
 /**
- * Shell function `reboot_step ID WAIT PRECONDITION APPROVAL_CHECK`, for a plan's script. It says `rebooting BOOT_ID` and asks for the boot; then it holds the lock and prints line feeds until
+ * Shell function `reboot_step ID WAIT PRECONDITION APPROVAL_CHECK REQUEST`, for a plan's script. It says `rebooting BOOT_ID` and asks for the boot; then it holds the lock and prints line feeds until
  * the shutdown ends it, so that the end of the connection is noticed by both sides. It comes back only when there is no boot: refused, or still the same one after WAIT seconds.
  */
 export const rebootFunction = `
@@ -82,7 +73,7 @@ reboot_step() {
   # Without a boot id there would be no proof of the new boot, and no end of waiting for it.
   if ! read -r boot <${bootIdFile}; then stopped=failed; say failed "$1" 1 1 ''; return 0; fi
   say rebooting "$boot" || lost
-  bounded ${requestSeconds} ${killAfterSeconds} ${quote(request)} ''
+  bounded ${requestSeconds} ${killAfterSeconds} "$5" ''
   if [ "$code" -ne 0 ]; then stopped=failed; say failed "$1" "$code" ${requestSeconds} "$(kept)"; return 0; fi
   uptime; up_until=$((now + $2))
   while [ "$now" -lt "$up_until" ]; do printf '\\n' 2>/dev/null || exit 141; sleep 1; uptime; done
@@ -107,7 +98,8 @@ export function rebootSecondsOf(step: RebootStep): number {
 /** The call of `reboot_step` for a step of a plan. */
 export function renderReboot(id: string, step: RebootStep): string {
   const check = step.unapproved === "allow" ? "" : approvalCheck;
-  return `reboot_step ${[quote(id), String(step.waitSeconds), quote(step.precondition ?? ""), quote(check)].join(" ")}`;
+  const words = [step.precondition ?? "", check, request(step.tryboot === true)].map(quote);
+  return `reboot_step ${quote(id)} ${step.waitSeconds} ${words.join(" ")}`;
 }
 
 /**

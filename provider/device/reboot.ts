@@ -1,11 +1,10 @@
 import { setTimeout as pause } from "node:timers/promises";
-import { isComplete, newNonce, parseProbes } from "./batch.ts";
+import { isComplete, newNonce, parseProbes, requireComplete } from "./batch.ts";
 import { isCancelled, type Readback } from "./confirmation.ts";
 import { DeviceError } from "./errors.ts";
 import { stillUp } from "./plan-failure.ts";
-import { parsePlanOutput } from "./plan-output.ts";
-import type { Breakpoint } from "./plan-points.ts";
-import { renderAfterReboot } from "./plan-script.ts";
+import { parsePlanOutput, type PlanOutput } from "./plan-output.ts";
+import { renderAfterReboot, type PlanScriptOptions } from "./plan-script.ts";
 import type { Probe } from "./probe.ts";
 import type { Session } from "./session.ts";
 import type { RebootStep, Step } from "./step.ts";
@@ -20,7 +19,7 @@ export interface RebootRequest {
   readonly steps: readonly Step[];
   readonly step: RebootStep;
   readonly readback: readonly Probe<unknown>[];
-  readonly breakpoint: Breakpoint | undefined;
+  readonly script: Omit<PlanScriptOptions, "nonce" | "manifest">;
   /** The exec of the plan, which runs. */
   readonly exec: Promise<ExecResult>;
   readonly nonce: string;
@@ -35,9 +34,15 @@ export interface RebootRequest {
   readonly onProgress: (message: string) => void;
 }
 
-/** Either there was no reboot, and the exec ran to its end; or there was one, and this was read back after it. */
+/** What was done and read in the new boot. */
+interface AfterReboot {
+  readonly output: PlanOutput;
+  readonly readback: Readback;
+}
+
+/** Either there was no reboot, and the exec ran to its end; or there was one. */
 export type ThroughReboot =
-  { readonly result: ExecResult; readonly readback: undefined } | { readonly readback: Readback };
+  { readonly result: ExecResult; readonly after: undefined } | { readonly after: AfterReboot };
 
 /** Pauses between attempts to get in, in milliseconds: the first, and the longest. */
 const firstPauseMs = 500;
@@ -65,19 +70,19 @@ export async function throughReboot(request: RebootRequest): Promise<ThroughRebo
     return undefined;
   });
   if (typeof first === "object" && isComplete(first.stdout, first.stderr, nonce)) {
-    return { result: first, readback: undefined };
+    return { result: first, after: undefined };
   }
   const bootBefore = parsePlanOutput(heard().text, nonce).rebooting;
   if (bootBefore === undefined) {
-    return { result: typeof first === "object" ? first : await exec, readback: undefined };
+    return { result: typeof first === "object" ? first : await exec, after: undefined };
   }
   using _telling = tellWaiting(session.node, request.onProgress);
   const ended = typeof first === "object" ? first : await goneDown(request);
   if (ended !== undefined && isComplete(ended.stdout, ended.stderr, nonce)) {
-    return { result: ended, readback: undefined };
+    return { result: ended, after: undefined };
   }
   request.giveUpExec();
-  return { readback: await comeBack(request, bootBefore, await asked) };
+  return { after: await comeBack(request, bootBefore, await asked) };
 }
 
 /** The end of the exec that asked for the reboot; nothing when the connection went away, or fell silent. */
@@ -109,12 +114,12 @@ function tellWaiting(node: string, onProgress: (message: string) => void): Dispo
 }
 
 /** Gets in again and reads back, in the new boot. */
-async function comeBack(request: RebootRequest, bootBefore: string, askedAtMs: number): Promise<Readback> {
+async function comeBack(request: RebootRequest, bootBefore: string, askedAtMs: number): Promise<AfterReboot> {
   const untilMs = askedAtMs + request.step.waitSeconds * 1000;
   let obstacle: unknown;
   for (let pauseMs = firstPauseMs; ; pauseMs = Math.min(pauseMs * 1.5, longestPauseMs)) {
     const attempt = await tryToGetIn(request, bootBefore, untilMs);
-    if (attempt.readback !== undefined) return attempt.readback;
+    if (attempt.after !== undefined) return attempt.after;
     obstacle = attempt.obstacle ?? obstacle;
     const leftMs = untilMs - performance.now();
     if (leftMs <= 0) throw notBack(request, obstacle);
@@ -139,7 +144,7 @@ class SameBoot extends Error {
 }
 
 interface Attempt {
-  readonly readback: Readback | undefined;
+  readonly after: AfterReboot | undefined;
   /** What kept us out; undefined when it was only that the time was over. */
   readonly obstacle: unknown;
 }
@@ -148,10 +153,11 @@ async function tryToGetIn(request: RebootRequest, bootBefore: string, untilMs: n
   const { session, signal } = request;
   const nonce = newNonce();
   const { script, deadlineSeconds } = renderAfterReboot(request.steps, request.readback, {
+    ...request.script,
     nonce,
     bootBefore,
-    breakpoint: request.breakpoint,
   });
+  let heard = "";
   // The time is for coming back; who is back is heard out.
   const late = new AbortController();
   const timer = setTimeout(() => late.abort(), Math.max(0, untilMs - performance.now()));
@@ -162,18 +168,26 @@ async function tryToGetIn(request: RebootRequest, bootBefore: string, untilMs: n
       signal: signal === undefined ? late.signal : AbortSignal.any([signal, late.signal]),
       onStdout: (chunk) => {
         clearTimeout(timer);
+        heard += chunk;
         request.onStdout(nonce, chunk);
       },
     });
+    const output = parsePlanOutput(result.stdout, nonce);
     if (!isComplete(result.stdout, result.stderr, nonce)) {
-      return { readback: undefined, obstacle: new Error("its answer was cut off") };
+      if (output.begun.length > 0) requireComplete(session.node, result, nonce);
+      return { after: undefined, obstacle: new Error("its answer was cut off") };
     }
-    return parsePlanOutput(result.stdout, nonce).booted === undefined
-      ? { readback: undefined, obstacle: new SameBoot() }
-      : { readback: parseProbes(result.stdout, result.stderr, nonce), obstacle: undefined };
+    return output.booted === undefined
+      ? { after: undefined, obstacle: new SameBoot() }
+      : {
+          after: { output, readback: parseProbes(result.stdout, result.stderr, nonce) },
+          obstacle: undefined,
+        };
   } catch (error) {
     if (signal?.aborted === true || (isCancelled(error) && !late.signal.aborted)) throw error;
-    return { readback: undefined, obstacle: late.signal.aborted ? undefined : error };
+    // What may have been done in part is not begun again without a look.
+    if (parsePlanOutput(heard, nonce).begun.length > 0) throw error;
+    return { after: undefined, obstacle: late.signal.aborted ? undefined : error };
   } finally {
     clearTimeout(timer);
   }

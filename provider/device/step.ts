@@ -129,6 +129,10 @@ export interface RebootStep extends StepBase {
    * `refused`, or the node boots all the same. Default `refuse`.
    */
   readonly unapproved?: "refuse" | "allow";
+  /** Asks the firmware of a Raspberry Pi to read tryboot.txt in the place of config.txt in the boot that follows, and in that one only. Default `false`. */
+  readonly tryboot?: boolean;
+  /** Done in the new boot, over the new connection, before what is read back is read. Default: nothing. */
+  readonly afterwards?: readonly PlainStep[];
 }
 
 export const file = (step: Omit<FileStep, "kind">): FileStep => ({ kind: "file", ...step });

@@ -86,12 +86,14 @@ function isWithin(window: string, now: Date): boolean {
 const minuteOf = (time: string): number => Number(time.slice(0, 2)) * 60 + Number(time.slice(3));
 
 /** A Pi 5 takes 20 to 60 s to boot; a check of its file systems or an update of its bootloader takes minutes. */
-const waitSeconds = 900;
+export const rebootSeconds = 900;
 
 /**
  * The end of a plan that needs a boot: the reboot when the node may be rebooted now, else nothing.
  * @param title what for, e.g. `reboot, so that config.txt takes effect`
  */
 export function rebootSteps(inputs: RebootInputs, title: string, now: Date): readonly Step[] {
-  return mayReboot(inputs, now) ? [reboot({ title, waitSeconds, unapproved: inputs.rebootUnapproved })] : [];
+  return mayReboot(inputs, now)
+    ? [reboot({ title, waitSeconds: rebootSeconds, unapproved: inputs.rebootUnapproved })]
+    : [];
 }
