@@ -9,11 +9,14 @@ export function register(program: Command): void {
       "Approve a boot state of a node: show what changed since the last approved one, sign it, and write approvals/<node>.json",
     )
     .argument("<node>", "the node's name in its site")
-    .option("--site <site.yaml>", "read the state from the node, as this site file reaches it")
+    .option(
+      "--site <site.yaml>",
+      "read the state from the node, as this site file reaches it; its `trust` names the approvals",
+    )
     .option("--stack <name>", "the stack whose configuration has the key for ssh (default: the selected one)")
     .option(
       "--log <file>",
-      "what `/usr/lib/edgeseal/measure --next` printed on the node, in place of --site; `-` is standard input",
+      "what `/usr/lib/edgeseal/measure --next` printed on the node, in place of asking the node; `-` is standard input",
     )
     .option(
       "--texts <dir>",

@@ -8,7 +8,7 @@ import { sha256Hex } from "../../provider/trust/digest.ts";
 import { askShown, canAsk } from "../ask.ts";
 import { UserError } from "../errors.ts";
 import { timestamp } from "../keys/key-store.ts";
-import { siteConnection } from "../site-connection.ts";
+import { siteNode, type SiteNode } from "../site-node.ts";
 import { ApprovalsFolder } from "./approvals-folder.ts";
 import { artifactEvents } from "./artifacts.ts";
 import { assess, reasonOf, type Assessment } from "./assess.ts";
@@ -32,8 +32,9 @@ export async function approve(node: string, options: ApproveOptions): Promise<vo
   if (options.reason !== undefined && !isReason(options.reason)) {
     throw new UserError("--reason takes one line of 1 to 500 characters");
   }
-  const approvals = new ApprovalsFolder(options.approvals ?? join(checkout, "approvals"));
-  const key = await policyKeyOf(options);
+  const site = options.site === undefined ? undefined : await siteNode(options.site, node, options.stack);
+  const approvals = new ApprovalsFolder(options.approvals ?? site?.approvals ?? join(checkout, "approvals"));
+  const key = await policyKeyOf(options, site?.policyKey);
   if (options.forget !== undefined) {
     await forget(node, options.forget, {
       approvals,
@@ -43,7 +44,7 @@ export async function approve(node: string, options: ApproveOptions): Promise<vo
     });
     return;
   }
-  const reading = await readingOf(node, options);
+  const reading = await readingOf(site, options);
   const approval = await approvals.read(node);
   const assessment = assess({
     node,
@@ -52,6 +53,7 @@ export async function approve(node: string, options: ApproveOptions): Promise<vo
     approval,
     approvedTexts: await approvals.texts(approval?.states.at(-1)?.events ?? []),
     key,
+    siteGeneration: site?.policyKey?.generation,
     artifacts: options.artifacts === undefined ? undefined : await artifactEvents(options.artifacts),
     programDigest: sha256Hex(await readFile(ownProgram)),
   });
@@ -62,25 +64,23 @@ export async function approve(node: string, options: ApproveOptions): Promise<vo
   }
 }
 
-/** What the node says, from itself or from files. */
-async function readingOf(node: string, options: ApproveOptions): Promise<NodeReading> {
-  const { site, log, texts, current, stack } = options;
-  if ((site === undefined) === (log === undefined)) {
-    throw new UserError("where is the state to be read?", {
-      hint: "give --site SITE.yaml to read it from the node, or --log FILE with what `/usr/lib/edgeseal/measure --next` printed there; one of the two",
-    });
+/** What the node says: from files, where some are given, else from itself. */
+async function readingOf(site: SiteNode | undefined, options: ApproveOptions): Promise<NodeReading> {
+  const { log, texts, current } = options;
+  if (log !== undefined) {
+    if (current) throw new UserError("--current asks the node's TPM: give --site, and no --log");
+    return {
+      log: await fileText(log),
+      texts: texts === undefined ? [] : await textsOf(texts),
+      pcr11: undefined,
+    };
   }
-  if (site !== undefined) {
-    if (texts !== undefined)
-      throw new UserError("--texts goes with --log; with --site they are read from the node");
-    return readNode(await siteConnection(site, node, stack), current ? "current" : "next");
-  }
-  if (current) throw new UserError("--current asks the node's TPM: give --site in place of --log");
-  return {
-    log: await fileText(log ?? ""),
-    texts: texts === undefined ? [] : await textsOf(texts),
-    pcr11: undefined,
-  };
+  if (texts !== undefined)
+    throw new UserError("--texts goes with --log; from the node they are read with the log");
+  if (site !== undefined) return readNode(await site.connection(), current ? "current" : "next");
+  throw new UserError("where is the state to be read?", {
+    hint: "give --site SITE.yaml to read it from the node, or --log FILE with what `/usr/lib/edgeseal/measure --next` printed there",
+  });
 }
 
 async function fileText(path: string): Promise<string> {

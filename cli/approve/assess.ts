@@ -32,6 +32,9 @@ export interface Assessment {
   readonly approved: boolean;
   /** Approved states of this generation, which stay. */
   readonly kept: Approval["states"];
+  readonly generation: number;
+  /** Generation of the policy key that the site file names, if it is not this one. */
+  readonly otherSiteGeneration: number | undefined;
   /** How many approved states are of a revoked generation, and are not carried over. */
   readonly left: number;
   readonly artifacts: ArtifactCheck | undefined;
@@ -49,6 +52,8 @@ export interface AssessmentInput {
   readonly approvedTexts: MeasuredTexts;
   readonly key: Pick<PolicyKey, "generation" | "publicKeyPem" | "revoked">;
   readonly artifacts: ArtifactEvents | undefined;
+  /** Generation of the policy key that the site file names, where one was read. */
+  readonly siteGeneration: number | undefined;
   /** Digest of the measuring program of this version. */
   readonly programDigest: string;
 }
@@ -74,6 +79,8 @@ export function assess(input: AssessmentInput): Assessment {
     base: newest && approval && { ...newest, generation: approval.generation },
     changes: diffLogs(newest?.events ?? [], log.events, texts),
     approved: isCurrent && approval.states.some((state) => state.pcr11 === pcr11),
+    generation: key.generation,
+    otherSiteGeneration: input.siteGeneration === key.generation ? undefined : input.siteGeneration,
     kept: isCurrent ? approval.states : [],
     left: isCurrent ? 0 : (approval?.states.length ?? 0),
     artifacts: input.artifacts && checkAgainstArtifacts(log.events, reading.texts, input.artifacts),

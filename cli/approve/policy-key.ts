@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { fingerprint, readPublicKey } from "../../provider/trust/public-key.ts";
+import { readPublicKey } from "../../provider/trust/public-key.ts";
 import type { SigningKey } from "../../provider/trust/signer.ts";
 import { UserError } from "../errors.ts";
 import {
@@ -33,10 +33,13 @@ export interface PolicyKey {
 
 /**
  * The policy key that the options name: the current one of a folder of keys (`--keys DIR`, or a `--policy-key FILE` that lies in one), or any with its public half and
- * generation.
+ * generation, as options or as the site file names them.
  * @throws UserError
  */
-export async function policyKeyOf(options: PolicyKeyOptions): Promise<PolicyKey> {
+export async function policyKeyOf(
+  options: PolicyKeyOptions,
+  ofSite?: { readonly generation: number; readonly file: string },
+): Promise<PolicyKey> {
   const { keys, policyKey, policyPublicKey, generation } = options;
   if (policyPublicKey !== undefined || generation !== undefined) {
     if (
@@ -49,7 +52,10 @@ export async function policyKeyOf(options: PolicyKeyOptions): Promise<PolicyKey>
         "--policy-key, --policy-public-key and --generation belong together, without --keys",
       );
     }
-    return keyOutsideOfFolder(policyKey, policyPublicKey, generation, options);
+    if (!/^[1-9]\d{0,5}$/.test(generation)) {
+      throw new UserError(`--generation takes a whole number from 1, got '${generation}'`);
+    }
+    return keyOutsideOfFolder(policyKey, { generation: Number(generation), file: policyPublicKey }, options);
   }
   if (keys !== undefined) return keyOfFolder(await readKeyStore(keys), policyKey, options);
   if (policyKey === undefined) {
@@ -58,11 +64,12 @@ export async function policyKeyOf(options: PolicyKeyOptions): Promise<PolicyKey>
     });
   }
   const store = await folderOf(policyKey);
+  if (store === undefined && ofSite !== undefined) return keyOutsideOfFolder(policyKey, ofSite, options);
   if (store === undefined) {
     throw new UserError(
       `${policyKey} is in no folder of keys, so its public half and generation are not known`,
       {
-        hint: "give --policy-public-key FILE.pem and --generation N too, or --keys DIR",
+        hint: "give --keys DIR, or --site with a site file that names them, or --policy-public-key FILE.pem and --generation N",
       },
     );
   }
@@ -110,17 +117,13 @@ async function keyOfFolder(
 
 async function keyOutsideOfFolder(
   spec: string,
-  publicKeyFile: string,
-  generation: string,
+  { generation, file }: { readonly generation: number; readonly file: string },
   options: PassphraseOptions,
 ): Promise<PolicyKey> {
-  if (!/^[1-9]\d{0,5}$/.test(generation)) {
-    throw new UserError(`--generation takes a whole number from 1, got '${generation}'`);
-  }
-  const pem = await readFile(publicKeyFile, "utf8").catch((error: unknown) => {
-    throw new UserError(`${publicKeyFile} can't be read: ${(error as Error).message}`);
+  const pem = await readFile(file, "utf8").catch((error: unknown) => {
+    throw new UserError(`${file} can't be read: ${(error as Error).message}`);
   });
-  return policyKeyWith(pem, Number(generation), new Map(), spec, options);
+  return policyKeyWith(pem, generation, new Map(), spec, options);
 }
 
 function policyKeyWith(
@@ -138,7 +141,3 @@ function policyKeyWith(
     open: async () => ({ publicKey, privateKey: await openPrivateKey(spec, options) }),
   };
 }
-
-/** Short fingerprint of a public key, for messages. */
-export const keyName = ({ publicKeyPem: pem, generation }: PolicyKey): string =>
-  `generation ${generation}, ${fingerprint(readPublicKey(pem, "policy")).slice(0, 16)}...`;

@@ -30,10 +30,19 @@ export function assessmentLines(assessment: Assessment): readonly string[] {
           `  note: ${states(left)} approved by generation ${base?.generation ?? 0} of the policy key, now revoked, will not be carried over`,
         ]
       : []),
+    ...generationLines(assessment),
     ...(approved ? ["  this state is approved already"] : []),
     ...objections.map((objection) => `  can't be approved: ${visible(objection)}`),
   ];
 }
+
+/** Until the site file names the key that signs, no node takes what it signed. */
+const generationLines = ({ generation, otherSiteGeneration: other }: Assessment): readonly string[] =>
+  other === undefined
+    ? []
+    : [
+        `  note: the site file names generation ${other} of the policy key, and this is generation ${generation}: change trust.generation and trust.policyKey too`,
+      ];
 
 const states = (count: number): string => `${count} state${count === 1 ? "" : "s"}`;
 

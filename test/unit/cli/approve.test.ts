@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import * as approve from "../../../cli/approve.ts";
 import { UserError } from "../../../cli/errors.ts";
 import { makeKeys, rotatePolicyKey, type PrivateHalf } from "../../../cli/keys/make-keys.ts";
-import { siteConnection } from "../../../cli/site-connection.ts";
+import { siteNode } from "../../../cli/site-node.ts";
 import { visible } from "../../../cli/visible.ts";
 import { parseApproval, verifyApproval } from "../../../provider/trust/approval.ts";
 import { sha256Hex } from "../../../provider/trust/digest.ts";
@@ -268,11 +268,6 @@ describe("refused is", () => {
 
   test.each<[string, readonly string[], RegExp]>([
     ["no source of the state", ["--keys", "KEYS"], /where is the state to be read\?/],
-    [
-      "two of them",
-      ["--log", "LOG", "--site", "x.yaml", "--keys", "KEYS"],
-      /where is the state to be read\?/,
-    ],
     ["no key", ["--log", "LOG"], /which policy key\?/],
     [
       "the running state from a file",
@@ -466,34 +461,36 @@ describe("what a device says", () => {
   ])("is shown as %j", (text, shown) => expect(visible(text)).toBe(shown));
 });
 
-describe("a connection from a site file", () => {
+describe("a node of a site file", () => {
   const hostKey = `SHA256:${"A".repeat(43)}`;
-  const site = (node: string): string => {
-    writeFileSync(
-      scratch("site.yaml"),
-      `site: x\nnodes:\n  - { name: pi-1, address: 192.0.2.1, hostKey: "${hostKey}"${node} }\n`,
-    );
+  const site = (node: string, more = ""): string => {
+    const text = `site: x\n${more}nodes:\n  - { name: pi-1, address: 192.0.2.1, hostKey: "${hostKey}"${node} }\n`;
+    writeFileSync(scratch("site.yaml"), text);
     return scratch("site.yaml");
   };
+  const connectionOf = async (file: string, name = "pi-1", stack?: string) =>
+    (await siteNode(file, name, stack)).connection();
 
-  test("has the fields of the node, and the defaults", async () => {
-    expect(await siteConnection(site(", identityFile: ~/.ssh/id"), "pi-1")).toEqual({
+  test("is reached as its fields say, and by the defaults", async () => {
+    expect(await connectionOf(site(", identityFile: ~/.ssh/id"))).toEqual({
       ...{ node: "pi-1", address: "192.0.2.1", hostKey, port: 22, user: "edgeseal" },
       identityFile: "~/.ssh/id",
     });
-    expect(await siteConnection(site(", port: 2222, user: root, agent: /run/agent"), "pi-1")).toMatchObject({
+    expect(await connectionOf(site(", port: 2222, user: root, agent: /run/agent"))).toMatchObject({
       ...{ port: 2222, user: "root", agent: "/run/agent" },
     });
   });
 
-  test("of a node that is not there is refused, with the nearest name", async () => {
-    await expect(siteConnection(site(""), "pi1")).rejects.toMatchObject({ hint: "did you mean pi-1?" });
-    await expect(siteConnection(site(", prot: 1"), "pi-1")).rejects.toThrow(
-      /unknown field; did you mean 'port'/,
-    );
-    await expect(siteConnection(join(scratch(), "none.yaml"), "pi-1")).rejects.toThrow(
+  test("that is not there is refused, with the nearest name", async () => {
+    await expect(siteNode(site(""), "pi1")).rejects.toMatchObject({ hint: "did you mean pi-1?" });
+    await expect(siteNode(site(", prot: 1"), "pi-1")).rejects.toThrow(/unknown field; did you mean 'port'/);
+    await expect(siteNode(join(scratch(), "none.yaml"), "pi-1")).rejects.toThrow(
       /there is no such site file/,
     );
+  });
+
+  test("has its approvals in the site's folder of them", async () => {
+    expect((await siteNode(site(""), "pi-1")).approvals).toBe(join(scratch(), "..", "approvals"));
   });
 
   test("has a private key from Pulumi's configuration, and never shows it", async () => {
@@ -504,9 +501,9 @@ describe("a connection from a site file", () => {
     try {
       pulumi(`#!/bin/sh\n[ "$*" = "config get sshKey --stack plant" ] && printf 'the key\\n'\n`);
       const file = site(", privateKey: { config: sshKey }");
-      expect((await siteConnection(file, "pi-1", "plant")).privateKey).toBe("the key\n");
+      expect((await connectionOf(file, "pi-1", "plant")).privateKey).toBe("the key\n");
       pulumi(`#!/bin/sh\necho "half a key"; echo "error: no stack selected" >&2; exit 255\n`);
-      const failing = siteConnection(file, "pi-1");
+      const failing = connectionOf(file);
       await expect(failing).rejects.toThrow("pulumi config get sshKey: error: no stack selected");
       await expect(failing).rejects.not.toThrow("half a key");
     } finally {
