@@ -1,7 +1,18 @@
-import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Command } from "commander";
-import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import * as approve from "../../../cli/approve.ts";
 import { UserError } from "../../../cli/errors.ts";
 import { makeKeys, rotatePolicyKey, type PrivateHalf } from "../../../cli/keys/make-keys.ts";
@@ -26,12 +37,18 @@ const recovery: PrivateHalf = {
 };
 const now = new Date("2027-01-01T00:00:00Z");
 
+/** Keys take their time to be found: the same for every test. */
+const readyMade = mkdtempSync(join(tmpdir(), "edgeseal-ready-made-"));
+beforeAll(() => makeKeys(join(readyMade, "keys"), { site: "plant", policy: inFile, recovery, now }));
+afterAll(() => rmSync(readyMade, { recursive: true }));
+
 let printed: string[];
-beforeEach(async () => {
+beforeEach(() => {
   printed = [];
   vi.spyOn(console, "log").mockImplementation((line: string) => void printed.push(line));
   process.exitCode = undefined;
-  await makeKeys(scratch("keys"), { site: "plant", policy: inFile, recovery, now });
+  cpSync(join(readyMade, "keys"), scratch("keys"), { recursive: true });
+  chmodSync(scratch("keys"), 0o700);
   writeFileSync(scratch("passphrase"), `${passphrase}\n`, { mode: 0o600 });
 });
 afterEach(() => {
