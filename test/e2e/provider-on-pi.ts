@@ -1,6 +1,11 @@
+import { execFile } from "node:child_process";
+import { join } from "node:path";
 import { expect } from "vitest";
 import type { Connection } from "../../provider/connection.ts";
 import { createDevices } from "../../provider/device/devices.ts";
+import { stepsOf, type Breakpoint } from "../../provider/device/plan-runner.ts";
+import type { PlanPoint } from "../../provider/device/plan-points.ts";
+import type { Step } from "../../provider/device/step.ts";
 import { diffState } from "../../provider/diff.ts";
 import { kinds } from "../../provider/registry.ts";
 import type { ResourceKind } from "../../provider/resource.ts";
@@ -18,6 +23,18 @@ export const kindOf = (token: string): ResourceKind =>
 function connectionTo(pi: VirtualPi): Connection {
   const { host, ...login } = pi.ssh;
   return { node: "pi", address: host, ...login };
+}
+
+/** The steps that lead from what is found now to the desired state. */
+export async function planFor(pi: VirtualPi, { kind, inputs }: Declared): Promise<readonly Step[]> {
+  const devices = createDevices({ kinds: [kind] });
+  try {
+    const device = devices.get(connectionTo(pi));
+    const observed = await device.observe(kind, inputs);
+    return kind.plan(inputs as never, observed as never, await device.route());
+  } finally {
+    await devices.close();
+  }
 }
 
 /**
@@ -46,6 +63,41 @@ export async function bringUp(
   } finally {
     await devices.close();
   }
+}
+
+/** A moment of a plan at which it is cut off. */
+export interface Cut extends Pick<Breakpoint, "at" | "when">, Pick<PlanPoint, "phase" | "title"> {}
+
+/**
+ * Every moment before and after a point of a plan; the points are the runner's own list. On the device, after a point is before the next one: between them the script
+ * runs nothing but the breakpoint, so each such moment is in the list once, as the latter. Only the end of a change differs: before the confirmation the device has noted
+ * that the change is complete, and it is another exec, over another connection.
+ */
+export function cutsOf(steps: readonly Step[]): readonly Cut[] {
+  return stepsOf(steps).flatMap(({ id, phase, title }, index, points): Cut[] => {
+    const next = points[index + 1];
+    const cut = (when: Cut["when"]): Cut => ({ at: id, when, phase, title });
+    return next === undefined || next.phase === "confirm" ? [cut("before"), cut("after")] : [cut("before")];
+  });
+}
+
+export const nameOf = ({ when, title }: Cut): string => `${when} '${title}'`;
+
+const program = join(import.meta.dirname, "killed-provider.ts");
+
+/** Kills a provider, a process of its own, at a point of its plan; returns once it is gone. */
+export async function killProviderAt(cut: Cut, pi: VirtualPi, { kind, inputs }: Declared): Promise<void> {
+  const words = [connectionTo(pi), kind.token, inputs, [cut.at, cut.when]].map((each) =>
+    JSON.stringify(each),
+  );
+  const end = await new Promise<{ readonly signal: string | undefined; readonly said: string }>((resolve) => {
+    execFile(
+      process.execPath,
+      ["--disable-warning=ExperimentalWarning", program, ...words],
+      (error, stdout, stderr) => resolve({ signal: error?.signal ?? undefined, said: stdout + stderr }),
+    );
+  });
+  expect(end, `the provider that is to be killed ${nameOf(cut)}`).toEqual({ signal: "SIGKILL", said: "" });
 }
 
 /** Standard output of a command that root runs on the node, from outside the provider. */
