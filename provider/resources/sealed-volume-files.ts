@@ -1,0 +1,93 @@
+import { readFileSync } from "node:fs";
+import { sha256Hex } from "../trust/digest.ts";
+import { signatureFile, parseApproval } from "../trust/approval.ts";
+import { fingerprint, readPublicKey } from "../trust/public-key.ts";
+import type { SealedVolumeInputs } from "./sealed-volume-inputs.ts";
+
+/** A program or unit of ours for the device: a file beside this one, so that shellcheck and people read what runs there. */
+const onDevice = (name: string): string =>
+  readFileSync(new URL(`on-device/${name}`, import.meta.url), "utf8");
+
+/** Directory on a node with the settings (`NAME.conf`) and the pins (`NAME.pins`) of its volumes. */
+export const settingsDirectory = "/etc/edgeseal/volumes";
+/** What decides whether a volume opens: the public halves of the site's keys, and the approvals. */
+export const trustDirectory = "/etc/edgeseal/trust";
+/** How far each volume came: `NAME/formation`, `NAME/recovery`, and `NAME/partition` where edgeseal made one. */
+export const recordsDirectory = "/var/lib/edgeseal/volumes";
+/** What became of each volume in this boot: written by the unlock program, and by the formation. */
+export const statusDirectory = "/run/edgeseal/volumes";
+
+export const unlockUnit = "edgeseal-volumes.service";
+export const capUnit = "edgeseal-cap-pcr15.service";
+export const unlockProgram = "/usr/lib/edgeseal/unlock-volumes";
+
+/** The functions that look at a device and form a volume; sent within probes and steps. */
+export const formVolume = onDevice("form-volume");
+
+const programs = {
+  [unlockProgram]: onDevice("unlock-volumes"),
+  "/usr/lib/edgeseal/cap-pcr15": onDevice("cap-pcr15"),
+} as const;
+
+const units = {
+  [`/etc/systemd/system/${unlockUnit}`]: onDevice(unlockUnit),
+  [`/etc/systemd/system/${capUnit}`]: onDevice(capUnit),
+} as const;
+
+/** A file of ours on the node, as it must be. */
+export interface ManagedFile {
+  readonly path: string;
+  readonly mode: string;
+  readonly content: string;
+}
+
+/** The device mapper's name of a volume; `/dev/mapper/` has it. */
+export const mappingOf = (name: string): string => `edgeseal-${name}`;
+
+/**
+ * Every file of a volume on its node that depends on the inputs alone. All but the first are the same for all volumes of a node, which share a site's keys.
+ * @throws ApprovalRefused, PublicKeyRefused for inputs that `check` refuses.
+ */
+export function managedFiles(inputs: SealedVolumeInputs): readonly ManagedFile[] {
+  const { name, mountPoint, filesystem, readOnly, generation, policyKey, recoveryKey } = inputs;
+  const settings = [
+    "# Written by edgeseal (edgeseal:storage:SealedVolume).",
+    `mount-point=${mountPoint}`,
+    `filesystem=${filesystem}`,
+    `read-only=${readOnly}`,
+  ];
+  return [
+    { path: `${settingsDirectory}/${name}.conf`, mode: "0600", content: `${settings.join("\n")}\n` },
+    {
+      path: `${trustDirectory}/policy-${generation}.pub.pem`,
+      mode: "0644",
+      content: pem(policyKey, "policy"),
+    },
+    { path: `${trustDirectory}/recovery.pub.pem`, mode: "0644", content: pem(recoveryKey, "recovery") },
+    { path: `${trustDirectory}/approvals.json`, mode: "0644", content: approvalsOf(inputs) },
+    ...Object.entries(programs).map(([path, content]) => ({ path, mode: "0755", content })),
+    ...Object.entries(units).map(([path, content]) => ({ path, mode: "0644", content })),
+  ];
+}
+
+/** Whether a file of ours is a unit, which systemd has to be told of. */
+export const isUnit = (path: string): boolean => path in units;
+
+/** How a file of ours is written in the state. */
+export const fileMarks = ({ mode, content }: Omit<ManagedFile, "path">): string =>
+  `${mode} root:root sha256:${sha256Hex(content)}`;
+
+/** One spelling of a key, whatever line ends and white space a site's file has. */
+const pem = (text: string, purpose: "policy" | "recovery"): string =>
+  readPublicKey(text, purpose).export({ type: "spki", format: "pem" }).toString();
+
+function approvalsOf({ approval }: SealedVolumeInputs): string {
+  const signatures = approval === undefined ? { sha256: [] } : signatureFile(parseApproval(approval));
+  return `${JSON.stringify(signatures, undefined, 1)}\n`;
+}
+
+/** Fingerprints of the site's keys, as the state has them. */
+export const policyKeyOf = (inputs: SealedVolumeInputs): string =>
+  fingerprint(readPublicKey(inputs.policyKey, "policy"));
+export const recoveryKeyOf = (inputs: SealedVolumeInputs): string =>
+  fingerprint(readPublicKey(inputs.recoveryKey, "recovery"));

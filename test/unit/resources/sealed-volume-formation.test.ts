@@ -1,0 +1,421 @@
+import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { closeSync, openSync, writeSync } from "node:fs";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { UnknownObservation } from "../../../provider/device/probe.ts";
+import { diffState } from "../../../provider/diff.ts";
+import { PlanRefused } from "../../../provider/resource.ts";
+import { sealedVolume } from "../../../provider/resources/sealed-volume.ts";
+import type { SealedVolumeInputs } from "../../../provider/resources/sealed-volume-inputs.ts";
+import { openRecovery } from "../../../provider/trust/recovery.ts";
+import { inputs, recovery, site } from "./sealed-volume-example.ts";
+import { deviceBytes, headerBytes, StepFailed, VolumeNode } from "./sealed-volume-node.ts";
+
+/*
+ * The formation, run for real on a node whose device mapper and TPM are played: that it ends well from wherever it was cut off, and that it never costs data.
+ */
+
+let node: VolumeNode;
+
+beforeEach(() => {
+  node = new VolumeNode();
+  node.setPcr(11, site.pcr11);
+});
+
+afterEach(() => {
+  node[Symbol.dispose]();
+});
+
+const disk = (): string => join(node.root, "dev/vdb");
+const diskDigest = (): string => createHash("sha256").update(node.bytes("/dev/vdb")).digest("hex");
+
+function writeAt(offset: number, bytes: Buffer | string): void {
+  const file = openSync(disk(), "r+");
+  writeSync(file, Buffer.from(bytes), 0, Buffer.byteLength(bytes), offset);
+  closeSync(file);
+}
+
+const host = (command: string, ...args: readonly string[]): void => {
+  const { status, stderr, error } = spawnSync(command, args, {
+    encoding: "utf8",
+    env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" },
+  });
+  if (status !== 0) throw error ?? new Error(stderr);
+};
+
+const form = (declared: SealedVolumeInputs = inputs): void => {
+  node.applyAll(node.plan(declared));
+};
+
+function expectDone(declared: SealedVolumeInputs = inputs): void {
+  expect(diffState(sealedVolume.desired(declared), node.observe(declared))).toEqual([]);
+  expect(node.plan(declared)).toEqual([]);
+}
+
+const recordedUuid = (): string | undefined =>
+  node.exists("/var/lib/edgeseal/volumes/models/formation")
+    ? /^uuid=(.*)$/m.exec(node.read("/var/lib/edgeseal/volumes/models/formation"))?.[1]
+    : undefined;
+
+test("a blank device becomes a volume that is open, mounted and pinned, and only a boot shows that the TPM opens it", () => {
+  form();
+  expect(node.observe(inputs)).toMatchObject({
+    formation: "complete",
+    cipher: "aes-xts-plain64",
+    headerMatchesPins: true,
+    formationMarker: "",
+    open: true,
+    openedBy: "formation",
+    unlock: "pending-reboot",
+    mountedAt: "/srv/models",
+    recoveryFor: recordedUuid(),
+    pcr11Approved: true,
+    approvals: [{ pcr11: site.pcr11, pol: site.pol }],
+  });
+  expectDone();
+  node.boot();
+  expect(node.observe(inputs)).toMatchObject({ openedBy: "tpm", unlock: "observed" });
+  expectDone();
+});
+
+test("without AES instructions the cipher is adiantum", () => {
+  node.write("/proc/cpuinfo", "processor\t: 0\nFeatures\t: fp asimd evtstrm crc32\n");
+  form();
+  expect(node.observe(inputs)).toMatchObject({
+    cipher: "xchacha12,aes-adiantum-plain64",
+    aesInstructions: false,
+  });
+  expectDone();
+});
+
+test("the key is in no argument, in no file but memory's while it is made, and the site's recovery key gets it back", async () => {
+  const steps = node.plan(inputs);
+  const last = steps.findIndex(({ title }) => title.startsWith("pin the header"));
+  node.applyAll(steps.slice(0, last));
+  const uuid = recordedUuid() ?? "";
+  const key = node.read(`/secrets/${uuid}.key`);
+  expect(key).toMatch(/^[0-9a-f]{64}$/);
+  const holders = (): string[] =>
+    spawnSync("grep", ["-rlF", "-e", key, node.root], { encoding: "utf8" })
+      .stdout.trim()
+      .split("\n")
+      .map((path) => path.slice(node.root.length))
+      .filter((path) => path !== "" && !path.startsWith("/secrets/"));
+  expect(holders()).toEqual(["/run/edgeseal/keys/models"]);
+  expect(node.read("/proc/self/mountinfo")).toContain("/run/edgeseal/keys rw - ramfs");
+  node.applyAll(steps.slice(last));
+  expect(holders()).toEqual([]);
+  expect(node.exists("/run/edgeseal/keys")).toBe(false);
+  const { recoveryCiphertext } = node.observe(inputs);
+  const opened = openRecovery(Buffer.from(recoveryCiphertext, "base64"), recovery.privateKey, {
+    kind: "luks",
+    node: "pi-1",
+    subject: uuid,
+  });
+  await expect(opened).resolves.toBe(key);
+});
+
+describe("cut off", () => {
+  test("by the power at any moment: no header is ever without its recovery ciphertext, and the next plan ends well", async () => {
+    const moments = node.formWithMoments(inputs);
+    const uuid = recordedUuid() ?? "";
+    // The blank device; ciphertext; record; marker; noise; header; marker; TPM's slot; file system; pins; record; no marker.
+    expect(moments.length).toBeGreaterThanOrEqual(11);
+    let finished = 0;
+    for (const moment of moments) {
+      node.returnTo(moment);
+      const before = node.observe(inputs);
+      if (before.luksUuid !== "") {
+        expect(before.luksUuid).toBe(uuid);
+        const key = await openRecovery(
+          Buffer.from(before.recoveryCiphertext, "base64"),
+          recovery.privateKey,
+          {
+            kind: "luks",
+            node: "pi-1",
+            subject: uuid,
+          },
+        );
+        expect(key).toBe(node.read(`/secrets/${uuid}.key`));
+      }
+      const headerBefore = node.bytes("/dev/vdb").subarray(0, headerBytes - 4096);
+      form();
+      expectDone();
+      expect(node.observe(inputs).luksUuid).toBe(uuid);
+      if (before.formation === "complete") {
+        finished++;
+        expect(
+          node
+            .bytes("/dev/vdb")
+            .subarray(0, headerBytes - 4096)
+            .equals(headerBefore),
+        ).toBe(true);
+      }
+    }
+    expect(finished).toBeGreaterThanOrEqual(2);
+  }, 600_000);
+
+  test("by a killed provider after any step: the next plan ends well", () => {
+    const titles: string[] = [];
+    for (let done = 16; ; done++) {
+      using fresh = new VolumeNode();
+      node = fresh;
+      const steps = node.plan(inputs);
+      const step = steps[done];
+      if (step === undefined) break;
+      titles.push(step.title);
+      node.applyAll(steps.slice(0, done + 1));
+      form();
+      expectDone();
+    }
+    expect(titles).toEqual([
+      "make the recovery key of models, and encrypt it to the site's",
+      "format /dev/disk/by-id/virtio-model as LUKS2",
+      "seal a key slot of models to the TPM",
+      "open models with its recovery key",
+      "make an ext4 file system on models",
+      "pin the header of models",
+      "mount models at /srv/models",
+      "cap PCR 15, so that nothing sealed can be unsealed before the next boot",
+    ]);
+  }, 600_000);
+});
+
+describe("data is refused by name, in the plan and again on the device, and stays as it was:", () => {
+  const unfinished = (): void => {
+    const steps = node.plan(inputs);
+    const last = steps.findIndex(({ title }) => title.startsWith("pin the header"));
+    node.applyAll(steps.slice(0, last));
+  };
+  const cases: Readonly<Record<string, { readonly put: () => void; readonly said: RegExp }>> = {
+    "a file system": {
+      put: () => host("mkfs.ext4", "-q", "-F", disk()),
+      said: /is not blank, it holds:? ext4/,
+    },
+    "a swap area": { put: () => host("mkswap", "-q", disk()), said: /it holds:? swap/ },
+    "something without a signature, at the start": {
+      put: () => writeAt(70_000, "photos"),
+      said: /it holds:? unknown-data/,
+    },
+    "... at the end": { put: () => writeAt(deviceBytes - 10, "photos"), said: /it holds:? unknown-data/ },
+    "... in between": {
+      put: () => writeAt(Math.floor(deviceBytes / 15 / 4096) * 4096 * 7 + 9, "photos"),
+      said: /it holds:? unknown-data/,
+    },
+    "a device in use, mounted": {
+      put: () => node.write("/proc/self/mountinfo", "60 1 254:16 / /mnt rw - ext4 /dev/vdb rw\n"),
+      said: /is in use: mounted at \/mnt/,
+    },
+    "a device in use as swap": {
+      put: () => node.write("/proc/swaps", `Filename Type\n${node.root}/dev/vdb partition 1 0 -2\n`),
+      said: /is in use: used as swap/,
+    },
+    "a device that something holds": {
+      put: () => node.write("/sys/class/block/vdb/holders/md0/x", ""),
+      said: /is in use: held by md0/,
+    },
+    "a device with a partition in use": {
+      put: () => {
+        node.write("/sys/class/block/vdb/vdb1/partition", "1\n");
+        node.write("/sys/class/block/vdb/vdb1/dev", "254:17\n");
+        node.write("/sys/class/block/vdb/vdb1/uevent", "DEVNAME=vdb1\n");
+        node.write("/dev/vdb1", "");
+        node.write("/proc/self/mountinfo", "60 1 254:17 / /boot rw - vfat /dev/vdb1 rw\n");
+      },
+      said: /is in use: mounted at \/boot/,
+    },
+    "a device behind a loop device": {
+      put: () => node.write("/sys/block/loop0/loop/backing_file", `${node.root}/dev/vdb\n`),
+      said: /is in use: behind a loop device/,
+    },
+  };
+
+  test.each(Object.entries(cases))("%s", (_what, { put, said }) => {
+    const steps = node.plan(inputs);
+    put();
+    const before = diskDigest();
+    expect(() => node.plan(inputs)).toThrow(PlanRefused);
+    expect(() => node.plan(inputs)).toThrow(said);
+    // A plan that was made before.
+    expect(() => {
+      node.applyAll(steps);
+    }).toThrow(StepFailed);
+    expect(diskDigest()).toBe(before);
+    // One that got further before it was put there.
+    expect(node.exists("/var/lib/edgeseal/volumes/models/formation")).toBe(false);
+  });
+
+  test("put there between the key and the format", () => {
+    const steps = node.plan(inputs);
+    const at = steps.findIndex(({ title }) => title.startsWith("format "));
+    node.applyAll(steps.slice(0, at));
+    host("mkfs.ext4", "-q", "-F", disk());
+    const before = diskDigest();
+    expect(() => {
+      node.applyAll(steps.slice(at));
+    }).toThrow(/precondition of 'format .*': .*it holds: ext4\. Nothing was changed/);
+    expect(diskDigest()).toBe(before);
+  });
+
+  test("a volume of another node, or of this one before its card was written anew, also where LUKS may be erased", () => {
+    form();
+    node.restart();
+    node.remove("/var/lib/edgeseal");
+    node.remove("/etc/edgeseal");
+    const before = diskDigest();
+    for (const mayErase of [[], ["crypto_LUKS"], ["edgeseal:00000000-1111-4222-8333-444455556666"]]) {
+      expect(() => node.plan({ ...inputs, mayErase })).toThrow(
+        /it holds edgeseal:0a1b2c3d-1111-4222-8333-444455556666; that is a sealed volume/,
+      );
+    }
+    const [first] = node.plan({ ...inputs, mayErase: ["edgeseal:0a1b2c3d-1111-4222-8333-444455556666"] });
+    expect(first).toBeDefined();
+    expect(diskDigest()).toBe(before);
+  });
+
+  test("a finished volume, when the record says that it is not: it came back from a backup", () => {
+    unfinished();
+    const backup = node.read("/var/lib/edgeseal/volumes/models/formation");
+    form();
+    node.restart();
+    node.write("/var/lib/edgeseal/volumes/models/formation", backup);
+    const steps = node.plan(inputs);
+    const before = diskDigest();
+    expect(() => {
+      node.applyAll(steps);
+    }).toThrow(/precondition of 'make the recovery key .*it holds: edgeseal:0a1b2c3d/);
+    expect(diskDigest()).toBe(before);
+    expect(node.read("/var/lib/edgeseal/volumes/models/formation")).toBe(backup);
+  });
+
+  test("another disk in the place of one that was begun", () => {
+    unfinished();
+    node.restart();
+    node.addDisk();
+    host("mkfs.ext4", "-q", "-F", disk());
+    const before = diskDigest();
+    expect(() => node.plan(inputs)).toThrow(/is not blank, it holds ext4/);
+    node.addDisk();
+    writeAt(70_000, "photos");
+    const steps = node.plan(inputs);
+    expect(() => {
+      node.applyAll(steps);
+    }).toThrow(/it holds: unknown-data/);
+    expect(before).not.toBe(diskDigest());
+  });
+
+  test("a blank disk in the place of a finished volume is not taken for it", () => {
+    form();
+    node.restart();
+    node.addDisk();
+    expect(() => node.plan(inputs)).toThrow(
+      /the header of models on .* is not the pinned one: there is no LUKS2 header any more/,
+    );
+  });
+
+  test("what can't be read is unknown, and not blank", () => {
+    const steps = node.plan(inputs);
+    node.write("/bin/blkid", "#!/bin/sh\nexit 1\n");
+    host("chmod", "755", join(node.root, "bin/blkid"));
+    expect(() => node.observe(inputs)).toThrow(UnknownObservation);
+    expect(() => {
+      node.applyAll(steps);
+    }).toThrow(/could not be read/);
+    expect(node.exists("/var/lib/edgeseal/volumes/models/formation")).toBe(false);
+  });
+});
+
+test("what may be erased is erased, and nothing else is", () => {
+  host("mkfs.ext4", "-q", "-F", disk());
+  const may = { ...inputs, mayErase: ["vfat"] };
+  expect(() => node.plan(may)).toThrow(/it holds ext4/);
+  const both = { ...inputs, mayErase: ["vfat", "ext4"] };
+  form(both);
+  expectDone(both);
+});
+
+describe("a finished volume", () => {
+  test("that is to be mounted elsewhere, or read-only, is, and keeps its header", () => {
+    form();
+    const header = node.observe(inputs).headerDigest;
+    for (const change of [
+      { readOnly: true },
+      { mountPoint: "/srv/other" },
+      { readOnly: true, mountPoint: "/srv/third" },
+    ]) {
+      const changed = { ...inputs, ...change };
+      form(changed);
+      expectDone(changed);
+      expect(node.observe(changed).headerDigest).toBe(header);
+    }
+  });
+
+  test("that is found by another path is pinned by that; a device that is not it is not", () => {
+    form();
+    node.link("/dev/disk/by-partuuid/1234-01", "../../vdb");
+    const moved = { ...inputs, device: "/dev/disk/by-partuuid/1234-01" };
+    expect(node.plan(moved).map(({ title }) => title)).toEqual([
+      "find models by /dev/disk/by-partuuid/1234-01 from now on",
+    ]);
+    form(moved);
+    expectDone(moved);
+    expect(node.boot().code).toBe(0);
+    node.write("/dev/vdc", Buffer.alloc(headerBytes + 4096));
+    node.link("/dev/disk/by-id/other", "../../vdc");
+    expect(() => {
+      form({ ...inputs, device: "/dev/disk/by-id/other" });
+    }).toThrow(/is not the volume models: its header is not the pinned one/);
+  });
+
+  test.each([
+    [
+      "its file system",
+      { filesystem: "xfs" },
+      /the file system of the volume models is ext4, not xfs; a volume is never formatted again/,
+    ],
+    [
+      "its cipher",
+      { cipher: "adiantum" },
+      /the cipher of the volume models is aes-xts-plain64, not xchacha12/,
+    ],
+  ] as const)("does not change %s", (_what, change, said) => {
+    form();
+    const before = diskDigest();
+    expect(() =>
+      node.plan({ ...inputs, mayErase: ["edgeseal:0a1b2c3d-1111-4222-8333-444455556666"], ...change }),
+    ).toThrow(said);
+    expect(diskDigest()).toBe(before);
+  });
+
+  test("without its pins, or without its device, is left alone", () => {
+    form();
+    const pins = node.bytes("/etc/edgeseal/volumes/models.pins");
+    node.remove("/etc/edgeseal/volumes/models.pins");
+    expect(() => node.plan(inputs)).toThrow(/its pins \(\/etc\/edgeseal\/volumes\/models\.pins\) are gone/);
+    node.write("/etc/edgeseal/volumes/models.pins", pins);
+    node.remove("/dev/disk");
+    expect(() => node.plan(inputs)).toThrow(
+      /the device of the volume models, \/dev\/disk\/by-id\/virtio-model, is not there/,
+    );
+  });
+
+  test("that is deleted with onDelete: revert is closed and opened no more, and comes back as it was", () => {
+    form();
+    const state = node.observe(inputs);
+    const before = diskDigest();
+    node.applyAll(sealedVolume.revert(inputs, { outcome: "present", state }));
+    expect(node.observe(inputs)).toMatchObject({
+      open: false,
+      formation: "complete",
+      headerMatchesPins: true,
+    });
+    expect(diskDigest()).toBe(before);
+    expect(node.boot().code).toBe(0);
+    expect(node.observe(inputs).open).toBe(false);
+    node.restart();
+    form();
+    expectDone();
+    expect(node.observe(inputs).openedBy).toBe("tpm");
+  });
+});

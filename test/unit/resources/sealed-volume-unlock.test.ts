@@ -1,0 +1,282 @@
+import { openSync, writeSync, closeSync, truncateSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { deviceBytes, headerBytes, VolumeNode } from "./sealed-volume-node.ts";
+import { inputs, luksJson, site } from "./sealed-volume-example.ts";
+
+/*
+ * The unlock program, run for real on a node whose device mapper and TPM are played: each thing that is not as it was pinned keeps the volume locked, by name, and with
+ * the thing put back it opens.
+ */
+
+let node: VolumeNode;
+let original: Buffer;
+
+beforeAll(() => {
+  node = new VolumeNode();
+  node.applyAll(node.plan(inputs));
+  original = node.bytes("/dev/vdb").subarray(0, headerBytes);
+  approvals = node.bytes("/etc/edgeseal/trust/approvals.json").toString();
+  pins = node.bytes("/etc/edgeseal/volumes/models.pins").toString();
+}, 120_000);
+
+afterAll(() => {
+  node[Symbol.dispose]();
+});
+
+function writeAt(offset: number, bytes: Buffer): void {
+  const file = openSync(join(node.root, "dev/vdb"), "r+");
+  writeSync(file, bytes, 0, bytes.length, offset);
+  closeSync(file);
+}
+
+let approvals: string;
+let pins: string;
+
+/** As it was when the volume was formed, its present boot approved. */
+function restore(): void {
+  if (!node.exists("/dev/vdb")) node.addDisk();
+  truncateSync(join(node.root, "dev/vdb"), deviceBytes);
+  writeAt(0, original);
+  node.setPcr(11, site.pcr11);
+  node.write("/etc/edgeseal/trust/approvals.json", approvals);
+  node.write("/etc/edgeseal/volumes/models.pins", pins);
+  node.write("/dev/tpmrm0", "");
+  node.write("/tpm-opens", "");
+  node.remove("/mount-fails");
+  for (const key of Object.keys(node.environment)) Reflect.deleteProperty(node.environment, key);
+}
+
+beforeEach(restore);
+
+const status = (): string => node.read("/run/edgeseal/volumes/models");
+const isOpen = (): boolean => node.exists("/dev/mapper/edgeseal-models");
+
+test("as it was formed, in an approved state, it opens and is mounted", () => {
+  const { code, stderr } = node.boot();
+  expect(stderr).toBe("");
+  expect(code).toBe(0);
+  expect(status()).toBe("state=open\nby=tpm\n");
+  expect(node.read("/proc/self/mountinfo")).toMatch(/ \/srv\/models nodev,nosuid,noexec,rw - ext4 /);
+  expect(node.observe(inputs)).toMatchObject({
+    open: true,
+    openedBy: "tpm",
+    unlock: "observed",
+    lockedReason: "",
+  });
+  expect(node.plan(inputs)).toEqual([]);
+  // No copy of a header is left in memory.
+  expect(node.sh("ls /run/edgeseal").stdout).toBe("volumes\n");
+});
+
+/** A header like the one that was made, with other JSON. */
+function otherHeader(change: (json: string) => string): void {
+  node.sh(
+    `printf '%s' '${change(JSON.stringify(JSON.parse(luksJson)))}' >/other.json`.replace(
+      "/other.json",
+      join(node.root, "other.json"),
+    ),
+  );
+  const json = node.bytes("/other.json");
+  const area = Buffer.alloc(16_384 - 4096);
+  json.copy(area);
+  writeAt(4096, area);
+}
+
+describe("stays locked, says why, and opens when the original is back:", () => {
+  const cases: Readonly<Record<string, { readonly attack: () => void; readonly reason: RegExp }>> = {
+    "a null cipher": {
+      attack: () => {
+        otherHeader((json) =>
+          json.replace(
+            '"encryption":"aes-xts-plain64","sector_size"',
+            '"encryption":"cipher_null-ecb","sector_size"',
+          ),
+        );
+      },
+      reason: /^header-differs: .*segment 0: encryption is cipher_null-ecb, pinned aes-xts-plain64/,
+    },
+    "another key slot": {
+      attack: () => {
+        otherHeader((json) => json.replace('"keyslots":{', '"keyslots":{"7":{"type":"luks2"},'));
+      },
+      reason: /^header-differs: .*key slot 7 \(luks2\) was added/,
+    },
+    "a foreign token": {
+      attack: () => {
+        otherHeader((json) =>
+          json.replace('"tokens":{', '"tokens":{"3":{"type":"clevis","keyslots":["1"]},'),
+        );
+      },
+      reason: /^header-differs: .*token 3 \(clevis\) was added/,
+    },
+    "an older header": {
+      attack: () => {
+        const epoch = Buffer.alloc(8);
+        epoch.writeBigUInt64BE(3n);
+        writeAt(16, epoch);
+      },
+      reason: /^header-differs: the header: header\.epoch is 3, pinned 5$/,
+    },
+    "another volume of the same UUID": {
+      attack: () => {
+        otherHeader((json) =>
+          json.replaceAll(/"salt":"./g, '"salt":"_').replaceAll(/"digest":"./g, '"digest":"_'),
+        );
+      },
+      reason: /^header-differs: digest 0: digest is _.*key slot 0: kdf\.salt is _/,
+    },
+    "an exchanged key slot, of which the header says nothing": {
+      attack: () => {
+        writeAt(290_816, Buffer.from("another key"));
+      },
+      reason: /^header-differs: what it says is as pinned, so the key slots themselves/,
+    },
+    "a second copy of the header that differs": {
+      attack: () => {
+        writeAt(16_384 + 100, Buffer.from([1]));
+      },
+      reason: /^header-differs: what it says is as pinned/,
+    },
+    "no header at all": {
+      attack: () => {
+        writeAt(0, Buffer.alloc(headerBytes));
+      },
+      reason: /^header-differs: there is no LUKS2 header any more that can be read/,
+    },
+    "a device that ends within the header": {
+      attack: () => {
+        truncateSync(join(node.root, "dev/vdb"), 1024 * 1024);
+      },
+      reason: /^header-differs: /,
+    },
+    "no device": {
+      attack: () => {
+        rmSync(join(node.root, "dev/vdb"));
+      },
+      reason: /^device-missing: \/dev\/disk\/by-id\/virtio-model did not appear within 30 s$/,
+    },
+    "no TPM": {
+      attack: () => {
+        node.remove("/dev/tpmrm0");
+      },
+      reason: /^no-tpm: no TPM appeared within 30 s$/,
+    },
+    "another value of PCR 11": {
+      attack: () => {
+        node.setPcr(11, "12".repeat(32));
+      },
+      reason: /^pcr11-not-approved: PCR 11 is (12){32}, and the node has no approval of that state/,
+    },
+    "no approvals": {
+      attack: () => {
+        node.remove("/etc/edgeseal/trust/approvals.json");
+      },
+      reason: /^pcr11-not-approved: /,
+    },
+    "another TPM": {
+      attack: () => {
+        node.remove("/tpm-opens");
+      },
+      reason: /^tpm-refused: .*another TPM, one that was cleared.*State not recoverable/,
+    },
+    "a mapping with another cipher than the header says": {
+      attack: () => {
+        node.environment["MAPS_AS"] = "cipher_null-ecb";
+      },
+      reason:
+        /^mapping-differs: what was opened is '.* crypt cipher_null-ecb 32768', not '.* crypt aes-xts-plain64 32768'$/,
+    },
+    "a file system that can't be mounted": {
+      attack: () => {
+        node.write("/mount-fails", "");
+      },
+      reason:
+        /^not-mounted: it was opened, but its ext4 file system could not be mounted, so it was closed again: mount: wrong fs type/,
+    },
+    "a file system that needs more than e2fsck -p": {
+      attack: () => {
+        node.environment["FSCK"] = "4";
+      },
+      reason: /^not-mounted: /,
+    },
+  };
+
+  test.each(Object.entries(cases))("%s", (_what, { attack, reason }) => {
+    attack();
+    const { code, stderr } = node.boot();
+    expect(isOpen()).toBe(false);
+    expect(code).toBe(1);
+    expect(stderr).toContain("<3>models stays locked: ");
+    const said = /^state=locked\nreason=(.*)\n$/.exec(status())?.[1] ?? expect.fail(status());
+    expect(said).toMatch(reason);
+    expect(node.read("/proc/self/mountinfo")).not.toContain("/srv/models");
+
+    restore();
+    expect(node.boot()).toMatchObject({ code: 0, stderr: "" });
+    expect(isOpen()).toBe(true);
+  });
+});
+
+test("PCR 15 that is not zeros is told as what it is: capped, or not reset", () => {
+  node.restart();
+  node.setPcr(15, "cd".repeat(32));
+  expect(node.sh(`sh ${node.root}/rewritten/unlock-volumes`).code).toBe(1);
+  expect(status()).toMatch(
+    /^state=locked\nreason=pcr15-not-zero: PCR 15 is (cd){32}: either it was capped in this boot already, or this boot did not reset the TPM/,
+  );
+  expect(isOpen()).toBe(false);
+});
+
+test("pins that contradict themselves open nothing", () => {
+  node.write(
+    "/etc/edgeseal/volumes/models.pins",
+    pins.replace("fact segments.0.type crypt", "fact segments.0.type linear"),
+  );
+  expect(node.boot().code).toBe(1);
+  expect(status()).toMatch(/segment 0: type is crypt, pinned linear/);
+});
+
+test("settings without pins, and pins that are not whole, are a volume that was not formed", () => {
+  node.remove("/etc/edgeseal/volumes/models.pins");
+  node.boot();
+  expect(status()).toMatch(/^state=locked\nreason=not-formed: \S+models\.pins is not there/);
+  node.write("/etc/edgeseal/volumes/models.pins", pins.replace(/^header-sha256=.*\n/m, ""));
+  node.boot();
+  expect(status()).toMatch(/^state=locked\nreason=not-formed: its settings or its pins are incomplete/);
+});
+
+test("a volume that is locked keeps no other from opening", () => {
+  try {
+    node.write(
+      "/etc/edgeseal/volumes/absent.conf",
+      "mount-point=/srv/absent\nfilesystem=ext4\nread-only=false\n",
+    );
+    expect(node.boot().code).toBe(1);
+    expect(node.read("/run/edgeseal/volumes/absent")).toMatch(/^state=locked\nreason=not-formed/);
+    expect(status()).toBe("state=open\nby=tpm\n");
+  } finally {
+    node.remove("/etc/edgeseal/volumes/absent.conf");
+  }
+});
+
+test("the header is not read from the device again: one that is exchanged after it was judged opens nothing else", () => {
+  node.boot();
+  const opening = node.commands.findLast((line) => line.includes("systemd-cryptsetup attach")) ?? "";
+  expect(opening).toMatch(/,header=\/run\/edgeseal\/unlock\.\w+\/header$/);
+});
+
+test("after the boot the reason of the boot stays on record, and is told", () => {
+  node.setPcr(11, "12".repeat(32));
+  node.boot();
+  const reason = node.observe(inputs).lockedReason;
+  expect(reason).toMatch(/^pcr11-not-approved/);
+  const [step, ...more] = node.plan(inputs);
+  expect(more).toEqual([]);
+  expect(() => {
+    if (step !== undefined) node.apply(step);
+  }).toThrow(
+    /'open models by the TPM': models can be opened by a boot only, as PCR 15 is capped; this boot left it locked: pcr11-not-approved: PCR 11 is 1212/,
+  );
+  expect(node.observe(inputs).lockedReason).toBe(reason);
+});
