@@ -231,6 +231,10 @@ export function logObjections(
   if (!events.some(({ type }) => type === "file")) {
     objections.push("no file of the boot partition was measured");
   }
+  // Beside the one that is measured, another could be told.
+  for (const event of events.filter(({ type, name }) => onlyOnes.has(type) && name !== "")) {
+    objections.push(`${eventText(event)}: there is one '${event.type}' event, and it has no name`);
+  }
   const other = events.find((event) => event.type === "node" && event.name !== node);
   if (other !== undefined) {
     objections.push(
@@ -241,11 +245,39 @@ export function logObjections(
   if (events.some(({ type, name, digest }) => type === "node" && digest !== sha256Hex(name))) {
     objections.push("the digest of the 'node' event is not the digest of the node's name");
   }
+  if (
+    events.some(
+      ({ type, detail, digest }) =>
+        type === "cmdline" && detail !== undefined && sha256Hex(detail) !== digest,
+    )
+  ) {
+    objections.push("the text beside the 'cmdline' event is not the command line that was measured");
+  }
   const ranks = events.filter(({ type }) => type !== "failed").map(({ type }) => eventTypes.indexOf(type));
   if (ranks.some((rank, index) => rank < (ranks[index - 1] ?? 0))) {
     objections.push(`the events are not in their order (${eventTypes.slice(0, -1).join(", ")})`);
-  }
+  } else if (events.some(({ type }) => type === "file")) objections.push(...nameObjections(events));
   return objections;
+}
+
+/** Types of which there is one event, without a name. */
+const onlyOnes: ReadonlySet<EventType> = new Set(["program", "bootimage", "cmdline", "devicetree"]);
+
+/**
+ * What is extended for a file is the digest of its content; what it is called is said by the event `tree /` alone, whose text the program makes of all names in their
+ * order. It can be made again from the names of a log. Were it not, a device could have a changed kernel approved as an added README.
+ */
+function nameObjections(events: readonly MeasuredEvent[]): readonly string[] {
+  const names = events.find(({ type, name }) => type === "tree" && name === "/");
+  if (names === undefined) {
+    return ["there is no 'tree /' event, so nothing says that the files have the names that are told"];
+  }
+  const told = events.flatMap(({ type, name }) =>
+    type === "file" ? [`${name}\n`] : type === "tree" && name !== "/" ? [`${name}/\n`] : [],
+  );
+  return sha256Hex(...told) === names.digest
+    ? []
+    : ["the names of the files and folders are not those that were measured ('tree /')"];
 }
 
 /** Listings and other measured texts, by their SHA-256 in lower-case hex: what is found under the digest of an event is what was measured. */

@@ -23,6 +23,7 @@ const events = (node: string): { type: EventType; name: string; digest: string }
   { type: "program", name: "", digest: sha256Hex("program") },
   { type: "node", name: node, digest: sha256Hex(node) },
   { type: "file", name: "config.txt", digest: sha256Hex("config") },
+  { type: "tree", name: "/", digest: sha256Hex("config.txt\n") },
   { type: "cmdline", name: "", digest: sha256Hex("cmdline") },
   { type: "devicetree", name: "", digest: sha256Hex("none") },
 ];

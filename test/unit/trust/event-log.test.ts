@@ -129,6 +129,17 @@ describe("replaying", () => {
 describe("objections to an approval", () => {
   const { log } = measurement();
   const without = (type: string) => ({ ...log, events: log.events.filter((event) => event.type !== type) });
+  /** A boot partition with another kernel, where the old one lies under a name before it: its events, told under other names. */
+  const { log: disguised } = measurement({
+    files: { "config.txt": "arm_64bit=1\n", "kernel_2711.bak": "kernel", "kernel_2712.img": "evil" },
+  });
+  const lies = new Map([
+    ["kernel_2711.bak", "kernel_2712.img"],
+    ["kernel_2712.img", "kernel_2713.txt"],
+  ]);
+  Object.assign(disguised, {
+    events: disguised.events.map((event) => ({ ...event, name: lies.get(event.name) ?? event.name })),
+  });
 
   test("there are none to an ordinary boot", () => expect(logObjections(log, "pi-1")).toEqual([]));
 
@@ -165,6 +176,38 @@ describe("objections to an approval", () => {
       },
       "pi-1",
       /digest of the node's name/,
+    ],
+    [
+      "in which a changed kernel is told as an added file, and the old digest as the kernel's",
+      { ...log, events: disguised.events },
+      "pi-1",
+      /^the names of the files and folders are not those that were measured/,
+    ],
+    [
+      "without the names of its files",
+      { ...log, events: log.events.filter(({ name }) => name !== "/") },
+      "pi-1",
+      /^there is no 'tree \/' event/,
+    ],
+    [
+      "with a command line beside its digest that was not measured",
+      {
+        ...log,
+        events: log.events.map((event) =>
+          event.type === "cmdline" ? { ...event, digest: sha256Hex("init=/bin/sh") } : event,
+        ),
+      },
+      "pi-1",
+      /not the command line that was measured/,
+    ],
+    [
+      "with a second program",
+      {
+        ...log,
+        events: log.events.toSpliced(1, 0, { type: "program", name: "x", digest, detail: "" } as const),
+      },
+      "pi-1",
+      /^program x: there is one 'program' event, and it has no name$/,
     ],
   ])("there is one to a log %s", (_, given, node, message) => {
     expect(logObjections(given, node)).toEqual([expect.stringMatching(message)]);
