@@ -62,6 +62,53 @@ export interface VerifiedBootArgs {
   readonly bootImageSha256?: string;
 }
 
+/** When a node may be rebooted for what takes effect with a boot only. */
+export interface RebootArgs {
+  /** `never`: a boot that is needed shows as `pendingReboot`. `ifNeeded`: at the end of the update. `window`: the same, within `rebootWindow`. @default `never`: whoever lets a node go down should have said so. */
+  readonly reboot?: "never" | "ifNeeded" | "window";
+  /** With `reboot: window`, in UTC, e.g. `Sun 02:00-04:00`. */
+  readonly rebootWindow?: string;
+  /** Whether a node with sealed volumes is rebooted into a state that nobody approved; they stay locked then. @default `refuse`. */
+  readonly rebootUnapproved?: "refuse" | "allow";
+}
+
+/** The boot measured into the TPM (edgeseal:boot:MeasuredBoot). */
+export type MeasuredBootArgs = RebootArgs;
+
+/** A partition that is made in the unallocated space of a disk. */
+export interface NewPartition {
+  /** The disk, by `/dev/disk/by-id/...`. It has a partition table. */
+  readonly disk: string;
+  /** Size in MiB, the LUKS header (16 MiB) included. */
+  readonly sizeMiB: number;
+}
+
+/** A volume that only this node, in an approved state, opens (edgeseal:storage:SealedVolume). */
+export interface VolumeArgs {
+  /** A whole disk or a partition, by `/dev/disk/by-id/...` or `/dev/disk/by-partuuid/...`; or a partition that is to be made. */
+  readonly device: string | NewPartition;
+  /** Absolute path; mounted nodev, nosuid and noexec. */
+  readonly mountPoint: string;
+  /** @default `ext4`, which every Raspberry Pi OS has the tools for. */
+  readonly filesystem?: "ext4" | "xfs";
+  /** @default false. Set it once a volume of models has them. */
+  readonly readOnly?: boolean;
+  /** What may be erased when the volume is formed, as blkid(8) names it. @default nothing: only a blank device is formatted. */
+  readonly mayErase?: readonly string[];
+  /** @default `auto`: AES where the processor has instructions for it, as a Pi 5; else Adiantum. */
+  readonly cipher?: "auto" | "aes-xts" | "adiantum";
+}
+
+/** The public half of what a site trusts (docs/trust.md). The private halves are nowhere near Pulumi. */
+export interface TrustArgs {
+  /** Generation of the policy key. A later one revokes all approvals of those before. @default 1. */
+  readonly generation?: number;
+  /** Public half of the policy key, in PEM: whose approvals open the volumes. */
+  readonly policyKey: string;
+  /** Public half of the recovery key, in PEM. */
+  readonly recoveryKey: string;
+}
+
 /** The blocks of a node. */
 export interface BlockArgs {
   /** @default swap off. */
@@ -72,6 +119,20 @@ export interface BlockArgs {
   readonly firewall?: FirewallArgs;
   /** @default signed boot locked in OTP is required. */
   readonly boot?: VerifiedBootArgs;
+  /** No default: it changes how the node boots. The gate refuses a node without it. */
+  readonly measuredBoot?: MeasuredBootArgs;
+  /** By name; the gate refuses a node without `models` and `logs`. No default: a disk has to be named. */
+  readonly volumes?: Readonly<Record<string, VolumeArgs>>;
+}
+
+/** What blocks need to know of their node that nobody says twice. */
+export interface NodeFacts {
+  /** The node's name. */
+  readonly node: string;
+  /** Volumes need it. */
+  readonly trust?: TrustArgs;
+  /** Content of `approvals/<node>.json`. */
+  readonly approval?: string;
 }
 
 /** Blocks with every default filled in, as they go to the gate and to the provider: both see the same. */
@@ -80,7 +141,14 @@ export interface Blocks {
   readonly coreDumps: Required<CoreDumpsArgs>;
   readonly firewall?: Required<FirewallArgs>;
   readonly boot: VerifiedBootArgs & Required<Pick<VerifiedBootArgs, "require">>;
+  readonly measuredBoot?: Sealed<MeasuredBootArgs, "reboot" | "rebootUnapproved"> & { readonly node: string };
+  readonly volumes?: Readonly<Record<string, VolumeBlock>>;
 }
+
+type Sealed<T, K extends keyof T> = T & Required<Pick<T, K>>;
+
+export type VolumeBlock = Required<VolumeArgs> &
+  Required<TrustArgs> & { readonly name: string; readonly node: string; readonly approval?: string };
 
 /** Defaults of the blocks. The kinds' own schemas have the same, which a test holds them to; they stand here so that a program need not load those. */
 export const blockDefaults = {
@@ -97,10 +165,15 @@ export const blockDefaults = {
     confirmSeconds: 30,
   },
   boot: { require: "signed-boot-locked" },
-} as const satisfies Blocks | { readonly firewall: Omit<Required<FirewallArgs>, "management"> };
+  measuredBoot: { reboot: "never", rebootUnapproved: "refuse" },
+  volumes: { filesystem: "ext4", readOnly: false, mayErase: [], cipher: "auto" },
+} as const;
 
-/** Fills in the defaults. */
-export function withDefaults(args: BlockArgs): Blocks {
+/**
+ * Fills in the defaults, and what is known of the node.
+ * @throws TypeError when there are volumes and no `trust`.
+ */
+export function withDefaults(args: BlockArgs, facts: NodeFacts): Blocks {
   return {
     swap: { ...blockDefaults.swap, ...args.swap },
     coreDumps: { ...blockDefaults.coreDumps, ...args.coreDumps },
@@ -114,5 +187,30 @@ export function withDefaults(args: BlockArgs): Blocks {
           },
         }),
     boot: { ...blockDefaults.boot, ...args.boot },
+    ...(args.measuredBoot === undefined
+      ? {}
+      : { measuredBoot: { ...blockDefaults.measuredBoot, ...args.measuredBoot, node: facts.node } }),
+    ...(args.volumes === undefined ? {} : { volumes: volumeBlocks(args.volumes, facts) }),
   };
+}
+
+function volumeBlocks(
+  volumes: Readonly<Record<string, VolumeArgs>>,
+  { node, trust, approval }: NodeFacts,
+): Readonly<Record<string, VolumeBlock>> {
+  if (trust === undefined)
+    throw new TypeError(`${node} has volumes and no \`trust\`: they need the site's keys (docs/trust.md)`);
+  return Object.fromEntries(
+    Object.entries(volumes).map(([name, volume]) => [
+      name,
+      {
+        ...blockDefaults.volumes,
+        ...volume,
+        ...{ generation: 1, ...trust },
+        ...(approval === undefined ? {} : { approval }),
+        name,
+        node,
+      },
+    ]),
+  );
 }

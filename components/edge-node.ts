@@ -1,11 +1,21 @@
 import * as pulumi from "@pulumi/pulumi";
-import type { JudgedNode } from "../policies/node.ts";
+import type { Assurance, JudgedNode } from "../policies/node.ts";
+import { bootEvidence } from "../policies/boot-evidence.ts";
 import { edgeNodeType } from "../policies/stack.ts";
 import type { Waiver } from "../policies/waiver.ts";
-import { withDefaults, type BlockArgs, type Blocks } from "./block-args.ts";
+import { levelReached, type Level } from "../provider/trust/level.ts";
+import { withDefaults, type BlockArgs, type Blocks, type TrustArgs, type VolumeBlock } from "./block-args.ts";
 import type { ConnectionArgs, OnDelete } from "./connection-args.ts";
 import { requireChecklist } from "./gate.ts";
-import { CoreDumps, Firewall, Swap, VerifiedBoot, type DeviceArgs } from "./resources.ts";
+import {
+  CoreDumps,
+  Firewall,
+  MeasuredBoot,
+  SealedVolume,
+  Swap,
+  VerifiedBoot,
+  type DeviceArgs,
+} from "./resources.ts";
 
 /** A waiver for the node it is given to. */
 export type NodeWaiver = Omit<Waiver, "node">;
@@ -14,6 +24,12 @@ export type NodeWaiver = Omit<Waiver, "node">;
 export interface EdgeNodeArgs extends BlockArgs {
   /** How the node is reached. */
   readonly connection: ConnectionArgs;
+  /** The public halves of the site's keys; volumes need them. */
+  readonly trust?: TrustArgs;
+  /** Content of `approvals/<node>.json`, as `edgeseal approve` wrote it. @default none: volumes are formed, and open at no boot until there is one. */
+  readonly approval?: string;
+  /** What is asked of its boot: `baseline` is level `measured`, `strict` is level `verified`. @default `baseline`. */
+  readonly assurance?: Assurance;
   /** What removing the node does to the device. @default `keep`: removing code must not disarm a device. */
   readonly onDelete?: OnDelete;
   /** Justified, owned, expiring exceptions for this node. @default none. */
@@ -36,11 +52,17 @@ export class EdgeNode extends pulumi.ComponentResource {
   /** `undefined` when the node has no firewall, which takes a waiver. */
   readonly firewall: Firewall | undefined;
   readonly boot: VerifiedBoot;
+  /** `undefined` when the node has none, which takes a waiver; likewise below. */
+  readonly measuredBoot: MeasuredBoot | undefined;
+  /** By name. */
+  readonly volumes: Readonly<Record<string, SealedVolume>>;
+  /** The level of the trust chain that there is evidence for, as it was read back (docs/trust.md). */
+  readonly level: pulumi.Output<Level>;
 
   /** @param name The node's name in its site: lower-case letters, digits and hyphens (a DNS label, RFC 1123). */
   constructor(name: string, args: EdgeNodeArgs, options?: pulumi.ComponentResourceOptions) {
-    const blocks = withDefaults(args);
-    const declared = declaredNode(name, blocks, args.statements);
+    const blocks = withDefaults(args, { ...args, node: name });
+    const declared = declaredNode(name, blocks, args);
     const waivers = (args.waivers ?? []).map((waiver) => ({ ...waiver, node: name }));
     // Registered before it is judged, so that the policy pack sees, and judges, what is refused here.
     super(edgeNodeType, name, { node: componentInput(declared), waivers }, options);
@@ -57,20 +79,65 @@ export class EdgeNode extends pulumi.ComponentResource {
     this.firewall =
       blocks.firewall && new Firewall(`${name}-firewall`, { ...device, ...blocks.firewall }, child);
     this.boot = new VerifiedBoot(`${name}-boot`, { ...device, ...blocks.boot }, child);
+    this.measuredBoot =
+      blocks.measuredBoot &&
+      new MeasuredBoot(`${name}-measured-boot`, { ...device, ...blocks.measuredBoot }, child);
+    // A reboot that is needed comes before they are formed, and not while.
+    const afterBoot = { ...child, dependsOn: this.measuredBoot === undefined ? [] : [this.measuredBoot] };
+    this.volumes = Object.fromEntries(
+      Object.entries(blocks.volumes ?? {}).map(([volume, args]) => [
+        volume,
+        new SealedVolume(`${name}-volume-${volume}`, { ...device, ...args }, { ...afterBoot, protect: true }),
+      ]),
+    );
+    this.level = levelOf(this);
     this.registerOutputs({ node: componentInput(declared), waivers });
   }
 }
 
-/** A node as the gate judges it. */
+function levelOf({ node, boot, measuredBoot, volumes }: EdgeNode): pulumi.Output<Level> {
+  const { signedBootEnabled, otpKeyLocked } = boot;
+  const measured = measuredBoot && {
+    measured: measuredBoot.measured,
+    replay: measuredBoot.replay,
+    rootIntegrity: measuredBoot.rootIntegrity,
+  };
+  const sealed = Object.entries(volumes).map(([name, volume]) => {
+    const { headerMatchesPins, openedBy, pcr15Capped, tokens, pcr11Approved } = volume;
+    return [name, { headerMatchesPins, openedBy, pcr15Capped, tokens, pcr11Approved }] as const;
+  });
+  const blocks = pulumi.output({
+    boot: { signedBootEnabled, otpKeyLocked },
+    ...(measured === undefined ? {} : { measuredBoot: measured }),
+    ...(sealed.length === 0 ? {} : { volumes: Object.fromEntries(sealed) }),
+  }) as pulumi.Output<JudgedNode["blocks"]>;
+  return blocks.apply(
+    (each) => levelReached(bootEvidence({ name: node, basis: "observed", blocks: each })).level,
+  );
+}
+
+/** A node as the gate judges it. Keys and approvals are for the provider to judge, and too long for the state of a component. */
 export function declaredNode(
   name: string,
-  blocks: Blocks,
-  statements: Readonly<Record<string, string>> = {},
+  { volumes, ...blocks }: Blocks,
+  { statements = {}, assurance = "baseline" }: Pick<EdgeNodeArgs, "statements" | "assurance">,
 ): JudgedNode {
-  return { name, basis: "declared", blocks: { ...blocks }, statements };
+  const short = ({ policyKey: _p, recoveryKey: _r, approval: _a, ...rest }: VolumeBlock): object => rest;
+  return {
+    name,
+    basis: "declared",
+    blocks: {
+      ...blocks,
+      ...(volumes === undefined
+        ? {}
+        : { volumes: Object.fromEntries(Object.entries(volumes).map(([key, each]) => [key, short(each)])) }),
+    },
+    statements,
+    assurance,
+  };
 }
 
 /** A declared node as an input of a component, for the pack and for reports. Holds nothing secret: no part of a connection is in it. */
-export function componentInput({ name, blocks, statements }: JudgedNode): pulumi.Inputs {
-  return { name, blocks, statements };
+export function componentInput({ name, blocks, statements, assurance }: JudgedNode): pulumi.Inputs {
+  return { name, blocks, statements, assurance };
 }

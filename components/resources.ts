@@ -1,6 +1,14 @@
 import * as pulumi from "@pulumi/pulumi";
-import { blockTypes, type BlockName, type BlockStates } from "../policies/node.ts";
-import type { CoreDumpsArgs, FirewallArgs, SwapArgs, VerifiedBootArgs } from "./block-args.ts";
+import { blockTypes, type BlockName, type StateOf } from "../policies/node.ts";
+import type {
+  CoreDumpsArgs,
+  FirewallArgs,
+  MeasuredBootArgs,
+  SwapArgs,
+  TrustArgs,
+  VerifiedBootArgs,
+  VolumeArgs,
+} from "./block-args.ts";
 import { connectionInputs, type ConnectionArgs, type OnDelete } from "./connection-args.ts";
 
 /** What every device resource takes besides its own inputs. */
@@ -28,8 +36,8 @@ type DeviceResource<Args, State> = new (
  */
 function deviceResource<Args, B extends BlockName>(
   block: B,
-  outputs: Readonly<Record<keyof BlockStates[B], undefined>>,
-): DeviceResource<Args, BlockStates[B]> {
+  outputs: Readonly<Record<keyof StateOf<B>, undefined>>,
+): DeviceResource<Args, StateOf<B>> {
   class Device extends pulumi.CustomResource {
     constructor(name: string, args: DeviceResourceArgs<Args>, options?: pulumi.CustomResourceOptions) {
       const { connection, ...inputs } = args;
@@ -41,7 +49,7 @@ function deviceResource<Args, B extends BlockName>(
       );
     }
   }
-  return Device as unknown as DeviceResource<Args, BlockStates[B]>;
+  return Device as unknown as DeviceResource<Args, StateOf<B>>;
 }
 
 /** Swap off, and staying off. */
@@ -102,4 +110,72 @@ export class VerifiedBoot extends deviceResource<VerifiedBootArgs, "boot">("boot
   bootImageSha256: undefined,
   eepromVersion: undefined,
   eepromBuildTime: undefined,
+}) {}
+
+/** The boot, measured into the TPM. */
+export class MeasuredBoot extends deviceResource<
+  MeasuredBootArgs & { readonly node: string },
+  "measuredBoot"
+>("measuredBoot", {
+  tpmPresent: undefined,
+  pcr11: undefined,
+  pcr15: undefined,
+  measured: undefined,
+  replay: undefined,
+  desync: undefined,
+  failures: undefined,
+  events: undefined,
+  initramfs: undefined,
+  nextPcr11: undefined,
+  pendingReboot: undefined,
+  pendingChanges: undefined,
+  rootIntegrity: undefined,
+  bootSource: undefined,
+  files: undefined,
+}) {}
+
+/** A volume that only this node, in an approved state, opens. */
+export class SealedVolume extends deviceResource<
+  VolumeArgs & TrustArgs & { readonly name: string; readonly node: string; readonly approval?: string },
+  "volumes"
+>("volumes", {
+  formation: undefined,
+  device: undefined,
+  devicePresent: undefined,
+  deviceBytes: undefined,
+  content: undefined,
+  formationMarker: undefined,
+  disk: undefined,
+  usedBy: undefined,
+  luksUuid: undefined,
+  cipher: undefined,
+  keySlots: undefined,
+  tokens: undefined,
+  segments: undefined,
+  headerDigest: undefined,
+  pinnedDigest: undefined,
+  headerMatchesPins: undefined,
+  headerDifferences: undefined,
+  policyKey: undefined,
+  recoveryKey: undefined,
+  recoveryCiphertext: undefined,
+  recoveryFor: undefined,
+  open: undefined,
+  openedBy: undefined,
+  unlock: undefined,
+  lockedReason: undefined,
+  mountedAt: undefined,
+  mountOptions: undefined,
+  missingOptions: undefined,
+  filesystem: undefined,
+  readOnly: undefined,
+  tpmPresent: undefined,
+  pcr11: undefined,
+  pcr15Capped: undefined,
+  pcr11Approved: undefined,
+  approvals: undefined,
+  files: undefined,
+  bootUnits: undefined,
+  missingPackages: undefined,
+  aesInstructions: undefined,
 }) {}

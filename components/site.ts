@@ -1,6 +1,7 @@
 import * as pulumi from "@pulumi/pulumi";
 import { siteType } from "../policies/stack.ts";
 import type { Waiver } from "../policies/waiver.ts";
+import type { Level } from "../provider/trust/level.ts";
 import { withDefaults } from "./block-args.ts";
 import { componentInput, declaredNode, EdgeNode, type EdgeNodeArgs } from "./edge-node.ts";
 import { requireChecklist, requireDistinctNodes } from "./gate.ts";
@@ -29,8 +30,8 @@ export interface SiteSummary {
 
 export interface NodeSummary {
   readonly address: pulumi.Input<string>;
-  /** The highest level of the trust chain that there is evidence for. `none`: no resource seals a key to a TPM yet. */
-  readonly level: "none";
+  /** The level of the trust chain that there is evidence for (docs/trust.md). */
+  readonly level: pulumi.Output<Level>;
 }
 
 /**
@@ -46,7 +47,9 @@ export class Site extends pulumi.ComponentResource {
   readonly summary: SiteSummary;
 
   constructor(name: string, args: SiteArgs, options?: pulumi.ComponentResourceOptions) {
-    const declared = args.nodes.map((node) => declaredNode(node.name, withDefaults(node), node.statements));
+    const declared = args.nodes.map((node) =>
+      declaredNode(node.name, withDefaults(node, { ...node, node: node.name }), node),
+    );
     const waivers = args.waivers ?? [];
     // Registered before it is judged, so that the policy pack sees, and judges, what is refused here.
     super(siteType, name, { nodes: declared.map(componentInput), waivers }, options);
@@ -62,7 +65,10 @@ export class Site extends pulumi.ComponentResource {
     this.summary = {
       site: name,
       nodes: Object.fromEntries(
-        args.nodes.map((node) => [node.name, { address: node.connection.address, level: "none" }]),
+        args.nodes.flatMap(({ name: node, connection: { address } }) => {
+          const level = this.nodes[node]?.level;
+          return level === undefined ? [] : [[node, { address, level }]];
+        }),
       ),
       waived: waivedText(waivers),
     };

@@ -1,5 +1,5 @@
-import type { BlockInputs, BlockName, BlockStates, JudgedNode, RawBlock } from "./node.ts";
-import { blockTypes, unknownValue } from "./node.ts";
+import type { BlockName, InputsOf, JudgedNode, RawBlock, StateOf } from "./node.ts";
+import { blockTypes, isSeveral, unknownValue } from "./node.ts";
 
 /** The nine points of the deployment checklist (docs/checklist.md). */
 export type Point = 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9;
@@ -33,6 +33,8 @@ export interface Control {
   readonly mend: string;
   /** The block it judges; `undefined` when no resource serves it yet. */
   readonly block: BlockName | undefined;
+  /** Other blocks whose state it takes into account. */
+  readonly alsoReads: readonly BlockName[];
   readonly evaluate: (node: JudgedNode) => Judgement;
 }
 
@@ -48,61 +50,93 @@ type Sure<T, K extends keyof T> = Pick<T, K> & Partial<T>;
 /** A control over one block, with a judgement for each basis and the properties each judgement reads. */
 export interface BlockControl<
   B extends BlockName,
-  I extends Key<BlockInputs[B]>,
-  S extends Key<BlockStates[B]>,
-> extends Omit<Control, "evaluate" | "block"> {
+  I extends Key<InputsOf<B>>,
+  S extends Key<StateOf<B>>,
+> extends Omit<Control, "evaluate" | "block" | "alsoReads"> {
   readonly block: B;
+  readonly alsoReads?: readonly BlockName[];
+  /** Of a block with several resources: the names that have to be among them. */
+  readonly names?: readonly string[];
   readonly declared: {
     /** Inputs the judgement reads. One that is missing or unknown makes the outcome `unknown`. */
     readonly reads: readonly I[];
-    readonly judge: (inputs: Sure<BlockInputs[B], I>) => Judgement;
+    readonly judge: (inputs: Sure<InputsOf<B>, I>, node: JudgedNode) => Judgement;
   };
   readonly observed: {
     /** Properties of the state the judgement reads; likewise. */
     readonly reads: readonly S[];
-    readonly judge: (state: Sure<BlockStates[B], S>) => Judgement;
+    readonly judge: (state: Sure<StateOf<B>, S>, node: JudgedNode) => Judgement;
   };
 }
 
 /**
  * A control that a resource serves. The judgements are only called with everything they read present and known: a missing block is a violation,
- * a missing or unknown property is `unknown`, and so is a value that a judgement can't handle.
+ * a missing or unknown property is `unknown`, and so is a value that a judgement can't handle. Of several resources the worst decides.
  */
-export function control<B extends BlockName, I extends Key<BlockInputs[B]>, S extends Key<BlockStates[B]>>(
+export function control<B extends BlockName, I extends Key<InputsOf<B>>, S extends Key<StateOf<B>>>(
   rule: BlockControl<B, I, S>,
 ): Control {
-  const { id, point, title, mend, block } = rule;
+  const { id, point, title, mend, block, alsoReads = [], names = [] } = rule;
+  const one = (node: JudgedNode, label: string, found: unknown): Judgement => {
+    const side = node.basis === "declared" ? rule.declared : rule.observed;
+    for (const key of side.reads) {
+      const path = `${label}.${key}`;
+      const value = found === unknownValue ? found : (found as RawBlock)[key];
+      if (holdsUnknown(value)) return unknown(`${path} is not known at this time`);
+      if (value === undefined) return unknown(`${path} is not ${node.basis}`);
+    }
+    try {
+      // Recorded state may come from another version of the provider, so its shape is not to be trusted: what does not fit ends below.
+      return (side.judge as (block: unknown, node: JudgedNode) => Judgement)(found, node);
+    } catch {
+      return unknown(`${side.reads.map((key) => `${label}.${key}`).join(", ")}: not of the expected shape`);
+    }
+  };
   return {
     id,
     point,
     title,
     mend,
     block,
+    alsoReads,
     evaluate: (node) => {
       const found = node.blocks[block];
       if (found === undefined) return violation(missingBlock(node, block));
-      const side = node.basis === "declared" ? rule.declared : rule.observed;
-      for (const key of side.reads) {
-        const path = `${block}.${key}`;
-        const value = found === unknownValue ? found : (found as RawBlock)[key];
-        if (holdsUnknown(value)) return unknown(`${path} is not known at this time`);
-        if (value === undefined) return unknown(`${path} is not ${node.basis}`);
-      }
-      try {
-        // Recorded state may come from another version of the provider, so its shape is not to be trusted: what does not fit ends below.
-        return (side.judge as (block: unknown) => Judgement)(found);
-      } catch {
-        return unknown(`${side.reads.map((key) => `${block}.${key}`).join(", ")}: not of the expected shape`);
-      }
+      if (!isSeveral(block) || found === unknownValue) return one(node, block, found);
+      const each = Object.entries(found).map(([name, instance]) => {
+        const { outcome, evidence } = one(node, `${block}.${name}`, instance);
+        return { outcome, evidence: `${name}: ${evidence}` };
+      });
+      const missing = names
+        .filter((name) => node.partial !== true && !(name in found))
+        .map((name) => violation(`the node has no \`${block}.${name}\` (${blockTypes[block]})`));
+      return worst([...missing, ...each]);
     },
   };
 }
 
+const byGravity: readonly Outcome[] = [
+  "violation",
+  "unknown",
+  "not-covered",
+  "declared-not-enforced",
+  "pass",
+];
+
+/** The outcome of the worst, with the evidence of all that are as bad. */
+function worst(judgements: readonly Judgement[]): Judgement {
+  const outcome = byGravity.find((each) => judgements.some((judgement) => judgement.outcome === each));
+  if (outcome === undefined) return unknown("there is nothing to judge");
+  const evidence = judgements.filter((each) => each.outcome === outcome).map((each) => each.evidence);
+  return { outcome, evidence: evidence.join("; ") };
+}
+
 /** A control that no resource serves yet: never passes; a statement turns `not-covered` into `declared-not-enforced`. */
-export function uncovered(rule: Omit<Control, "evaluate" | "block" | "mend">): Control {
+export function uncovered(rule: Omit<Control, "evaluate" | "block" | "alsoReads" | "mend">): Control {
   return {
     ...rule,
     block: undefined,
+    alsoReads: [],
     mend: "no resource serves this control yet: waive it with a reason, an owner and an expiry date",
     evaluate: (node) => {
       const statement = node.statements?.[rule.id];
@@ -119,7 +153,8 @@ function missingBlock(node: JudgedNode, block: BlockName): string {
     : `the state has no ${blockTypes[block]} of this node`;
 }
 
-function holdsUnknown(value: unknown): boolean {
+/** Whether a value is not known, or holds one that is not. */
+export function holdsUnknown(value: unknown): boolean {
   if (value === unknownValue) return true;
   if (Array.isArray(value)) return value.some(holdsUnknown);
   return typeof value === "object" && value !== null && Object.values(value).some(holdsUnknown);

@@ -5,6 +5,9 @@
 import type { Static } from "typebox";
 import type { coreDumps } from "../provider/resources/core-dumps.ts";
 import type { firewall } from "../provider/resources/firewall.ts";
+import type { measuredBoot } from "../provider/resources/measured-boot.ts";
+import type { SealedVolumeInputs } from "../provider/resources/sealed-volume-inputs.ts";
+import type { SealedVolumeState } from "../provider/resources/sealed-volume-state.ts";
 import type { swap } from "../provider/resources/swap.ts";
 import type { verifiedBoot } from "../provider/resources/verified-boot.ts";
 
@@ -14,6 +17,9 @@ export interface BlockInputs {
   readonly coreDumps: Static<typeof coreDumps.inputs>;
   readonly firewall: Static<typeof firewall.inputs>;
   readonly boot: Static<typeof verifiedBoot.inputs>;
+  readonly measuredBoot: Static<typeof measuredBoot.inputs>;
+  /** By name. */
+  readonly volumes: Readonly<Record<string, SealedVolumeInputs>>;
 }
 
 /** The blocks of a node with the state of the resource behind each. */
@@ -22,9 +28,23 @@ export interface BlockStates {
   readonly coreDumps: Static<typeof coreDumps.state>;
   readonly firewall: Static<typeof firewall.state>;
   readonly boot: Static<typeof verifiedBoot.state>;
+  readonly measuredBoot: Static<typeof measuredBoot.state>;
+  readonly volumes: Readonly<Record<string, SealedVolumeState>>;
 }
 
 export type BlockName = keyof BlockInputs;
+
+/** Blocks of which a node may have several resources, each under a name of its own; with the input that has the name. */
+export const instanceKeys = { volumes: "name" } as const satisfies { readonly [B in BlockName]?: string };
+
+export type SeveralBlock = keyof typeof instanceKeys;
+
+/** Inputs of one resource of a block. */
+export type InputsOf<B extends BlockName> = B extends SeveralBlock ? BlockInputs[B][string] : BlockInputs[B];
+/** State of one resource of a block. */
+export type StateOf<B extends BlockName> = B extends SeveralBlock ? BlockStates[B][string] : BlockStates[B];
+
+export const isSeveral = (block: BlockName): block is SeveralBlock => block in instanceKeys;
 
 /** The Pulumi type behind each block. */
 export const blockTypes = {
@@ -32,6 +52,8 @@ export const blockTypes = {
   coreDumps: "edgeseal:memory:CoreDumps",
   firewall: "edgeseal:network:Firewall",
   boot: "edgeseal:boot:VerifiedBoot",
+  measuredBoot: "edgeseal:boot:MeasuredBoot",
+  volumes: "edgeseal:storage:SealedVolume",
 } as const satisfies Record<BlockName, `edgeseal:${string}`>;
 
 export const blockNames = Object.keys(blockTypes) as readonly BlockName[];
@@ -47,6 +69,10 @@ export const unknownValue: unique symbol = Symbol("unknown");
 /** Properties as they came; which of them are there, known and well-formed is for the evaluator to find out. */
 export type RawBlock = Readonly<Record<string, unknown>>;
 
+/** What a site asks of the boot of its nodes: `baseline` is level `measured`, `strict` is level `verified` (docs/trust.md). */
+export const assurances = ["baseline", "strict"] as const;
+export type Assurance = (typeof assurances)[number];
+
 /** A node to be judged. */
 export interface JudgedNode {
   /** The node's name in its site. */
@@ -54,6 +80,10 @@ export interface JudgedNode {
   /** `declared`: blocks hold inputs. `observed`: blocks hold state that was read back. */
   readonly basis: "declared" | "observed";
   readonly blocks: { readonly [B in BlockName]?: object | typeof unknownValue };
+  /** Whether one resource of it is looked at by itself: what else the node must have is judged elsewhere. @default false */
+  readonly partial?: boolean;
+  /** What is asked of the chain of trust of its boot. @default baseline */
+  readonly assurance?: Assurance;
   /** What a person states about controls that no resource serves yet, by control id. Never a pass. */
   readonly statements?: Readonly<Record<string, string>>;
 }

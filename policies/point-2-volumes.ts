@@ -1,10 +1,72 @@
-import { uncovered } from "./control.ts";
+import { control, pass, unknown, violation } from "./control.ts";
 
 /** Point 2: model and log partitions in LUKS, keys sealed to the TPM. */
 export const volumeControls = [
-  uncovered({
+  control({
     id: "2.sealed-volumes",
     point: 2,
     title: "Model and log partitions are LUKS2, their keys sealed to the TPM",
+    mend: "give the node `volumes` with `models` and `logs`; one that stays locked says why in `lockedReason` (docs/resources/sealed-volume.md)",
+    block: "volumes",
+    names: ["models", "logs"],
+    declared: {
+      reads: ["device", "mountPoint"],
+      judge: ({ device, mountPoint }) =>
+        pass(
+          `${typeof device === "string" ? device : `${String(device.sizeMiB)} MiB of ${device.disk}`} at ${mountPoint}`,
+        ),
+    },
+    observed: {
+      reads: [
+        "formation",
+        "open",
+        "openedBy",
+        "headerMatchesPins",
+        "headerDifferences",
+        "missingOptions",
+        "lockedReason",
+        "cipher",
+      ],
+      judge: ({
+        formation,
+        open,
+        openedBy,
+        headerMatchesPins,
+        headerDifferences,
+        missingOptions,
+        lockedReason,
+        cipher,
+      }) => {
+        if (formation !== "complete") return violation(`its formation is ${formation}`);
+        if (!headerMatchesPins)
+          return violation(`the header is not the pinned one: ${headerDifferences.join(", ")}`);
+        if (!open) return violation(`locked: ${lockedReason === "" ? "no reason given" : lockedReason}`);
+        if (missingOptions.length > 0) return violation(`mounted without ${missingOptions.join(", ")}`);
+        if (openedBy === "formation")
+          return unknown("open since it was formed: only a boot shows that the TPM opens it");
+        return openedBy === "tpm"
+          ? pass(`opened by the TPM, header as pinned, ${cipher}`)
+          : violation(`opened by something else than the TPM (${openedBy})`);
+      },
+    },
+  }),
+  control({
+    id: "2.unsealing-capped",
+    point: 2,
+    title: "After boot nobody can unseal a volume's key again, not even root",
+    mend: "look at edgeseal-cap-pcr15.service on the node (`systemctl status`), and reboot: PCR 15 is extended in every boot before sshd and the network",
+    block: "volumes",
+    declared: {
+      reads: ["name"],
+      judge: () => pass("bound to PCR 15 at zeros, which every boot extends before sshd and the network"),
+    },
+    observed: {
+      reads: ["pcr15Capped", "tokens"],
+      judge: ({ pcr15Capped, tokens }) => {
+        const bound = tokens.some(({ sealedToZeros }) => sealedToZeros);
+        const evidence = `PCR 15 ${pcr15Capped ? "was" : "was not"} extended in this boot, key ${bound ? "" : "not "}bound to it at zeros`;
+        return pcr15Capped && bound ? pass(evidence) : violation(evidence);
+      },
+    },
   }),
 ] as const;

@@ -1,8 +1,16 @@
-import type { Control } from "./control.ts";
+import { holdsUnknown, type Control } from "./control.ts";
 import { clashesInStack } from "./distinct-nodes.ts";
 import { evaluate, failures, judge, type Finding } from "./evaluate.ts";
-import { blockOfType, unknownValue, type JudgedNode } from "./node.ts";
-import { declarationOf, edgeNodeType, nodeOf, nodesOf, siteType, type StackResource } from "./stack.ts";
+import { blockOfType, type JudgedNode } from "./node.ts";
+import {
+  blockOf,
+  declarationOf,
+  edgeNodeType,
+  nodeOf,
+  nodesOf,
+  siteType,
+  type StackResource,
+} from "./stack.ts";
 import type { Waiver } from "./waiver.ts";
 
 /**
@@ -62,9 +70,7 @@ export class StackJudge {
     }
     const block = blockOfType(resource.type);
     if (block === undefined) return [];
-    return [
-      { name: nodeOf(resource), basis: "declared", blocks: { [block]: resource.inputs ?? unknownValue } },
-    ];
+    return [{ name: nodeOf(resource), basis: "declared", partial: true, blocks: blockOf(block, resource) }];
   }
 
   #waiversAbove(resource: StackResource): readonly Waiver[] {
@@ -109,5 +115,7 @@ export const isJudged = (type: string): boolean =>
  */
 function isObserved(control: Control, node: JudgedNode): boolean {
   const found = control.block === undefined ? undefined : node.blocks[control.block];
-  return found !== undefined && found !== unknownValue && !Object.values(found).includes(unknownValue);
+  if (found === undefined) return false;
+  const read = [found, ...control.alsoReads.flatMap((block) => node.blocks[block] ?? [])];
+  return !read.some(holdsUnknown);
 }

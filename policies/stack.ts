@@ -1,12 +1,17 @@
 import type { Control } from "./control.ts";
 import { evaluate, type Finding } from "./evaluate.ts";
 import {
+  assurances,
   blockNames,
   blockOfType,
+  instanceKeys,
+  isSeveral,
   unknownValue,
+  type Assurance,
   type BlockName,
   type JudgedNode,
   type RawBlock,
+  type SeveralBlock,
 } from "./node.ts";
 import type { Waiver } from "./waiver.ts";
 
@@ -62,7 +67,14 @@ function declaredNode(node: unknown): JudgedNode {
     basis: "declared",
     blocks: Object.fromEntries(blockNames.flatMap((name) => block(name, blocks[name]))),
     ...(isRecord(node.statements) ? { statements: onlyStrings(node.statements) } : {}),
+    ...assuranceOf(node.assurance),
   };
+}
+
+/** What is not a word that is known is the stricter one. */
+function assuranceOf(value: unknown): { readonly assurance?: Assurance } {
+  if (value === undefined) return {};
+  return { assurance: assurances.find((each) => each === value) ?? "strict" };
 }
 
 function block(name: BlockName, value: unknown): [BlockName, RawBlock | typeof unknownValue][] {
@@ -100,20 +112,48 @@ export function nodesOf(resources: readonly StackResource[], basis: JudgedNode["
       found.filter(({ node }) => node === name),
       (each) => each.block,
     );
-    const statements = declared.find((node) => node.name === name)?.statements;
-    const copies = Math.max(1, ...[...ofNode.values()].map((each) => each.length));
+    const own = declared.find((node) => node.name === name);
+    const copies = Math.max(1, ...[...ofNode].map(([kind, each]) => (isSeveral(kind) ? 1 : each.length)));
     return Array.from({ length: copies }, (_, copy): JudgedNode => ({
       name,
       basis,
       blocks: Object.fromEntries(
         [...ofNode].map(([kind, each]) => {
-          const resource = (each[copy] ?? each[0])?.resource;
-          return [kind, (basis === "declared" ? resource?.inputs : resource?.outputs) ?? unknownValue];
+          const resources = each.map(({ resource }) => resource);
+          if (isSeveral(kind)) return [kind, byName(kind, resources, basis)];
+          return [kind, partOf(resources[copy] ?? resources[0], basis)];
         }),
       ),
-      ...(statements === undefined ? {} : { statements }),
+      ...(own?.statements === undefined ? {} : { statements: own.statements }),
+      ...(own?.assurance === undefined ? {} : { assurance: own.assurance }),
     }));
   });
+}
+
+const partOf = (
+  resource: StackResource | undefined,
+  basis: JudgedNode["basis"],
+): RawBlock | typeof unknownValue =>
+  (basis === "declared" ? resource?.inputs : resource?.outputs) ?? unknownValue;
+
+/** The resources of a block that may have several, each under its name. One whose name can't be told, or is another's too, is judged as well. */
+function byName(
+  block: SeveralBlock,
+  resources: readonly StackResource[],
+  basis: JudgedNode["basis"],
+): RawBlock {
+  const named: Record<string, unknown> = {};
+  for (const resource of resources) {
+    const given = resource.inputs?.[instanceKeys[block]];
+    const name = typeof given === "string" ? given : unreadableNode.name;
+    named[name in named ? `${name} (${resource.urn})` : name] = partOf(resource, basis);
+  }
+  return named;
+}
+
+/** The block of one resource by its inputs. */
+export function blockOf(block: BlockName, resource: StackResource): JudgedNode["blocks"] {
+  return { [block]: isSeveral(block) ? byName(block, [resource], "declared") : partOf(resource, "declared") };
 }
 
 /** The node a resource is connected to, `(unknown)` when that can't be told. */

@@ -195,8 +195,9 @@ class Lifecycle implements Handler {
   }
 
   #instanceOf(own: Own): string | undefined {
-    const key = this.#kind.instanceKey;
-    return key === undefined ? undefined : String((own as Properties)[key]);
+    const value =
+      this.#kind.instanceKey === undefined ? undefined : (own as Properties)[this.#kind.instanceKey];
+    return typeof value === "string" ? value : undefined;
   }
 
   /** What of a node a resource looks after: by its probe, since a kind whose probe needs inputs may be there several times. */

@@ -4,7 +4,14 @@ import type { SiteSpec } from "./read.ts";
 
 /** The nodes of a site file as the gate judges them. */
 export function judgedNodes(spec: SiteSpec): JudgedNode[] {
-  return spec.nodes.map(({ name, blocks, statements }) => ({ name, basis: "declared", blocks, statements }));
+  const { assurance } = spec;
+  return spec.nodes.map(({ name, blocks, statements }) => ({
+    name,
+    basis: "declared",
+    blocks,
+    statements,
+    assurance,
+  }));
 }
 
 /** A site file as the Site component would stand in a stack. */

@@ -1,26 +1,39 @@
 import { readFileSync } from "node:fs";
-import { blockNames, type BlockInputs } from "../../policies/node.ts";
+import {
+  blockNames,
+  isSeveral,
+  type Assurance,
+  type BlockInputs,
+  type BlockName,
+} from "../../policies/node.ts";
 import type { Waiver } from "../../policies/waiver.ts";
+import type { TrustArgs } from "../block-args.ts";
 import type { InputProblem } from "../../provider/resource.ts";
 import { inputValidator, type InputValidator } from "../../provider/check/input-validator.ts";
 import type { Path, Properties } from "../../provider/host/values.ts";
 import { isPlain, mergePatch, withoutRemovals, type Plain } from "./merge.ts";
 import { SiteFileError, type SiteProblem } from "./problem.ts";
 import { blockSchema } from "./schema-parts.ts";
-import { blockKinds, siteSchema, type SiteFile, type SiteFileNode } from "./schema.ts";
+import { blockKinds, inputsFromElsewhere, siteSchema, type SiteFile, type SiteFileNode } from "./schema.ts";
 import { semanticProblems } from "./semantics.ts";
 import { parseSource, type Source } from "./source.ts";
+import { readTrust, type SiteTrust } from "./trust.ts";
 
 /** A node of a site, `defaults` merged in and defaults of the kinds filled in. */
 export interface NodeSpec extends Omit<SiteFileNode, keyof BlockInputs> {
   readonly blocks: { readonly [B in keyof BlockInputs]?: BlockInputs[B] };
   /** Statements about this node, by control id. */
   readonly statements: Readonly<Record<string, string>>;
+  /** The site's keys, when it has any. */
+  readonly trust?: TrustArgs;
+  /** Content of the node's approvals, when it has any. */
+  readonly approval?: string;
 }
 
 /** A site file that is free of faults. Whether it meets the checklist is for the gate to say. */
 export interface SiteSpec {
   readonly site: string;
+  readonly assurance: Assurance;
   readonly nodes: readonly NodeSpec[];
   readonly waivers: readonly Waiver[];
 }
@@ -57,9 +70,13 @@ export function parseSite(file: string, text: string): SiteSpec {
     ]);
   }
   const site: Plain = { ...stripSite(given), nodes: mergedNodes(given) };
-  const blocks = (site.nodes as readonly Plain[]).map((node, index) => readBlocks(node, index, source));
+  const trust = readTrust(file, given.trust, source);
+  const blocks = (site.nodes as readonly Plain[]).map((node, index) =>
+    readBlocks(node, index, source, trust),
+  );
   const problems = distinct([
     ...schemaProblems(stripSite(given), source),
+    ...trust.problems,
     ...blocks.flatMap((each) => each.problems),
     ...semanticProblems(site, source),
   ]);
@@ -67,6 +84,7 @@ export function parseSite(file: string, text: string): SiteSpec {
   return specOf(
     site as unknown as SiteFile,
     blocks.map((each) => each.blocks),
+    trust,
   );
 }
 
@@ -92,19 +110,23 @@ function mendOf(path: string, message: string): string {
 }
 
 /** A site without faults, as the components take it. */
-function specOf(site: SiteFile, blocks: readonly NodeSpec["blocks"][]): SiteSpec {
-  const { statements = [], waivers = [] } = site;
+function specOf(site: SiteFile, blocks: readonly NodeSpec["blocks"][], trust: SiteTrust): SiteSpec {
+  const { statements = [], waivers = [], assurance = "baseline" } = site;
   return {
     site: site.site,
+    assurance,
     nodes: site.nodes.map((node, index) => {
       const connection = Object.entries(node).filter(
         ([key]) => !(blockNames as readonly string[]).includes(key),
       );
       const ours = statements.filter((each) => each.node === node.name || each.node === "*");
+      const approval = trust.approvalOf(node.name);
       return {
         ...(Object.fromEntries(connection) as Omit<SiteFileNode, keyof BlockInputs>),
         blocks: blocks[index] ?? {},
         statements: Object.fromEntries(ours.map((each) => [each.control, each.statement])),
+        ...(trust.keys === undefined ? {} : { trust: trust.keys }),
+        ...(approval === undefined ? {} : { approval }),
       };
     }),
     waivers,
@@ -127,31 +149,86 @@ function stripSite(site: Plain): Plain {
 
 /**
  * The blocks of a merged node, with the defaults of the kinds filled in, and their faults. A block that neither the node nor `defaults` gives
- * gets the kind's own, secure defaults; one that has no such default (the firewall needs to know who manages the node) stays away.
+ * gets the kind's own, secure defaults; one that has no such default stays away: the firewall needs to know who manages the node, and what changes how a node
+ * boots or what is on its disks is for somebody to ask for.
  */
 function readBlocks(
   node: Plain,
   index: number,
   source: Source,
+  trust: SiteTrust,
 ): { readonly blocks: NodeSpec["blocks"]; readonly problems: readonly SiteProblem[] } {
-  const results = blockNames.map((name) => {
-    const given = node[name];
-    // The schema tells of a block that is none; looking into it would tell of its letters.
-    if (given !== undefined && !isPlain(given)) return { name, inputs: undefined, problems: [] };
-    const { inputs, problems: found } = blockValidators[name].validate((given ?? {}) as Properties, []);
+  const problems: SiteProblem[] = [];
+  const blocks: Record<string, unknown> = {};
+  const readOne = (name: BlockName, path: Path, given: Plain, facts: Plain): Properties | undefined => {
+    const { inputs, problems: found } = blockValidators[name].validate(
+      { ...given, ...facts } as Properties,
+      [],
+    );
     const check = blockKinds[name].check as ((inputs: Properties) => readonly InputProblem[]) | undefined;
     const faults = found.length > 0 ? found : (check?.(inputs) ?? []);
-    if (given === undefined && faults.length > 0) return { name, inputs: undefined, problems: [] };
-    const problems = faults.map(({ path, message }) =>
-      source.problem(origin(source, index, [name, ...pathParts(path)]), message),
+    if (node[name] === undefined && faults.length > 0) return undefined;
+    problems.push(
+      ...faults.map((fault) => {
+        const elsewhere = factOf(name, fault.path);
+        return elsewhere === undefined
+          ? source.problem(origin(source, index, [...path, ...pathParts(fault.path)]), fault.message)
+          : source.problem(
+              elsewhere.path ?? origin(source, index, path),
+              `${elsewhere.said}${fault.message}`,
+            );
+      }),
     );
-    return { name, inputs, problems };
-  });
+    return inputs;
+  };
+  const facts = factsOf(node, trust);
+  for (const name of blockNames) {
+    const given = node[name];
+    // The schema tells of a block that is none; looking into it would tell of its letters.
+    if ((given !== undefined && !isPlain(given)) || (given === undefined && asksFirst(name))) continue;
+    if (!isSeveral(name)) {
+      const inputs = readOne(name, [name], given ?? {}, name === "measuredBoot" ? { node: facts.node } : {});
+      if (inputs !== undefined) blocks[name] = inputs;
+      continue;
+    }
+    if (trust.keys === undefined) {
+      if (trust.problems.length === 0)
+        problems.push(
+          source.problem(
+            origin(source, index, [name]),
+            "sealed volumes need the site's keys: `edgeseal keys new` makes them, and `trust:` names their public halves (docs/trust.md)",
+          ),
+        );
+      continue;
+    }
+    const each = Object.entries(given ?? {}).filter((entry): entry is [string, Plain] => isPlain(entry[1]));
+    blocks[name] = Object.fromEntries(
+      each.map(([key, instance]) => [key, readOne(name, [name, key], instance, { ...facts, name: key })]),
+    );
+  }
+  return { blocks: blocks, problems };
+}
+
+const asksFirst = (name: BlockName): boolean => name in inputsFromElsewhere;
+
+/** What a node's volumes are told that the site file says elsewhere. */
+function factsOf({ name }: Plain, { keys, approvalOf }: SiteTrust): Plain {
+  const node = typeof name === "string" ? name : "";
+  // A name that is none is a fault of its own; it must not lead to a file.
+  const approval = /^[a-z0-9-]+$/.test(node) ? approvalOf(node) : undefined;
+  return { ...keys, node, ...(approval === undefined ? {} : { approval }) };
+}
+
+/** Where a fault is that is not in the block itself; `undefined` when it is. */
+function factOf(block: BlockName, path: string): { readonly path?: Path; readonly said: string } | undefined {
+  const input = /^[A-Za-z]+/.exec(path)?.[0] ?? "";
+  const given: readonly string[] =
+    block in inputsFromElsewhere ? inputsFromElsewhere[block as "volumes"] : [];
+  if (!given.includes(input)) return undefined;
+  if (input === "policyKey" || input === "recoveryKey" || input === "generation")
+    return { path: ["trust", input], said: "" };
   return {
-    blocks: Object.fromEntries(
-      results.flatMap(({ name, inputs }) => (inputs === undefined ? [] : [[name, inputs]])),
-    ),
-    problems: results.flatMap(({ problems }) => problems),
+    said: input === "approval" ? `the node's approvals: ${path.replace(/^approval\.?/, "")}: ` : `${input}: `,
   };
 }
 
@@ -189,4 +266,6 @@ const blockValidators: { readonly [B in keyof BlockInputs]: InputValidator } = {
   coreDumps: inputValidator(blockSchema(blockKinds.coreDumps)),
   firewall: inputValidator(blockSchema(blockKinds.firewall)),
   boot: inputValidator(blockSchema(blockKinds.boot)),
+  measuredBoot: inputValidator(blockSchema(blockKinds.measuredBoot)),
+  volumes: inputValidator(blockSchema(blockKinds.volumes)),
 };

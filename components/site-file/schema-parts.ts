@@ -19,14 +19,23 @@ type Parts<T> = {
 };
 
 /** The same object with every property optional, at every depth but inside lists, which replace as a whole. */
-export function partsOf<T extends TObject>(kind: { readonly inputs: T }): TUnsafe<Parts<Static<T>>> {
-  return Type.Unsafe<Parts<Static<T>>>(allOptional(plain(blockSchema(kind))));
+export function partsOf<T extends TObject, K extends keyof Static<T> & string = never>(
+  kind: { readonly inputs: T },
+  without: readonly K[] = [],
+): TUnsafe<Omit<Parts<Static<T>>, K>> {
+  return Type.Unsafe<Omit<Parts<Static<T>>, K>>(allOptional(plain(blockSchema(kind, without))));
 }
 
-/** The inputs of a kind but those that every kind has: what a block of a node holds. Unknown fields are refused, as the provider does. */
-export function blockSchema(kind: { readonly inputs: TObject }): TObject {
+/**
+ * The inputs of a kind but those that every kind has: what a block of a node holds. Unknown fields are refused, as the provider does.
+ * @param without inputs that follow from something else in the site file
+ */
+export function blockSchema(kind: { readonly inputs: TObject }, without: readonly string[] = []): TObject {
   const whole = inputSchema(kind as ResourceKind);
-  const { connection: _connection, onDelete: _onDelete, ...properties } = whole.properties;
+  const elsewhere = ["connection", "onDelete", ...without];
+  const properties = Object.fromEntries(
+    Object.entries(whole.properties as Record<string, TSchema>).filter(([name]) => !elsewhere.includes(name)),
+  );
   const required = (whole.required as readonly string[]).filter((name) => name in properties);
   return { ...whole, properties, required } as unknown as TObject;
 }

@@ -3,16 +3,28 @@ import { onDeleteSchema } from "../../provider/check/input-schema.ts";
 import { connectionSchema } from "../../provider/connection.ts";
 import { coreDumps } from "../../provider/resources/core-dumps.ts";
 import { firewall } from "../../provider/resources/firewall.ts";
+import { measuredBoot } from "../../provider/resources/measured-boot.ts";
+import { sealedVolume } from "../../provider/resources/sealed-volume.ts";
 import { swap } from "../../provider/resources/swap.ts";
 import { verifiedBoot } from "../../provider/resources/verified-boot.ts";
-import type { BlockName } from "../../policies/node.ts";
+import { assurances, type BlockName } from "../../policies/node.ts";
 import { partsOf } from "./schema-parts.ts";
 
 /** The resource kind behind each block of a node. */
-export const blockKinds = { swap, coreDumps, firewall, boot: verifiedBoot } as const satisfies Record<
-  BlockName,
-  { readonly inputs: TObject }
->;
+export const blockKinds = {
+  swap,
+  coreDumps,
+  firewall,
+  boot: verifiedBoot,
+  measuredBoot,
+  volumes: sealedVolume,
+} as const satisfies Record<BlockName, { readonly inputs: TObject }>;
+
+/** Inputs that a site file says elsewhere, once: the node's name, the site's keys, the approvals. */
+export const inputsFromElsewhere = {
+  measuredBoot: ["node"],
+  volumes: ["name", "node", "policyKey", "generation", "approval", "recoveryKey"],
+} as const;
 
 const { node: nodeName, address, port, user, hostKey, identityFile, agent } = connectionSchema.properties;
 
@@ -47,7 +59,47 @@ const blocks = {
   coreDumps: Type.Optional(partsOf(coreDumps)),
   firewall: Type.Optional(partsOf(firewall)),
   boot: Type.Optional(partsOf(verifiedBoot)),
+  measuredBoot: Type.Optional(partsOf(measuredBoot, inputsFromElsewhere.measuredBoot)),
+  volumes: Type.Optional(
+    Type.Record(
+      Type.String({ pattern: "^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$" }),
+      partsOf(sealedVolume, inputsFromElsewhere.volumes),
+      { description: "Sealed volumes by name; `models` and `logs` are asked for by the checklist." },
+    ),
+  ),
 };
+
+const trust = Type.Object(
+  {
+    generation: Type.Optional(
+      Type.Integer({
+        minimum: 1,
+        description:
+          "Generation of the policy key. A later one revokes all approvals of those before. Default 1.",
+      }),
+    ),
+    policyKey: Type.String({
+      minLength: 1,
+      description:
+        "File with the public half of the policy key, as `edgeseal keys new` wrote it, from the folder of this site file on.",
+    }),
+    recoveryKey: Type.String({
+      minLength: 1,
+      description: "File with the public half of the recovery key, likewise.",
+    }),
+    approvals: Type.Optional(
+      Type.String({
+        minLength: 1,
+        description:
+          "Folder of the approvals, a file `<node>.json` each, from the folder of this site file on. Default `../approvals`.",
+      }),
+    ),
+  },
+  {
+    additionalProperties: false,
+    description: "The public halves of the site's keys. Needed for sealed volumes (docs/trust.md).",
+  },
+);
 
 const waiver = Type.Object(
   {
@@ -89,6 +141,14 @@ export const siteSchema = Type.Object(
       pattern: "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
       description: "Name of the site: lower-case letters, digits and hyphens, 63 at most.",
     }),
+    assurance: Type.Optional(
+      Type.Enum([...assurances], {
+        type: "string",
+        description:
+          "What the gate asks of the boot of every node: `baseline` is level `measured`, `strict` is level `verified`. Default `baseline`.",
+      }),
+    ),
+    trust: Type.Optional(trust),
     defaults: Type.Optional(
       Type.Object(
         { ...shared, ...blocks },

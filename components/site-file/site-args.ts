@@ -7,7 +7,10 @@ import type { NodeSpec, SiteSpec } from "./read.ts";
  * @param secret Looks up a secret in Pulumi configuration by its key.
  */
 export function siteArgs(spec: SiteSpec, secret: (key: string) => pulumi.Output<string>): SiteArgs {
-  return { nodes: spec.nodes.map((node) => nodeArgs(node, secret)), waivers: spec.waivers };
+  return {
+    nodes: spec.nodes.map((node) => ({ ...nodeArgs(node, secret), assurance: spec.assurance })),
+    waivers: spec.waivers,
+  };
 }
 
 function nodeArgs(node: NodeSpec, secret: (key: string) => pulumi.Output<string>): SiteNodeArgs {
@@ -23,6 +26,8 @@ function nodeArgs(node: NodeSpec, secret: (key: string) => pulumi.Output<string>
     onDelete,
     blocks,
     statements,
+    trust,
+    approval,
   } = node;
   return {
     name,
@@ -38,5 +43,7 @@ function nodeArgs(node: NodeSpec, secret: (key: string) => pulumi.Output<string>
     ...(onDelete === undefined ? {} : { onDelete }),
     ...blocks,
     statements,
+    ...(trust === undefined ? {} : { trust }),
+    ...(approval === undefined ? {} : { approval }),
   };
 }

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { PulumiWorkspace, readSite, type PulumiResult } from "../../cli/pulumi.ts";
 import { checklist } from "../../policies/checklist.ts";
 import { blockTypes, type BlockName } from "../../policies/node.ts";
-import { goodInputs, goodStates, waiver } from "../unit/policies/cases.ts";
+import { goodInputs, resourcesOf, waiver } from "../unit/policies/cases.ts";
 
 /*
  * The gate and the policy pack under the real engine. No device is reached: a preview of nodes that are new looks at none.
@@ -105,7 +105,7 @@ import { Swap, VerifiedBoot } from "${checkout}components/resources.ts";
 const connection = { node: "pi-1", address: "192.0.2.1", hostKey: "SHA256:${"A".repeat(43)}", privateKey: "canary-key" };
 const args = { connection, firewall: { management: ["192.0.2.0/24"] }, waivers: ${JSON.stringify(
         checklist
-          .filter(({ block }) => block === undefined)
+          .filter(({ block }) => block === undefined || block === "measuredBoot" || block === "volumes")
           .map(({ id }) => waiver({ control: id, expires: "2999-12-31" })),
       )} };
 ${body}
@@ -184,16 +184,18 @@ describe("a recorded state, without a program and without a device", () => {
       .filter(({ block }) => block === undefined)
       .map(({ id }) => waiver({ control: id, node: "*", expires: "2999-12-31" }));
     const site = { nodes: [{ name: "pi-1", blocks: goodInputs }], waivers };
-    const devices = (Object.keys(blockTypes) as BlockName[]).map((block) => ({
-      urn: `urn:pulumi:s::edgeseal::${blockTypes[block]}::pi-1-${block}`,
-      custom: true,
-      id: `pi-1/${block}`,
-      type: blockTypes[block],
-      inputs: { connection: { node: "pi-1" }, ...goodInputs[block] },
-      outputs: { ...goodStates[block], ...states[block] },
-      parent: stack,
-      provider: `${provider}::0d0e1c4a-0000-4000-8000-000000000000`,
-    }));
+    const devices = (Object.keys(blockTypes) as BlockName[]).flatMap((block) =>
+      resourcesOf(block).map(({ inputs, outputs }, index) => ({
+        urn: `urn:pulumi:s::edgeseal::${blockTypes[block]}::pi-1-${block}-${index}`,
+        custom: true,
+        id: `pi-1/${block}/${index}`,
+        type: blockTypes[block],
+        inputs: { connection: { node: "pi-1" }, ...inputs },
+        outputs: { ...outputs, ...states[block] },
+        parent: stack,
+        provider: `${provider}::0d0e1c4a-0000-4000-8000-000000000000`,
+      })),
+    );
     const resources = [
       { urn: stack, custom: false, type: "pulumi:pulumi:Stack" },
       {

@@ -9,7 +9,7 @@ import * as report from "../../../cli/report.ts";
 import * as site from "../../../cli/site.ts";
 import { checklist } from "../../../policies/checklist.ts";
 import { blockTypes, type BlockName } from "../../../policies/node.ts";
-import { goodInputs, goodStates, waiver } from "../policies/cases.ts";
+import { goodInputs, resourcesOf, waiver } from "../policies/cases.ts";
 
 const uncovered = checklist.filter(({ block }) => block === undefined).map(({ id }) => id);
 
@@ -17,12 +17,14 @@ const uncovered = checklist.filter(({ block }) => block === undefined).map(({ id
 function exported(states: Partial<Record<BlockName, object>> = {}, expires = "2999-12-31"): string {
   const waivers = uncovered.map((control) => waiver({ control, node: "*", expires }));
   const nodes = [{ name: "pi-1", blocks: goodInputs }];
-  const devices = (Object.keys(blockTypes) as BlockName[]).map((block) => ({
-    urn: `urn:pulumi:s::edgeseal::${blockTypes[block]}::pi-1-${block}`,
-    type: blockTypes[block],
-    inputs: { connection: { node: "pi-1" }, ...goodInputs[block] },
-    outputs: { ...goodStates[block], ...states[block] },
-  }));
+  const devices = (Object.keys(blockTypes) as BlockName[]).flatMap((block) =>
+    resourcesOf(block).map(({ inputs, outputs }, index) => ({
+      urn: `urn:pulumi:s::edgeseal::${blockTypes[block]}::pi-1-${block}-${index}`,
+      type: blockTypes[block],
+      inputs: { connection: { node: "pi-1" }, ...inputs },
+      outputs: { ...outputs, ...states[block] },
+    })),
+  );
   const component = {
     urn: "urn:pulumi:s::edgeseal::edgeseal:index:Site::plant",
     type: "edgeseal:index:Site",
@@ -45,14 +47,14 @@ describe("the table", () => {
       /^1\.tpm +pi-1 +waived +no resource observes this yet +until 2999-12-31 \(platform: bench device\)$/,
     );
     expect(lines.at(-1)).toBe(
-      "21 controls on 1 node: 5 pass, 16 waived; the checklist is met, waivers counted in",
+      "23 controls on 1 node: 8 pass, 15 waived; the checklist is met, waivers counted in",
     );
   });
 
   test("says what drifted", () => {
     const lines = reportLines(exported({ swap: { activeAreas: ["/swapfile"] } }), { now, width: 200 });
     expect(lines.find((line) => line.startsWith("3.swap-off"))).toMatch(/violation +\/swapfile in use$/);
-    expect(lines.at(-1)).toBe("21 controls on 1 node: 4 pass, 16 waived, 1 violation; 1 not met");
+    expect(lines.at(-1)).toBe("23 controls on 1 node: 7 pass, 15 waived, 1 violation; 1 not met");
   });
 
   test("keeps to the width", () => {

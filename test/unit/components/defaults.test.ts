@@ -1,8 +1,13 @@
 import { expect, test } from "vitest";
-import { blockDefaults, withDefaults, type BlockArgs } from "../../../components/block-args.ts";
-import { blockKinds } from "../../../components/site-file/schema.ts";
+import {
+  blockDefaults,
+  withDefaults,
+  type BlockArgs,
+  type VolumeArgs,
+} from "../../../components/block-args.ts";
+import { blockKinds, inputsFromElsewhere } from "../../../components/site-file/schema.ts";
 import { blockSchema } from "../../../components/site-file/schema-parts.ts";
-import { blockNames, blockTypes } from "../../../policies/node.ts";
+import { blockNames, blockTypes, type BlockName } from "../../../policies/node.ts";
 import { inputValidator } from "../../../provider/check/input-validator.ts";
 
 test.each(blockNames)("%s has the defaults of its kind", (name) => {
@@ -30,14 +35,35 @@ test("what is filled in is what the provider would have filled in", () => {
         { name: "b", from: "192.0.2.9", protocol: "udp" },
       ],
     },
+    measuredBoot: { reboot: "window", rebootWindow: "Sun 02:00-04:00" },
   };
-  const blocks = withDefaults(args);
-  for (const name of blockNames) {
+  const facts = {
+    node: "pi-1",
+    trust: { policyKey: "(PEM)", recoveryKey: "(PEM)", generation: 2 },
+    approval: "{}",
+  };
+  const models: VolumeArgs = { device: "/dev/disk/by-id/nvme-a", mountPoint: "/srv/models", readOnly: true };
+  const blocks = withDefaults({ ...args, volumes: { models } }, facts);
+  const filledIn = (name: BlockName, given: object): unknown => {
     const { inputs, problems } = inputValidator(blockSchema(blockKinds[name])).validate(
-      structuredClone(args[name] ?? {}) as never,
+      structuredClone(given) as never,
       [],
     );
     expect(problems).toEqual([]);
-    expect(blocks[name]).toEqual(inputs);
+    return inputs;
+  };
+  for (const name of blockNames) {
+    if (name === "volumes") continue;
+    const node = name in inputsFromElsewhere ? { node: "pi-1" } : {};
+    expect(blocks[name]).toEqual(filledIn(name, { ...args[name], ...node }));
   }
+  const { trust, approval, node } = facts;
+  expect(blocks.volumes).toEqual({
+    models: filledIn("volumes", { ...models, ...trust, approval, node, name: "models" }),
+  });
+});
+
+test("volumes without the site's keys are refused", () => {
+  const volumes = { models: { device: "/dev/disk/by-id/nvme-a", mountPoint: "/srv/models" } };
+  expect(() => withDefaults({ volumes }, { node: "pi-1" })).toThrow(/pi-1 has volumes and no `trust`/);
 });

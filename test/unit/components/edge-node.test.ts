@@ -4,7 +4,8 @@ import { EdgeNode, type EdgeNodeArgs, type NodeWaiver } from "../../../component
 import { Site } from "../../../components/site.ts";
 import { Swap } from "../../../components/resources.ts";
 import { checklist } from "../../../policies/checklist.ts";
-import { recorder, type Registered } from "./recorder.ts";
+import { goodStates } from "../policies/cases.ts";
+import { recorder, valueOf, type Registered } from "./recorder.ts";
 
 /** Pulumi's mark of a secret. */
 const signature = "4dabf18193072939515e22adb298388d";
@@ -12,7 +13,7 @@ const secretSignature = "1b47061264138c4ac30d75fd1eb44270";
 
 const hostKey = `SHA256:${"A".repeat(43)}`;
 const waivers: readonly NodeWaiver[] = checklist
-  .filter(({ block }) => block === undefined)
+  .filter(({ block }) => block === undefined || block === "measuredBoot" || block === "volumes")
   .map(({ id }) => ({ control: id, reason: "later", owner: "platform", expires: "2999-12-31" }));
 const args: EdgeNodeArgs = {
   connection: { address: "192.0.2.1", hostKey },
@@ -95,7 +96,7 @@ describe("EdgeNode", () => {
     ],
     [
       "a control that nothing serves",
-      { waivers: waivers.slice(1) },
+      { waivers: waivers.filter(({ control }) => control !== "1.tpm") },
       '  - { control: 1.tpm, node: pi-1, reason: "", owner: "", expires: YYYY-MM-DD }',
     ],
   ])("%s refuses the node, before any of its resources is registered", async (_, changes, message) => {
@@ -129,6 +130,57 @@ describe("EdgeNode", () => {
   });
 });
 
+describe("an EdgeNode with sealed volumes", () => {
+  const trust = { policyKey: "(policy PEM)", recoveryKey: "(recovery PEM)", generation: 2 };
+  const volume = (name: string) => ({ device: `/dev/disk/by-id/nvme-${name}`, mountPoint: `/srv/${name}` });
+  const sealed: EdgeNodeArgs = {
+    ...args,
+    trust,
+    approval: "(approval)",
+    measuredBoot: { reboot: "ifNeeded" },
+    volumes: { models: volume("models"), logs: volume("logs") },
+    waivers: waivers.filter(({ control }) => !/^(1\.measured|2\.)/.test(control)),
+  };
+
+  test("hands each volume the site's keys and the node's approvals, and shows none of them to a component", async () => {
+    new EdgeNode("pi-1", sealed);
+    await run.settled();
+    const inputs = new Map(run.registered.map(({ name, inputs: given }) => [name, given]));
+    expect(inputs.get("pi-1-measured-boot")).toMatchObject({ node: "pi-1", reboot: "ifNeeded" });
+    expect(inputs.get("pi-1-volume-logs")).toMatchObject({
+      ...trust,
+      ...volume("logs"),
+      name: "logs",
+      node: "pi-1",
+      approval: "(approval)",
+      filesystem: "ext4",
+    });
+    expect(inputs.has("pi-1-volume-models")).toBe(true);
+    expect(JSON.stringify(inputs.get("pi-1"))).not.toMatch(/PEM|\(approval\)/);
+    expect(inputs.get("pi-1")).toMatchObject({ node: { blocks: { volumes: { logs: { name: "logs" } } } } });
+  });
+
+  test.each([
+    ["measured", {}],
+    ["sealed", { "edgeseal:boot:MeasuredBoot": { ...goodStates.measuredBoot, replay: "tampered" } }],
+    ["none", { "edgeseal:storage:SealedVolume": { ...goodStates.volumes.models, openedBy: "formation" } }],
+  ])("tells its level, %s, by what was read back", async (level, states) => {
+    await run.settled();
+    run = await recorder({}, [], {
+      "edgeseal:boot:VerifiedBoot": goodStates.boot,
+      "edgeseal:boot:MeasuredBoot": goodStates.measuredBoot,
+      "edgeseal:storage:SealedVolume": goodStates.volumes.models ?? {},
+      ...states,
+    });
+    expect((await valueOf(new EdgeNode("pi-1", sealed).level)).value).toBe(level);
+  });
+
+  test("without the site's keys is refused", () => {
+    const { trust: _, ...without } = sealed;
+    expect(() => new EdgeNode("pi-1", without)).toThrow(/has volumes and no `trust`/);
+  });
+});
+
 describe("Site", () => {
   const site = (nodes: readonly object[]) =>
     ({ nodes, waivers: waivers.map((waiver) => ({ ...waiver, node: "*" })) }) as ConstructorParameters<
@@ -147,7 +199,8 @@ describe("Site", () => {
     await run.settled();
     expect(Object.keys(nodes)).toEqual(["pi-1", "pi-2"]);
     expect(run.registered).toHaveLength(1 + 2 + 8);
-    expect(summary).toEqual({
+    const resolved = await new Promise((resolve) => pulumi.output(summary).apply(resolve));
+    expect(resolved).toEqual({
       site: "plant",
       nodes: {
         "pi-1": { address: "192.0.2.1", level: "none" },

@@ -6,14 +6,21 @@ export interface Registered {
   readonly inputs: Readonly<Record<string, unknown>>;
 }
 
-/** Pulumi without an engine: takes note of what a program registers. Outputs are the inputs. */
-export async function recorder(config: Record<string, string> = {}, secrets: readonly string[] = []) {
+/**
+ * Pulumi without an engine: takes note of what a program registers. Outputs are the inputs, and what is said of the type.
+ * @param states outputs by type
+ */
+export async function recorder(
+  config: Record<string, string> = {},
+  secrets: readonly string[] = [],
+  states: Readonly<Record<string, object>> = {},
+) {
   const registered: Registered[] = [];
   await pulumi.runtime.setMocks(
     {
       newResource: ({ type, name, inputs }) => {
         registered.push({ type, name, inputs: inputs as Registered["inputs"] });
-        return { id: name, state: inputs as Record<string, unknown> };
+        return { id: name, state: { ...(inputs as Record<string, unknown>), ...states[type] } };
       },
       call: ({ inputs }) => inputs as Record<string, unknown>,
     },

@@ -1,4 +1,12 @@
-import type { BlockInputs, BlockStates, JudgedNode } from "../../../policies/node.ts";
+import {
+  isSeveral,
+  type BlockInputs,
+  type BlockName,
+  type BlockStates,
+  type JudgedNode,
+} from "../../../policies/node.ts";
+import type { SealedVolumeInputs } from "../../../provider/resources/sealed-volume-inputs.ts";
+import type { SealedVolumeState } from "../../../provider/resources/sealed-volume-state.ts";
 import type { Waiver } from "../../../policies/waiver.ts";
 
 /** Inputs and states of a node that passes every control that a resource serves; tests change one thing at a time. */
@@ -17,7 +25,82 @@ export const goodInputs: BlockInputs = {
     confirmSeconds: 30,
   },
   boot: { require: "signed-boot-locked" },
+  measuredBoot: { node: "pi-1", reboot: "never", rebootUnapproved: "refuse" },
+  volumes: { models: goodVolume("models"), logs: goodVolume("logs") },
 };
+
+function goodVolume(name: string): SealedVolumeInputs {
+  return {
+    name,
+    device: `/dev/disk/by-id/nvme-${name}`,
+    mountPoint: `/srv/${name}`,
+    filesystem: "ext4",
+    readOnly: false,
+    mayErase: [],
+    cipher: "auto",
+    node: "pi-1",
+    policyKey: "(PEM)",
+    generation: 1,
+    recoveryKey: "(PEM)",
+  };
+}
+
+const pcr11 = "1b".repeat(32);
+
+/** The properties that controls read, as they are when all is well. */
+function goodVolumeState(name: string): SealedVolumeState {
+  return {
+    formation: "complete",
+    device: `/dev/disk/by-id/nvme-${name}`,
+    devicePresent: true,
+    deviceBytes: 2 ** 34,
+    content: [],
+    formationMarker: "",
+    usedBy: [],
+    luksUuid: "11111111-2222-3333-4444-555555555555",
+    cipher: "aes-xts-plain64",
+    keySlots: [],
+    tokens: [
+      {
+        token: "0",
+        type: "systemd-tpm2",
+        keySlots: ["1"],
+        pcrs: [15],
+        bank: "sha256",
+        signedPcrs: [11],
+        policyKey: "ab".repeat(32),
+        sealedToZeros: true,
+      },
+    ],
+    segments: [],
+    headerDigest: "cd".repeat(32),
+    pinnedDigest: "cd".repeat(32),
+    headerMatchesPins: true,
+    headerDifferences: [],
+    policyKey: "ab".repeat(32),
+    recoveryKey: "ef".repeat(32),
+    recoveryCiphertext: "AAAA",
+    recoveryFor: "11111111-2222-3333-4444-555555555555",
+    open: true,
+    openedBy: "tpm",
+    unlock: "observed",
+    lockedReason: "",
+    mountedAt: `/srv/${name}`,
+    mountOptions: ["nodev", "noexec", "nosuid", "rw"],
+    missingOptions: [],
+    filesystem: "ext4",
+    readOnly: false,
+    tpmPresent: true,
+    pcr11,
+    pcr15Capped: true,
+    pcr11Approved: true,
+    approvals: [],
+    files: {},
+    bootUnits: {},
+    missingPackages: [],
+    aesInstructions: true,
+  };
+}
 
 export const goodStates: BlockStates = {
   swap: {
@@ -79,7 +162,36 @@ export const goodStates: BlockStates = {
     eepromVersion: "unknown",
     eepromBuildTime: "unknown",
   },
+  measuredBoot: {
+    tpmPresent: true,
+    pcr11,
+    pcr15: "15".repeat(32),
+    measured: true,
+    replay: "consistent",
+    desync: "none",
+    failures: [],
+    events: [],
+    initramfs: "current",
+    nextPcr11: pcr11,
+    pendingReboot: false,
+    pendingChanges: [],
+    rootIntegrity: "none",
+    bootSource: "PARTUUID=4f1c-01",
+    files: {},
+  },
+  volumes: { models: goodVolumeState("models"), logs: goodVolumeState("logs") },
 };
+
+/** The resources behind a block: one, or as many as it has. */
+export function resourcesOf(
+  block: BlockName,
+): readonly { readonly inputs: object; readonly outputs: object }[] {
+  if (!isSeveral(block)) return [{ inputs: goodInputs[block], outputs: goodStates[block] }];
+  return Object.keys(goodInputs[block]).map((name) => ({
+    inputs: goodInputs[block][name] ?? {},
+    outputs: goodStates[block][name] ?? {},
+  }));
+}
 
 /** A block with some properties changed; `undefined` takes one away. */
 type Changes = { readonly [B in keyof BlockInputs]?: object | undefined };
@@ -89,7 +201,13 @@ function changed(blocks: BlockInputs | BlockStates, changes: Changes): JudgedNod
     Object.entries(blocks).flatMap(([name, block]) => {
       if (!(name in changes)) return [[name, block as object]];
       const change = changes[name as keyof Changes];
-      return change === undefined ? [] : [[name, { ...(block as object), ...change }]];
+      if (change === undefined) return [];
+      if (!isSeveral(name as BlockName)) return [[name, { ...(block as object), ...change }]];
+      // Of each volume that is named, some properties; `undefined` takes it away.
+      const volumes: Record<string, object | undefined> = { ...(block as Record<string, object>) };
+      for (const [key, each] of Object.entries(change as Record<string, object | undefined>))
+        volumes[key] = each === undefined ? undefined : { ...volumes[key], ...each };
+      return [[name, Object.fromEntries(Object.entries(volumes).filter(([, each]) => each !== undefined))]];
     }),
   );
 }

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { checklist, points } from "../../../policies/checklist.ts";
 import type { Outcome } from "../../../policies/control.ts";
-import { unknownValue, type JudgedNode } from "../../../policies/node.ts";
+import { blockNames, unknownValue, type JudgedNode } from "../../../policies/node.ts";
 import { declared, observed } from "./cases.ts";
 
 /** One case of one control: what is judged, what comes out, and on which evidence. */
@@ -33,7 +33,162 @@ const unclear = (title: string, node: JudgedNode, evidence: string): Case => ({
 
 const rules = (more: Record<string, string>) => ({ firewall: { rules: more } });
 
+const level = (lacking: string) => `level ${lacking}`;
+
+/** Every volume with the same change. */
+const volumes = (change: object) => ({ volumes: { models: change, logs: change } });
+
 const cases: Readonly<Record<string, readonly Case[]>> = {
+  "1.measured-boot": [
+    pass("asked for", declared(), "measured in the initramfs, approvals signed by the site's policy key"),
+    fail(
+      "no block",
+      declared({ measuredBoot: undefined }),
+      "the node has no `measuredBoot` block (edgeseal:boot:MeasuredBoot)",
+    ),
+    fail(
+      "strict: no quote is checked off the device yet, so nobody can say `verified`",
+      { ...declared(), assurance: "strict" },
+      "`assurance: strict` asks for level verified, which takes a fresh quote checked off the device: edgeseal does not check quotes yet",
+    ),
+    pass("measured and approved", observed(), `level measured, PCR 11 ${"1b".repeat(8)}...`),
+    fail(
+      "all that strict asks for, but for the quote",
+      { ...observed({ measuredBoot: { rootIntegrity: "verity" } }), assurance: "strict" },
+      level(
+        "measured; for the next it lacks a fresh quote checked off the device (not-checked: edgeseal does not check quotes yet)",
+      ),
+    ),
+    fail(
+      "a value that nobody approved",
+      observed(volumes({ pcr11Approved: false })),
+      level("sealed; for the next it lacks an approval of the value that PCR 11 has"),
+    ),
+    fail(
+      "approved for one volume only",
+      observed({ volumes: { logs: { pcr11Approved: false } } }),
+      level("sealed; for the next it lacks an approval of the value that PCR 11 has"),
+    ),
+    fail(
+      "a TPM that was not reset",
+      observed({ measuredBoot: { replay: "power-cycle", measured: false } }),
+      level(
+        "sealed; for the next it lacks a measurement in the initramfs of this boot; a TPM that was reset before this boot (desync: power-cycle; cut the power and boot again)",
+      ),
+    ),
+    fail(
+      "PCR 15 not extended",
+      observed(volumes({ pcr15Capped: false })),
+      level("none; for the next it lacks PCR 15 bound at zeros and extended in this boot"),
+    ),
+    fail(
+      "no volumes",
+      observed({ volumes: undefined }),
+      level(
+        "none; for the next it lacks a volume whose key is sealed to this node's TPM; PCR 15 bound at zeros and extended in this boot",
+      ),
+    ),
+    fail(
+      "volumes that no boot has opened yet",
+      observed(volumes({ openedBy: "formation" })),
+      level("none; for the next it lacks a volume whose key is sealed to this node's TPM (not determined)"),
+    ),
+    unclear(
+      "not read",
+      observed({ measuredBoot: { replay: unknownValue } }),
+      "measuredBoot.replay is not known at this time",
+    ),
+  ],
+  "2.sealed-volumes": [
+    pass(
+      "both volumes",
+      declared(),
+      "models: /dev/disk/by-id/nvme-models at /srv/models; logs: /dev/disk/by-id/nvme-logs at /srv/logs",
+    ),
+    fail(
+      "no block",
+      declared({ volumes: undefined }),
+      "the node has no `volumes` block (edgeseal:storage:SealedVolume)",
+    ),
+    fail(
+      "no volume for logs",
+      declared({ volumes: { logs: undefined } }),
+      "the node has no `volumes.logs` (edgeseal:storage:SealedVolume)",
+    ),
+    unclear(
+      "a device that is not known yet",
+      declared({ volumes: { logs: { device: unknownValue } } }),
+      "logs: volumes.logs.device is not known at this time",
+    ),
+    pass(
+      "opened by the TPM",
+      observed(),
+      "models: opened by the TPM, header as pinned, aes-xts-plain64; logs: opened by the TPM, header as pinned, aes-xts-plain64",
+    ),
+    fail(
+      "one is locked",
+      observed({ volumes: { logs: { open: false, openedBy: "none", lockedReason: "tpm: not approved" } } }),
+      "logs: locked: tpm: not approved",
+    ),
+    fail(
+      "another header",
+      observed({ volumes: { models: { headerMatchesPins: false, headerDifferences: ["cipher null"] } } }),
+      "models: the header is not the pinned one: cipher null",
+    ),
+    fail(
+      "not finished",
+      observed({ volumes: { models: { formation: "forming" } } }),
+      "models: its formation is forming",
+    ),
+    fail(
+      "programs can be run from it",
+      observed({ volumes: { models: { missingOptions: ["noexec"] } } }),
+      "models: mounted without noexec",
+    ),
+    fail(
+      "opened by somebody",
+      observed({ volumes: { models: { openedBy: "other" } } }),
+      "models: opened by something else than the TPM (other)",
+    ),
+    unclear(
+      "open since it was formed",
+      observed(volumes({ openedBy: "formation" })),
+      "models: open since it was formed: only a boot shows that the TPM opens it; logs: open since it was formed: only a boot shows that the TPM opens it",
+    ),
+  ],
+  "2.unsealing-capped": [
+    pass(
+      "with every volume",
+      declared(),
+      ["models", "logs"]
+        .map(
+          (name) => `${name}: bound to PCR 15 at zeros, which every boot extends before sshd and the network`,
+        )
+        .join("; "),
+    ),
+    fail(
+      "no block",
+      declared({ volumes: undefined }),
+      "the node has no `volumes` block (edgeseal:storage:SealedVolume)",
+    ),
+    pass(
+      "extended, and bound",
+      observed(),
+      ["models", "logs"]
+        .map((name) => `${name}: PCR 15 was extended in this boot, key bound to it at zeros`)
+        .join("; "),
+    ),
+    fail(
+      "not extended",
+      observed({ volumes: { logs: { pcr15Capped: false } } }),
+      "logs: PCR 15 was not extended in this boot, key bound to it at zeros",
+    ),
+    fail(
+      "not bound",
+      observed({ volumes: { logs: { tokens: [] } } }),
+      "logs: PCR 15 was extended in this boot, key not bound to it at zeros",
+    ),
+  ],
   "1.verified-boot": [
     pass("required", declared(), 'boot.require is "signed-boot-locked", key any'),
     fail("not required", declared({ boot: { require: "none" } }), 'boot.require is "none"'),
@@ -350,7 +505,7 @@ test("a node of which nothing is known passes nothing", () => {
   const blank: JudgedNode = {
     name: "pi-1",
     basis: "declared",
-    blocks: { swap: unknownValue, coreDumps: unknownValue, firewall: unknownValue, boot: unknownValue },
+    blocks: Object.fromEntries(blockNames.map((name) => [name, unknownValue])),
   };
   expect(new Set(checklist.map((control) => control.evaluate(blank).outcome))).toEqual(
     new Set(["unknown", "not-covered"]),

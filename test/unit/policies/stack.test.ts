@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { checklist } from "../../../policies/checklist.ts";
-import { blockTypes, unknownValue, type BlockName } from "../../../policies/node.ts";
+import { blockNames, blockTypes, unknownValue, type BlockName } from "../../../policies/node.ts";
 import { NotAState, recordedResources } from "../../../policies/recorded-state.ts";
 import { StackJudge } from "../../../policies/stack-judge.ts";
 import {
@@ -11,7 +11,7 @@ import {
   waiversOf,
   type StackResource,
 } from "../../../policies/stack.ts";
-import { goodInputs, goodStates, waiver } from "./cases.ts";
+import { goodInputs, resourcesOf, waiver } from "./cases.ts";
 
 const now = new Date("2027-01-15T12:00:00Z");
 const uncovered = checklist.filter(({ block }) => block === undefined);
@@ -29,6 +29,7 @@ function component(type: string, name: string, inputs: object, parent?: string):
 
 const siteOf = (nodes: object, waivers: object[] = []) => component(siteType, "site", { nodes, waivers });
 
+/** A resource of a block; of one with several, that of the name. */
 function device(
   block: BlockName,
   node: string,
@@ -39,13 +40,21 @@ function device(
     urn: `urn:${blockTypes[block]}::${node}-${block}${copy}`,
     type: blockTypes[block],
     parent: `urn:${edgeNodeType}::${node}`,
-    inputs: { ...goodInputs[block], connection: { node, address: "192.0.2.1" }, ...changes.inputs },
-    outputs: { ...goodStates[block], ...changes.outputs },
+    inputs: {
+      ...resourcesOf(block)[0]?.inputs,
+      connection: { node, address: "192.0.2.1" },
+      ...changes.inputs,
+    },
+    outputs: { ...resourcesOf(block)[0]?.outputs, ...changes.outputs },
   } as StackResource;
 }
 
 const devices = (node: string) =>
-  (["swap", "coreDumps", "firewall", "boot"] as const).map((block) => device(block, node));
+  blockNames.flatMap((block) =>
+    resourcesOf(block).map((resource, index) =>
+      device(block, node, resource, index === 0 ? "" : String(index)),
+    ),
+  );
 
 describe("nodes of a stack", () => {
   test("a node that is declared and has no resource is there, with nothing on it", () => {
@@ -152,6 +161,9 @@ describe("the pack's judge", () => {
       single: [],
       whole: [
         "pi-1 1.verified-boot: the node has no `boot` block (edgeseal:boot:VerifiedBoot)",
+        "pi-1 1.measured-boot: the node has no `measuredBoot` block (edgeseal:boot:MeasuredBoot)",
+        "pi-1 2.sealed-volumes: the node has no `volumes` block (edgeseal:storage:SealedVolume)",
+        "pi-1 2.unsealing-capped: the node has no `volumes` block (edgeseal:storage:SealedVolume)",
         "pi-1 5.default-deny: the node has no `firewall` block (edgeseal:network:Firewall)",
         "pi-1 5.egress-allowlist: the node has no `firewall` block (edgeseal:network:Firewall)",
       ],
@@ -188,6 +200,9 @@ describe("the pack's judge", () => {
     });
     expect(run([alone]).single).toEqual([
       "pi-1 1.verified-boot: the node has no `boot` block (edgeseal:boot:VerifiedBoot)",
+      "pi-1 1.measured-boot: the node has no `measuredBoot` block (edgeseal:boot:MeasuredBoot)",
+      "pi-1 2.sealed-volumes: the node has no `volumes` block (edgeseal:storage:SealedVolume)",
+      "pi-1 2.unsealing-capped: the node has no `volumes` block (edgeseal:storage:SealedVolume)",
       "pi-1 3.core-dumps-off: the node has no `coreDumps` block (edgeseal:memory:CoreDumps)",
       "pi-1 5.default-deny: the node has no `firewall` block (edgeseal:network:Firewall)",
       "pi-1 5.egress-allowlist: the node has no `firewall` block (edgeseal:network:Firewall)",
@@ -195,6 +210,28 @@ describe("the pack's judge", () => {
     const raw = run([{ ...device("swap", "pi-1", { inputs: { mode: "keep" } }), parent: undefined }]);
     expect(raw.single).toEqual(['pi-1 3.swap-off: swap.mode is "keep"']);
     expect(raw.whole).toHaveLength(checklist.length - 1);
+  });
+
+  test("a volume is judged by itself as it is registered, and the whole node by all of them", () => {
+    const only = devices("pi-1").filter(({ inputs }) => inputs?.name !== "logs");
+    expect(run([site(), node, ...only])).toEqual({
+      single: [],
+      whole: ["pi-1 2.sealed-volumes: the node has no `volumes.logs` (edgeseal:storage:SealedVolume)"],
+    });
+  });
+
+  test("two volumes of one name are both judged", () => {
+    const locked = device("volumes", "pi-1", { outputs: { open: false, lockedReason: "header" } }, "-again");
+    expect(run([site(), node, ...devices("pi-1"), locked]).whole).toEqual([
+      expect.stringMatching(/^pi-1 2\.sealed-volumes: models \(urn:.*-again\): locked: header$/),
+    ]);
+  });
+
+  test("what is read across blocks waits until all of them are known", () => {
+    const planned = devices("pi-1").map((each) =>
+      each.type === blockTypes.volumes ? { ...each, outputs: { open: unknownValue } } : each,
+    );
+    expect(run([site(), node, ...planned]).whole).toEqual([]);
   });
 
   test("an input that a preview can't know is a failure", () => {
