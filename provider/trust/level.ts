@@ -58,7 +58,7 @@ const requirements: Readonly<
   ],
   measured: [
     ({ measuredInInitramfs }) => lacks(measuredInInitramfs, "a measurement in the initramfs of this boot"),
-    ({ replay }) => replayLacks[replay],
+    ({ replay }) => replayLacks(replay),
     ({ approved }) => lacks(approved, "an approval of the value that PCR 11 has"),
   ],
   verified: [
@@ -75,12 +75,19 @@ const requirements: Readonly<
 const lacks = (fact: Fact, what: string): string | undefined =>
   fact === "yes" ? undefined : fact === "no" ? what : `${what} (not determined)`;
 
-const replayLacks: Readonly<Record<BootEvidence["replay"], string | undefined>> = {
-  consistent: undefined,
-  "power-cycle": "a TPM that was reset before this boot (desync: power-cycle; cut the power and boot again)",
-  tampered: "an event log that explains the value of PCR 11 (the log and the TPM differ)",
-  missing: "an event log and a value of PCR 11",
-};
+/** Evidence comes from recorded states too: a word that is none of these must not count as `consistent`. */
+function replayLacks(replay: BootEvidence["replay"]): string | undefined {
+  switch (replay) {
+    case "consistent":
+      return undefined;
+    case "power-cycle":
+      return "a TPM that was reset before this boot (desync: power-cycle; cut the power and boot again)";
+    case "tampered":
+      return "an event log that explains the value of PCR 11 (the log and the TPM differ)";
+    default:
+      return "an event log and a value of PCR 11";
+  }
+}
 
 /** The level that evidence supports. Pure, and fails closed: what is not known does not count. */
 export function levelReached(evidence: BootEvidence): LevelReached {
@@ -93,6 +100,6 @@ export function levelReached(evidence: BootEvidence): LevelReached {
   return { level, lacking: [] };
 }
 
-/** Whether a level is at least another. */
+/** Whether a level is at least another. What is no level is never enough, and never reached. */
 export const atLeast = (level: Level, wanted: Level): boolean =>
-  levels.indexOf(level) >= levels.indexOf(wanted);
+  levels.includes(wanted) && levels.indexOf(level) >= levels.indexOf(wanted);

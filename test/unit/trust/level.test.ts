@@ -68,6 +68,12 @@ describe("the level", () => {
     expect(seen).toBe(3 ** 5 * 16);
   });
 
+  test.each(["none", "", "Consistent", "toString", undefined])("takes a replay %j for none", (replay) => {
+    const { level, lacking } = levelReached({ ...best, replay: replay as BootEvidence["replay"] });
+    expect(level).toBe("sealed");
+    expect(lacking).toEqual(["an event log and a value of PCR 11"]);
+  });
+
   test("everything that lacks is told at once", () => {
     expect(levelReached({ ...best, volumesSealed: "no", unsealingCapped: "no" }).lacking).toHaveLength(2);
   });
@@ -76,4 +82,12 @@ describe("the level", () => {
 test("levels are ordered", () => {
   for (const [rank, level] of levels.entries())
     for (const [other, wanted] of levels.entries()) expect(atLeast(level, wanted)).toBe(rank >= other);
+});
+
+test("what is no level is not reached, and nothing reaches it", () => {
+  const none = "High" as (typeof levels)[number];
+  for (const level of levels) {
+    expect(atLeast(level, none)).toBe(false);
+    expect(atLeast(none, level)).toBe(false);
+  }
 });
