@@ -14,7 +14,7 @@ import { artifactEvents } from "./artifacts.ts";
 import { assess, reasonOf, type Assessment } from "./assess.ts";
 import { forget } from "./forget.ts";
 import { exitStatus, type ApproveOptions } from "./options.ts";
-import { policyKeyOf, type PolicyKey } from "./policy-key.ts";
+import { policyKeyOf, requireKeyOfSite, type PolicyKey } from "./policy-key.ts";
 import { readNode, type NodeReading } from "./read-node.ts";
 import { assessmentJson, assessmentLines } from "./report.ts";
 
@@ -35,6 +35,7 @@ export async function approve(node: string, options: ApproveOptions): Promise<vo
   const site = options.site === undefined ? undefined : await siteNode(options.site, node, options.stack);
   const approvals = new ApprovalsFolder(options.approvals ?? site?.approvals ?? join(checkout, "approvals"));
   const key = await policyKeyOf(options, site?.policyKey);
+  if (site?.policyKey !== undefined) await requireKeyOfSite(key, site.policyKey);
   if (options.forget !== undefined) {
     await forget(node, options.forget, {
       approvals,

@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { readPublicKey } from "../../provider/trust/public-key.ts";
+import { fingerprint, readPublicKey } from "../../provider/trust/public-key.ts";
 import type { SigningKey } from "../../provider/trust/signer.ts";
 import { UserError } from "../errors.ts";
 import {
@@ -74,6 +74,28 @@ export async function policyKeyOf(
     );
   }
   return keyOfFolder(store, policyKey, options);
+}
+
+/**
+ * Refuses a key of another site: what it signs is of no use for this one, and would be a signature of that site's key over a state that nobody there approved.
+ * Only a newer generation than the site file names may differ: it was just made, and the site file follows.
+ * @throws UserError
+ */
+export async function requireKeyOfSite(
+  key: Pick<PolicyKey, "generation" | "publicKeyPem" | "revoked">,
+  ofSite: { readonly generation: number; readonly file: string },
+): Promise<void> {
+  const known = key.generation === ofSite.generation ? key.publicKeyPem : key.revoked.get(ofSite.generation);
+  if (known === undefined) return;
+  const named = await readFile(ofSite.file, "utf8").catch((error: unknown) => {
+    throw new UserError(`${ofSite.file} can't be read: ${(error as Error).message}`);
+  });
+  const [own, wanted] = [known, named].map((pem) => fingerprint(readPublicKey(pem, "policy")));
+  if (own === wanted) return;
+  throw new UserError(
+    `generation ${ofSite.generation} of this policy key is ${own?.slice(0, 16) ?? ""}..., and that of the site file (${ofSite.file}) is ${wanted?.slice(0, 16) ?? ""}...: it is the key of another site`,
+    { hint: "give the --keys of this site" },
+  );
 }
 
 async function folderOf(policyKey: string): Promise<KeyStore | undefined> {

@@ -69,7 +69,7 @@ const column = (change: string): string => change.padEnd(9);
 function changeLines(change: EventChange): readonly string[] {
   const { approved, found, entries, type } = change;
   const head = `  ${column(change.change)}${visible(eventText(change))}`;
-  if (change.change === "added") return [`${head}  ${short(found)}`];
+  if (change.change === "added") return [`${head}  ${short(found)}`, ...(entries ?? []).map(entryLine)];
   if (change.change === "removed") return [`${head}  was ${short(approved)}`];
   if (change.change === "moved") return [`${head}  measured at another place among the others`];
   if (entries === undefined) {

@@ -51,7 +51,7 @@ export function diffLogs(
   const arrived = [...after].flatMap(([key, event]): EventChange[] => {
     const old = before.get(key);
     const common = { type: event.type, name: event.name, approved: old?.digest, found: event.digest };
-    if (old === undefined) return [{ change: "added", ...common, entries: undefined }];
+    if (old === undefined) return [{ change: "added", ...common, entries: addedEntries(event, texts) }];
     if (old.digest !== event.digest) {
       return [{ change: "changed", ...common, entries: diffTexts(old, event, texts) }];
     }
@@ -68,6 +68,12 @@ export function diffLogs(
 /** Of two orders of the same keys: those that are not where they were. */
 function outOfPlace(before: readonly string[], after: readonly string[]): ReadonlySet<string> {
   return new Set(after.filter((key, index) => before[index] !== key));
+}
+
+/** A node's first command line is shown word by word: each of them decides how it boots. The first listing of a folder would be hundreds of names. */
+function addedEntries(event: DetailedEvent, texts: MeasuredTexts): readonly EntryChange[] | undefined {
+  const text = event.type === "cmdline" ? measuredText(event, texts) : undefined;
+  return text === undefined ? undefined : diffEntries(new Map(), entriesOf(event.type, text));
 }
 
 function diffTexts(

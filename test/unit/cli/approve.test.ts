@@ -14,6 +14,7 @@ import { join } from "node:path";
 import { Command } from "commander";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import * as approve from "../../../cli/approve.ts";
+import { policyKeyOf, requireKeyOfSite } from "../../../cli/approve/policy-key.ts";
 import { UserError } from "../../../cli/errors.ts";
 import { makeKeys, rotatePolicyKey, type PrivateHalf } from "../../../cli/keys/make-keys.ts";
 import { siteNode } from "../../../cli/site-node.ts";
@@ -95,6 +96,13 @@ describe("approving", () => {
     expect(code).toBe(0);
     expect(output).toContain("nothing was approved for this node before: every event is new");
     expect(output).toMatch(/added {4}file config\.txt/);
+    const [, ...words] = output.slice(output.indexOf("added    cmdline")).split("\n");
+    expect(words.slice(0, 4).map((line) => line.trim())).toEqual([
+      "added    coherent_pool=1M",
+      "added    console=tty1",
+      "added    root=PARTUUID=1-02",
+      "added    rootwait",
+    ]);
     expect(output).toContain(`approved: wrote ${scratch("approvals", "pi-1.json")} (1 approved)`);
     expect(problems()).toEqual([]);
     const { log } = measurement();
@@ -406,6 +414,39 @@ describe("keys", () => {
       /is not one of the public key/,
     );
     expect(existsSync(scratch("approvals"))).toBe(false);
+  });
+});
+
+describe("the key that the site file names", () => {
+  const keyOf = () => policyKeyOf({ keys: scratch("keys") });
+  const named = (name: string, pem: string): string => {
+    writeFileSync(scratch(name), pem);
+    return scratch(name);
+  };
+  const other = (): string => named("other.pub.pem", testKey().publicKeyPem);
+  const own = (generation: number): string => scratch("keys", `policy-${generation}.pub.pem`);
+
+  test("is the one that signs", async () => {
+    await expect(requireKeyOfSite(await keyOf(), { generation: 1, file: own(1) })).resolves.toBeUndefined();
+  });
+
+  test("is not that of another site, before anything is signed", async () => {
+    const refused = requireKeyOfSite(await keyOf(), { generation: 1, file: other() });
+    await expect(refused).rejects.toThrow(UserError);
+    await expect(refused).rejects.toThrow(/it is the key of another site/);
+  });
+
+  test("may be a generation behind, of the same site", async () => {
+    await rotatePolicyKey(scratch("keys"), { policy: inFile, now });
+    const key = await keyOf();
+    await expect(requireKeyOfSite(key, { generation: 1, file: own(1) })).resolves.toBeUndefined();
+    await expect(requireKeyOfSite(key, { generation: 1, file: other() })).rejects.toThrow(/another site/);
+  });
+
+  test("that can't be read is told", async () => {
+    await expect(
+      requireKeyOfSite(await keyOf(), { generation: 1, file: scratch("none.pem") }),
+    ).rejects.toThrow(/none\.pem can't be read/);
   });
 });
 
