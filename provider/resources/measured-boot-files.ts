@@ -11,6 +11,7 @@ export const measuredBootPaths = {
   conf: "/etc/edgeseal/measure.conf",
   hook: "/etc/initramfs-tools/hooks/edgeseal",
   script: "/etc/initramfs-tools/scripts/init-top/edgeseal",
+  panic: "/etc/initramfs-tools/scripts/panic/edgeseal",
   record: "/etc/initramfs/post-update.d/edgeseal",
   aptHook: "/usr/lib/edgeseal/apt-hook",
   aptConf: "/etc/apt/apt.conf.d/90edgeseal",
@@ -19,7 +20,7 @@ export const measuredBootPaths = {
 export type MeasuredBootFile = keyof typeof measuredBootPaths;
 
 /** What goes into an initramfs, or decides what does: after a change of one of these it has to be built anew. */
-export const filesOfInitramfs: readonly MeasuredBootFile[] = ["program", "conf", "hook", "script"];
+export const filesOfInitramfs: readonly MeasuredBootFile[] = ["program", "conf", "hook", "script", "panic"];
 
 /** Where the hook notes what is in each initramfs, a file for each kernel. */
 export const recordsDirectory = "/var/lib/edgeseal/initramfs";
@@ -34,6 +35,7 @@ const contents = {
   program: onDevice("measure"),
   hook: onDevice("initramfs-hook"),
   script: onDevice("initramfs-script"),
+  panic: onDevice("initramfs-panic"),
   record: onDevice("initramfs-record"),
   aptHook: onDevice("apt-hook"),
   aptConf: onDevice("apt.conf"),
@@ -56,6 +58,7 @@ export function managedFiles(node: string): readonly ManagedFile[] {
     ["conf", "0644", `NODE=${node}\n`],
     ["program", "0755", contents.program],
     ["script", "0755", contents.script],
+    ["panic", "0755", contents.panic],
     ["record", "0755", contents.record],
     ["hook", "0755", contents.hook],
     ["aptHook", "0755", contents.aptHook],

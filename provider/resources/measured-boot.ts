@@ -7,9 +7,9 @@ import { mayReboot, rebootInputs, rebootProblems, rebootSteps } from "./reboot-i
 
 const inputs = Type.Object({
   node: Type.String({
-    pattern: "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+    pattern: "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
     description:
-      "The node's name. It is measured too, so that an approval holds for this node only, even between nodes with equal files.",
+      "The node's name. It is measured too, so that an approval holds for this node only, even between nodes with equal files. The name that approvals have: lower-case letters, digits and hyphens, 63 at most.",
   }),
   ...rebootInputs,
 });

@@ -31,6 +31,7 @@ export const CHECKS: readonly Check[] = [
       ...[
         "measure",
         "initramfs-hook",
+        "initramfs-panic",
         "initramfs-script",
         "initramfs-record",
         "initramfs-rebuild",

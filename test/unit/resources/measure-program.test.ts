@@ -16,6 +16,7 @@ import {
   type EventLog,
 } from "../../../provider/trust/event-log.ts";
 import { policyPcrDigest } from "../../../provider/trust/pcr-policy.ts";
+import { extend } from "../../../provider/trust/pcr.ts";
 import { findOnPath } from "../../../tools/doctor/program.ts";
 import { softwareTpm } from "../trust/software-tpm.ts";
 import {
@@ -567,6 +568,55 @@ describe("no failure leads to a value that could be approved, and none stops the
     });
     expect(status).toBe(1);
     expect(stderr).toContain("this is no initramfs of edgeseal");
+  });
+});
+
+describe("before the initramfs gives a shell", () => {
+  const spoil = (node: MeasuredNode, tpm: FakeTpm) =>
+    node.measure(["--spoil", "--tpm", "-"], { serve: tpm.serve });
+
+  test("in a boot with an approved state, that value goes, and the log says why", async () => {
+    using node = aNode();
+    const tpm = new FakeTpm();
+    const { pcr11 } = await boot(node, tpm);
+    expect((await spoil(node, tpm)).code).toBe(0);
+    expect(tpm.pcr11).toBe(extend(pcr11, sha256("failed")));
+    const log = parseEventLog(node.read("/run/edgeseal/measured/log"));
+    expect(judgeReplay(log, tpm.pcr11)).toBe("consistent");
+    expect(logObjections(log, "pi-1")).toEqual(["shell could not be measured: the initramfs gave a shell"]);
+  });
+
+  test("a second shell in one boot changes nothing more", async () => {
+    using node = aNode();
+    const tpm = new FakeTpm();
+    await boot(node, tpm);
+    await spoil(node, tpm);
+    const spoilt = tpm.pcr11;
+    expect((await spoil(node, tpm)).code).toBe(0);
+    expect(tpm.pcr11).toBe(spoilt);
+    expect(judgeReplay(parseEventLog(node.read("/run/edgeseal/measured/log")), spoilt)).toBe("consistent");
+  });
+
+  test("one before the measuring (break=top) leaves no zeros to start from, and the boot is not measured", async () => {
+    using node = aNode();
+    const tpm = new FakeTpm();
+    expect((await spoil(node, tpm)).code).toBe(0);
+    expect(tpm.pcr11).toBe(extend("0".repeat(64), sha256("failed")));
+    expect((await node.extend(tpm)).stderr).toContain("this boot is measured already");
+    const log = parseEventLog(node.read("/run/edgeseal/measured/log"));
+    expect(judgeReplay(log, tpm.pcr11)).toBe("consistent");
+    expect(log.events.map(eventText)).toEqual(["failed shell"]);
+  });
+
+  test("a TPM that refuses is told, and asked again before the next shell", async () => {
+    using node = aNode();
+    await boot(node);
+    const refusing = await spoil(node, new FakeTpm({ 0: "80010000000a00000922" }));
+    expect(refusing.code).toBe(1);
+    expect(node.read("/run/edgeseal/measured/trouble")).toContain("before a shell");
+    const tpm = new FakeTpm();
+    expect((await spoil(node, tpm)).code).toBe(0);
+    expect(tpm.pcr11).not.toBe("0".repeat(64));
   });
 });
 

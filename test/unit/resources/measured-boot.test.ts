@@ -10,6 +10,7 @@ import { managedFiles, measuredBootPaths } from "../../../provider/resources/mea
 import { initramfsThatBoots } from "../../../provider/resources/measured-boot-firmware.ts";
 import type { MeasuredBootState } from "../../../provider/resources/measured-boot-observation.ts";
 import { measuredBootAt } from "../../../provider/resources/measured-boot.ts";
+import { approvalSchema } from "../../../provider/trust/approval-schema.ts";
 import { pcr11Of } from "../../../provider/trust/event-log.ts";
 import { FakeRoot } from "./fake-root.ts";
 import { Choices } from "./generated-states.ts";
@@ -61,6 +62,7 @@ if [ -f "$ROOT${measuredBootPaths.hook}" ] && [ -f "$ROOT${measuredBootPaths.pro
     echo "program=$(digest ${measuredBootPaths.program})"
     echo "hook=$(digest ${measuredBootPaths.hook})"
     echo "script=$(digest ${measuredBootPaths.script})"
+    echo "panic=$(digest ${measuredBootPaths.panic})"
     echo "conf=$(sh ${onDevice("measure")} --conf --root "$ROOT" | sha256sum | cut -d ' ' -f 1)"
     echo "image=$(sha256sum <"$2" | cut -d ' ' -f 1)"
     echo "boot=$(cat "$ROOT${bootIdFile}")"
@@ -179,6 +181,7 @@ describe("a node that is not measured yet", () => {
       "write /etc/edgeseal/measure.conf",
       "write /usr/lib/edgeseal/measure",
       "write /etc/initramfs-tools/scripts/init-top/edgeseal",
+      "write /etc/initramfs-tools/scripts/panic/edgeseal",
       "write /etc/initramfs/post-update.d/edgeseal",
       "write /etc/initramfs-tools/hooks/edgeseal",
       "write /usr/lib/edgeseal/apt-hook",
@@ -356,6 +359,17 @@ describe("the initramfs", () => {
     bringUp(pi);
     expect(pi.exists("/boot/firmware/initramfs_2712.edgeseal-new")).toBe(false);
     expect(planFor(stateOf(pi))).toEqual([]);
+  });
+
+  test("that does not fit on the boot partition leaves nothing there that would be measured", async () => {
+    using pi = await measuredPi();
+    pi.write(measuredBootPaths.hook, "an older one");
+    const before = pi.read("/boot/firmware/initramfs_2712");
+    pi.tool("cp", `head -c 5 "$1" >"$2"; echo "cp: error writing '$2': No space left on device" >&2; exit 1`);
+    expect(() => bringUp(pi)).toThrow(/No space left/);
+    expect(pi.exists("/boot/firmware/initramfs_2712.edgeseal-new")).toBe(false);
+    expect(pi.exists("/boot/initrd.img-6.12.edgeseal-new")).toBe(false);
+    expect(pi.read("/boot/firmware/initramfs_2712")).toBe(before);
   });
 
   test("of which no image in /boot is a copy is built in the distribution's own way", () => {
@@ -658,6 +672,10 @@ test("the law: there is a plan, or a refusal, exactly when something differs", a
 test("inputs: a window needs its times, and a node a name that can be written anywhere", () => {
   expect(measuredBoot.check?.({ ...never, reboot: "window" })).toHaveLength(1);
   expect(measuredBoot.check?.(never)).toEqual([]);
+  const nodePattern = (schema: unknown): string =>
+    (schema as { properties: { node: { pattern: string } } }).properties.node.pattern;
+  // A node whose name an approval can't have could never be approved.
+  expect(nodePattern(measuredBoot.inputs)).toBe(nodePattern(approvalSchema));
 });
 
 test("revert takes everything back, builds an initramfs without it, and may run twice", async () => {
