@@ -2,8 +2,16 @@ import type { ResourceKind } from "./resource.ts";
 import { coreDumps } from "./resources/core-dumps.ts";
 import { firewall } from "./resources/firewall.ts";
 import { measuredBoot } from "./resources/measured-boot.ts";
+import { sealedVolume } from "./resources/sealed-volume.ts";
 import { swap } from "./resources/swap.ts";
 import { verifiedBoot } from "./resources/verified-boot.ts";
 
 /** Every kind of resource that the provider has. */
-export const kinds: readonly ResourceKind[] = [swap, coreDumps, firewall, verifiedBoot, measuredBoot];
+export const kinds: readonly ResourceKind[] = [
+  swap,
+  coreDumps,
+  firewall,
+  verifiedBoot,
+  measuredBoot,
+  sealedVolume,
+];

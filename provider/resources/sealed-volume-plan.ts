@@ -1,5 +1,5 @@
 import { quote } from "../device/shell-quote.ts";
-import { debianPackage, directory, file, remove, run, type Step } from "../device/step.ts";
+import { debianPackage, directory, file, remove, run, type RunStep, type Step } from "../device/step.ts";
 import { PlanRefused } from "../resource.ts";
 import {
   capUnit,
@@ -234,7 +234,7 @@ function forming(
     readonly unless?: string;
     readonly timeoutSeconds?: number;
   },
-): Step {
+): RunStep {
   const values = Object.entries(step.values ?? {}).map(([key, value]) => `${key}=${quote(value)}`);
   const script = (call: string): string => [lookingFor(inputs), ...values, call].join("\n");
   return run({
@@ -391,6 +391,43 @@ function capped({ pcr15Capped, tpmPresent }: SealedVolumeState): readonly Step[]
       script: `set -eu
 /usr/lib/edgeseal/cap-pcr15
 grep -qv '^0*$' /sys/class/tpm/tpm0/pcr-sha256/15 || { echo 'PCR 15 is still zeros' >&2; exit 1; }`,
+    }),
+  ];
+}
+
+/**
+ * Steps that have the TPM which is there now open a finished volume, by the policy key of the inputs, and that open and mount it: after another TPM was put in, or a new
+ * generation of the policy key. The old slot goes, and with it whatever its approvals opened. What is on the volume stays.
+ *
+ * No plan of `pulumi up` holds them, since they take the recovery key, which never enters Pulumi.
+ * @param recoveryKey The volume's, as `openRecovery` gives it; travels on standard input.
+ * @throws PlanRefused for a volume that was not finished.
+ */
+export function recoverVolume(
+  inputs: SealedVolumeInputs,
+  state: SealedVolumeState,
+  recoveryKey: string,
+): readonly Step[] {
+  const { name, generation } = inputs;
+  if (state.formation !== "complete") {
+    throw new PlanRefused(
+      `the volume ${name} was not finished, so there is nothing to recover`,
+      "run pulumi up",
+    );
+  }
+  const enrol = forming(inputs, {
+    title: `seal ${name} to the TPM anew, and open it`,
+    call: "enrol_again",
+    values: { device: state.device, generation: String(generation) },
+    timeoutSeconds: enrolSeconds,
+  });
+  return [
+    ...installed(inputs, state, false),
+    { ...enrol, stdin: recoveryKey },
+    run({
+      title: `mount ${name} at ${inputs.mountPoint}`,
+      script: `${unlockProgram} --mount ${quote(name)}`,
+      timeoutSeconds: openSeconds,
     }),
   ];
 }

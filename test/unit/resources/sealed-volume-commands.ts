@@ -177,6 +177,12 @@ const commands: Readonly<Record<string, () => void>> = {
     for (const each of Object.values(json.tokens)) each["tpm2_pubkey"] = key;
     const cipher = (JSON.parse(found.json) as ReturnType<typeof enrolled>).segments["0"]?.encryption ?? "";
     for (const each of Object.values(json.segments)) each.encryption = cipher;
+    if (option("--wipe-slot") === "tpm2") {
+      // The new slot is made before the old one goes.
+      json.keyslots = { "0": json.keyslots["0"], "2": json.keyslots["1"] };
+      json.tokens = { "1": { ...json.tokens["0"], keyslots: ["2"] } };
+      for (const each of Object.values(json.digests)) each.keyslots = ["0", "2"];
+    }
     writeHeader(device, { ...found, epoch: 5, json: JSON.stringify(json) });
     // As a key slot has it: with another header it is another one.
     put(device, 290_816, createHash("sha256").update(found.uuid).digest());

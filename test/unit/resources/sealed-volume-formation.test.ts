@@ -6,10 +6,12 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { UnknownObservation } from "../../../provider/device/probe.ts";
 import { diffState } from "../../../provider/diff.ts";
 import { PlanRefused } from "../../../provider/resource.ts";
+import { policyKeyOf } from "../../../provider/resources/sealed-volume-files.ts";
+import { recoverVolume } from "../../../provider/resources/sealed-volume-plan.ts";
 import { sealedVolume } from "../../../provider/resources/sealed-volume.ts";
 import type { SealedVolumeInputs } from "../../../provider/resources/sealed-volume-inputs.ts";
 import { openRecovery } from "../../../provider/trust/recovery.ts";
-import { inputs, recovery, site } from "./sealed-volume-example.ts";
+import { approved, inputs, recovery, site } from "./sealed-volume-example.ts";
 import { deviceBytes, headerBytes, StepFailed, VolumeNode } from "./sealed-volume-node.ts";
 
 /*
@@ -323,6 +325,62 @@ describe("data is refused by name, in the plan and again on the device, and stay
       node.applyAll(steps);
     }).toThrow(/could not be read/);
     expect(node.exists("/var/lib/edgeseal/volumes/models/formation")).toBe(false);
+  });
+});
+
+describe("recovery, with another TPM or a new generation of the policy key", () => {
+  /** A finished volume that the TPM opens no more, and its recovery key. */
+  const locked = (): string => {
+    form();
+    node.remove("/tpm-opens");
+    expect(node.boot().code).toBe(1);
+    return node.read(`/secrets/${recordedUuid() ?? ""}.key`);
+  };
+  const recover = (declared: SealedVolumeInputs, key: string): void => {
+    node.applyAll(recoverVolume(declared, node.observe(declared), key));
+  };
+
+  test("opens it at once, and at every boot after that; the old slot is gone, the volume as it was", async () => {
+    const key = locked();
+    const uuid = recordedUuid();
+    const { key: newKey, approval } = await approved("pi-1", 2);
+    const next = { ...inputs, policyKey: newKey.publicKeyPem, generation: 2, approval };
+    expect(() => node.plan(next)).toThrow(/the policy key of the volume models is .*edgeseal volume recover/);
+    recover(next, key);
+    expectDone(next);
+    expect(node.observe(next)).toMatchObject({
+      openedBy: "other",
+      luksUuid: uuid,
+      policyKey: policyKeyOf(next),
+      keySlots: [{ slot: "0" }, { slot: "2" }],
+      tokens: [{ token: "1", keySlots: ["2"] }],
+    });
+    node.write("/tpm-opens", "");
+    expect(node.boot()).toMatchObject({ code: 0, stderr: "" });
+    expect(node.observe(next).openedBy).toBe("tpm");
+  });
+
+  test("goes on where it was cut off between the new slot and the pins", () => {
+    const key = locked();
+    const pins = node.bytes("/etc/edgeseal/volumes/models.pins");
+    recover(inputs, key);
+    node.restart();
+    node.write("/etc/edgeseal/volumes/models.pins", pins);
+    node.write("/tpm-opens", "");
+    expect(node.boot().code).toBe(1);
+    expect(node.observe(inputs).lockedReason).toMatch(/^header-differs/);
+    recover(inputs, key);
+    expectDone();
+  });
+
+  test("refuses another key, and a volume that was not finished, and changes nothing", () => {
+    expect(() => recoverVolume(inputs, node.observe(inputs), "k".repeat(64))).toThrow(/was not finished/);
+    locked();
+    const before = diskDigest();
+    expect(() => {
+      recover(inputs, "k".repeat(64));
+    }).toThrow(/the recovery key does not open models on/);
+    expect(diskDigest()).toBe(before);
   });
 });
 

@@ -211,7 +211,7 @@ esac`,
       );
   }
 
-  sh(script: string): PartOutput {
+  sh(script: string, input = ""): PartOutput {
     const result = spawnSync("sh", ["-c", `set -u\ncd /\n( eval "$SCRIPT" )`], {
       env: {
         SCRIPT: this.#rewritten(script),
@@ -220,7 +220,7 @@ esac`,
         PATH: `${this.root}/bin:/usr/sbin:/usr/bin:/sbin:/bin`,
         ...this.environment,
       },
-      input: "",
+      input,
       encoding: "utf8",
     });
     return {
@@ -251,8 +251,8 @@ esac`,
 
   /** Does what a step says, its precondition checked first. */
   apply(step: Step): void {
-    const must = (script: string, what: string): void => {
-      const { code, stderr } = this.sh(script);
+    const must = (script: string, what: string, stdin?: string): void => {
+      const { code, stderr } = this.sh(script, stdin);
       if (code !== 0) throw new StepFailed(`${what}: ${stderr}`);
     };
     if (step.kind !== "reboot" && step.precondition !== undefined)
@@ -275,7 +275,7 @@ esac`,
         return;
       case "run":
         if (step.title.startsWith("cap PCR 15")) this.setPcr(15, "ab".repeat(32));
-        else must(step.script, `'${step.title}'`);
+        else must(step.script, `'${step.title}'`, step.stdin);
         return;
       default:
         throw new Error(`no fake for a step of kind ${step.kind}`);

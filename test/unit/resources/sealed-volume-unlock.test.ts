@@ -24,7 +24,8 @@ afterAll(() => {
   node[Symbol.dispose]();
 });
 
-function writeAt(offset: number, bytes: Buffer): void {
+function writeAt(offset: number, content: Buffer | string): void {
+  const bytes = Buffer.from(content);
   const file = openSync(join(node.root, "dev/vdb"), "r+");
   writeSync(file, bytes, 0, bytes.length, offset);
   closeSync(file);
@@ -226,6 +227,25 @@ test("PCR 15 that is not zeros is told as what it is: capped, or not reset", () 
     /^state=locked\nreason=pcr15-not-zero: PCR 15 is (cd){32}: either it was capped in this boot already, or this boot did not reset the TPM/,
   );
   expect(isOpen()).toBe(false);
+});
+
+test("a formation that was cut off before its last write, the marker still there, opens; the next plan takes the marker away", () => {
+  writeAt(headerBytes - 4096, `edgeseal forms 0a1b2c3d-1111-4222-8333-444455556666\n`);
+  expect(node.boot()).toMatchObject({ code: 0, stderr: "" });
+  expect(node.observe(inputs)).toMatchObject({ openedBy: "tpm", headerMatchesPins: false });
+  const steps = node.plan(inputs);
+  expect(steps.map(({ title }) => title)).toEqual(["pin the header of models"]);
+  node.applyAll(steps);
+  expect(node.observe(inputs)).toMatchObject({
+    openedBy: "tpm",
+    headerMatchesPins: true,
+    formationMarker: "",
+  });
+  expect(node.plan(inputs)).toEqual([]);
+  // That of another volume is no marker.
+  writeAt(headerBytes - 4096, `edgeseal forms 99999999-1111-4222-8333-444455556666\n`);
+  expect(node.boot().code).toBe(1);
+  expect(status()).toMatch(/^state=locked\nreason=header-differs/);
 });
 
 test("pins that contradict themselves open nothing", () => {

@@ -1,0 +1,360 @@
+import { createHash } from "node:crypto";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { createDevices } from "../../provider/device/devices.ts";
+import type { Step } from "../../provider/device/step.ts";
+import { PlanRefused } from "../../provider/resource.ts";
+import type { SealedVolumeInputs } from "../../provider/resources/sealed-volume-inputs.ts";
+import { recoverVolume } from "../../provider/resources/sealed-volume-plan.ts";
+import type { SealedVolumeState } from "../../provider/resources/sealed-volume-state.ts";
+import { zeroPcr } from "../../provider/trust/pcr.ts";
+import { VirtualPi } from "../../testbed/virtual-pi.ts";
+import { bringUp, onPi, planFor, type Declared } from "./provider-on-pi.ts";
+import { connectionTo, declare, look, makeSite, modelDisk } from "./sealed-volume-site.ts";
+
+/*
+ * A sealed volume with a real kernel, TPM and boots: that it opens by itself in the approved state, and stays locked when anything is not as it was pinned or approved.
+ *
+ * The node measures nothing here, so PCR 11 is zeros, and that is what is approved. Attacks on the header are tried one after the other in a boot whose cap is masked, with
+ * the unlock unit started anew for each: what it finds is what it would find at a boot.
+ */
+
+const site = makeSite();
+const capUnit = "edgeseal-cap-pcr15.service";
+let pi: VirtualPi;
+let volume: Declared;
+/** The header of the volume before the TPM had a slot in it. */
+let olderHeader: string;
+let fileDigest: string;
+
+beforeAll(async () => {
+  pi = await VirtualPi.start();
+  volume = await declare(site, zeroPcr);
+});
+
+// It does not exist when its start failed.
+afterAll(() => (pi as VirtualPi | undefined)?.stop());
+
+async function apply(steps: readonly Step[]) {
+  const devices = createDevices({ kinds: [volume.kind] });
+  try {
+    return await devices.get(connectionTo(pi)).apply<SealedVolumeState>(volume.kind, volume.inputs, steps);
+  } finally {
+    await devices.close();
+  }
+}
+
+const fileIsThere = async (): Promise<void> => {
+  expect((await onPi(pi, "sha256sum /srv/models/model.gguf | cut -c1-64")).trim()).toBe(fileDigest);
+};
+
+test("a device that holds a file system is refused by name, by the plan and by the device, and keeps it", async () => {
+  const steps = await planFor(pi, volume);
+  const holds = `dd if=${modelDisk} bs=1M count=64 iflag=direct status=none | sha256sum`;
+  const before = await onPi(pi, `mkfs.ext4 -q -F ${modelDisk} && ${holds}`);
+  await expect(planFor(pi, volume)).rejects.toThrow(PlanRefused);
+  await expect(planFor(pi, volume)).rejects.toThrow(`${modelDisk} is not blank, it holds ext4`);
+  const { failure, steps: reports } = await apply(steps);
+  expect(failure?.message).toContain("it holds: ext4. Nothing was changed");
+  expect(reports.at(-1)).toMatchObject({
+    title: expect.stringMatching(/^make the recovery key/) as string,
+    outcome: "failed",
+  });
+  expect(await onPi(pi, holds)).toBe(before);
+  await onPi(pi, `blkdiscard -f ${modelDisk} && cmp -n 1073741824 ${modelDisk} /dev/zero`);
+});
+
+test("a blank device becomes a volume, open and mounted, and its key is nowhere on the node", async () => {
+  const steps = await planFor(pi, volume);
+  const sealing = steps.findIndex(({ title }) => title.startsWith("seal a key slot"));
+  expect((await apply(steps.slice(0, sealing))).failure).toBeUndefined();
+  olderHeader = (
+    await onPi(pi, `dd if=${modelDisk} bs=1M count=16 iflag=direct status=none | gzip -c | base64 -w 0`)
+  ).trim();
+  const { failure } = await apply(steps.slice(sealing));
+  expect(failure).toBeUndefined();
+  await bringUp(pi, volume);
+
+  const state = await look(pi, volume);
+  expect(state).toMatchObject({
+    formation: "complete",
+    openedBy: "formation",
+    unlock: "pending-reboot",
+    mountedAt: "/srv/models",
+    pcr11Approved: true,
+    pcr15Capped: true,
+    tokens: [{ type: "systemd-tpm2", pcrs: [15], signedPcrs: [11], sealedToZeros: true }],
+  });
+  expect(state.mountOptions).toEqual(expect.arrayContaining(["nodev", "noexec", "nosuid"]));
+  await onPi(pi, "head -c 8000000 /dev/urandom >/srv/models/model.gguf && sync");
+  fileDigest = (await onPi(pi, "sha256sum /srv/models/model.gguf | cut -c1-64")).trim();
+
+  const key = await site.recover(state);
+  const found = await pi.exec("sudo -n grep -rlaF -f - /etc /var /run /tmp /root /home || :", { stdin: key });
+  expect(found.stdout).toBe("");
+  // The twin: what would be found if it were there.
+  const planted = await pi.exec(
+    "sudo -n sh -c 'cat >/var/tmp/planted; grep -rlaF -f /var/tmp/planted /var/tmp; rm /var/tmp/planted'",
+    { stdin: key },
+  );
+  expect(planted.stdout).toBe("/var/tmp/planted\n");
+});
+
+test("after a reboot the TPM has opened it, before the network, ssh and everybody but root, and the cap is between", async () => {
+  await pi.reboot();
+  expect(await look(pi, volume)).toMatchObject({
+    openedBy: "tpm",
+    unlock: "observed",
+    pcr15Capped: true,
+    lockedReason: "",
+  });
+  await fileIsThere();
+  await bringUp(pi, volume);
+  const times = await onPi(
+    pi,
+    `show() { systemctl show -P "$1" -- "$2"; }
+echo "cap $(show ExecMainExitTimestampMonotonic ${capUnit})"
+echo "volumes $(show ActiveEnterTimestampMonotonic edgeseal-volumes.service)"
+for unit in $(systemctl list-units --all --plain --no-legend --type=service,socket | cut -d " " -f 1) network-pre.target; do
+  case $unit in *.service) user=$(show User "$unit") ;; *.socket) user=socket ;; *) user=target ;; esac
+  case $unit in ssh.* | systemd-networkd.* | network-pre.target) ;; *.socket) continue ;; *) [ -n "$user" ] && [ "$user" != root ] || continue ;; esac
+  echo "after $unit $user $(show InactiveExitTimestampMonotonic "$unit")"
+done`,
+  );
+  const at = (name: string): number => Number(new RegExp(`^${name} (\\d+)$`, "m").exec(times)?.[1]);
+  expect(at("volumes")).toBeGreaterThan(0);
+  expect(at("cap")).toBeGreaterThan(at("volumes"));
+  const later = [...times.matchAll(/^after (\S+) (\S+) (\d+)$/gm)].filter(
+    ([, , , microseconds]) => Number(microseconds) > 0,
+  );
+  expect(later.map(([, unit]) => unit)).toEqual(
+    expect.arrayContaining(["ssh.service", "systemd-networkd.service", "network-pre.target", "dbus.service"]),
+  );
+  for (const [, unit, user, microseconds] of later)
+    expect(Number(microseconds), `${unit} (${user}) starts after the cap`).toBeGreaterThan(at("cap"));
+});
+
+const unsealAgain = `umount /srv/models && cryptsetup close edgeseal-models
+/usr/lib/systemd/systemd-cryptsetup attach edgeseal-models ${modelDisk} none tpm2-device=auto,headless=true,tpm2-signature=/etc/edgeseal/trust/approvals.json 2>&1
+[ -e /dev/mapper/edgeseal-models ] && echo open || echo locked`;
+
+test("nothing unseals it again in that boot, not even root", async () => {
+  const said = await onPi(pi, unsealAgain);
+  expect(said).toMatch(/Failed to unseal secret using TPM2/);
+  expect(said).toMatch(/^locked$/m);
+  const { failure } = await apply(await planFor(pi, volume));
+  expect(failure?.message).toContain(
+    "models can be opened by a boot only, as PCR 15 is capped; it was open in this boot, and closed since",
+  );
+});
+
+describe("in a boot without the cap", () => {
+  const disk = modelDisk;
+  const saved = "/run/header.good";
+  /** Starts the unlock unit as a boot does. @returns what it says of the volume */
+  const unlock = async (): Promise<string> => {
+    await onPi(
+      pi,
+      "if mountpoint -q /srv/models; then umount /srv/models; cryptsetup close edgeseal-models; fi; systemctl restart edgeseal-volumes.service || :",
+    );
+    const status = await onPi(
+      pi,
+      "cat /run/edgeseal/volumes/models; if [ -e /dev/mapper/edgeseal-models ]; then echo OPEN; fi",
+    );
+    return status;
+  };
+  const restore = `dd if=${saved} of=${disk} bs=1M oflag=direct conv=notrunc status=none`;
+
+  test("the same command unseals it: what stops it is the cap", async () => {
+    await onPi(pi, `rm /etc/systemd/system/${capUnit} && ln -s /dev/null /etc/systemd/system/${capUnit}`);
+    await pi.reboot();
+    const state = await look(pi, volume);
+    expect(state).toMatchObject({ openedBy: "tpm", pcr15Capped: false, bootUnits: { [capUnit]: "masked" } });
+    expect(await onPi(pi, unsealAgain)).toMatch(/^open$/m);
+    await onPi(
+      pi,
+      `cryptsetup close edgeseal-models; dd if=${disk} of=${saved} bs=1M count=16 iflag=direct status=none`,
+    );
+  });
+
+  /** Both copies of the header with a change to the JSON, their checksums made anew. */
+  async function editHeader(change: (json: string) => string): Promise<void> {
+    const bytes = Buffer.from(
+      await onPi(pi, `dd if=${disk} bs=16384 count=2 iflag=direct status=none | base64 -w 0`),
+      "base64",
+    );
+    for (const at of [0, 16_384]) {
+      const copy = bytes.subarray(at, at + 16_384);
+      const end = copy.indexOf(0, 4096);
+      const json = change(copy.toString("latin1", 4096, end));
+      copy.fill(0, 4096);
+      copy.write(json, 4096, "latin1");
+      copy.fill(0, 448, 512);
+      createHash("sha256").update(copy).digest().copy(copy, 448);
+    }
+    const { code } = await pi.exec(
+      `sudo -n sh -c 'base64 -d | dd of=${disk} bs=16384 oflag=direct iflag=fullblock conv=notrunc status=none'`,
+      {
+        stdin: bytes.toString("base64"),
+      },
+    );
+    expect(code).toBe(0);
+  }
+
+  /** Runs a command with the recovery key as its standard input. */
+  const withKey = async (command: string): Promise<void> => {
+    const stdin = await site.recover(await look(pi, volume));
+    const { code, stderr } = await pi.exec(`sudo -n sh -c '${command}'`, { stdin });
+    expect(code, stderr).toBe(0);
+  };
+
+  const attacks: Readonly<
+    Record<string, { readonly attack: () => Promise<unknown>; readonly reason: RegExp }>
+  > = {
+    "a null cipher": {
+      attack: () =>
+        editHeader((json) =>
+          json.replace(/("segments":.*?"encryption":")aes-xts-plain64/, "$1cipher_null-ecb"),
+        ),
+      reason: /header-differs: .*segment 0: encryption is cipher_null-ecb, pinned aes-xts-plain64/,
+    },
+    "another key slot": {
+      attack: () =>
+        withKey(
+          `cat >/run/key && printf attacker >/run/own && cryptsetup luksAddKey --batch-mode --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file /run/key ${disk} /run/own; code=$?; rm /run/key; exit $code`,
+        ),
+      reason: /header-differs: .*key slot 2 \(luks2\) was added/,
+    },
+    "a foreign token": {
+      attack: () =>
+        onPi(pi, `printf '{"type":"foreign","keyslots":["1"]}' | cryptsetup token import ${disk}`),
+      reason: /header-differs: .*token 1 \(foreign\) was added/,
+    },
+    "an older header of its own": {
+      attack: () =>
+        pi.exec(
+          `sudo -n sh -c 'base64 -d | gunzip | dd of=${disk} bs=1M iflag=fullblock oflag=direct conv=notrunc status=none'`,
+          { stdin: olderHeader },
+        ),
+      reason: /header-differs: .*header\.epoch is 3, pinned 5.*key slot 1 \(luks2\) is gone/,
+    },
+    "an attacker's volume of the same UUID, with the volume's own token": {
+      attack: () =>
+        onPi(
+          pi,
+          `uuid=$(cryptsetup luksUUID ${disk}) && cryptsetup token export --token-id 0 ${disk} >/run/token && printf attacker |
+cryptsetup luksFormat --batch-mode --type luks2 --uuid "$uuid" --label edgeseal-models --offset 32768 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file - ${disk} &&
+printf attacker >/run/own && cryptsetup luksAddKey --batch-mode --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file /run/own ${disk} /run/own && cryptsetup token import --json-file /run/token ${disk}`,
+        ),
+      reason: /header-differs: .*digest 0: digest is .*, pinned /,
+    },
+    "no header": {
+      attack: () =>
+        onPi(pi, `dd if=/dev/zero of=${disk} bs=1M count=16 oflag=direct conv=notrunc status=none`),
+      reason: /header-differs: there is no LUKS2 header any more that can be read/,
+    },
+  };
+
+  test.each(Object.entries(attacks))(
+    "%s keeps it locked; with the original back it opens",
+    async (_what, { attack, reason }) => {
+      await attack();
+      const said = await unlock();
+      expect(said).toMatch(reason);
+      expect(said).toMatch(/^state=locked$/m);
+      expect(said).not.toContain("OPEN");
+      const state = await look(pi, volume);
+      expect(state).toMatchObject({ open: false, openedBy: "none", headerMatchesPins: false });
+      expect(state.headerDifferences.length).toBeGreaterThan(0);
+      await expect(planFor(pi, volume)).rejects.toThrow(/the header of models on .* is not the pinned one/);
+      await onPi(pi, restore);
+      expect(await unlock()).toBe("state=open\nby=tpm\nOPEN\n");
+      await fileIsThere();
+    },
+  );
+
+  test("another value of PCR 11 keeps it locked, and the update says so", async () => {
+    await onPi(pi, `tpm2_pcrextend 11:sha256=${"12".repeat(32)}`);
+    expect(await unlock()).toMatch(
+      /pcr11-not-approved: PCR 11 is [0-9a-f]{64}, and the node has no approval of that state/,
+    );
+    const state = await look(pi, volume);
+    expect(state).toMatchObject({ open: false, pcr11Approved: false, headerMatchesPins: true });
+    const { failure } = await apply(await planFor(pi, volume));
+    expect(failure?.message).toContain("pcr11-not-approved");
+  });
+
+  test("and the next boot, in the approved state and with the cap back, opens it", async () => {
+    await pi.reboot();
+    await bringUp(pi, volume);
+    expect(await look(pi, volume)).toMatchObject({ openedBy: "tpm", pcr15Capped: true, pcr11Approved: true });
+    await fileIsThere();
+  });
+});
+
+describe("the cap comes in every boot:", () => {
+  test("with another TPM, which does not open the volume until the recovery key has it do so; ssh answers", async () => {
+    await pi.powerOff();
+    await pi.replaceTpm();
+    await pi.boot();
+    const state = await look(pi, volume);
+    expect(state).toMatchObject({
+      open: false,
+      openedBy: "none",
+      unlock: "pending-reboot",
+      pcr15Capped: true,
+      headerMatchesPins: true,
+    });
+    expect(state.lockedReason).toMatch(
+      /^tpm-refused: PCR 11 and 15 are as they should be, but this TPM does not open it: another TPM/,
+    );
+    const key = await site.recover(state);
+    const inputs = volume.inputs as SealedVolumeInputs;
+    const wrong = await apply(recoverVolume(inputs, state, "0".repeat(64)));
+    expect(wrong.failure?.message).toContain("the recovery key does not open models");
+    expect((await look(pi, volume)).headerMatchesPins).toBe(true);
+    expect((await apply(recoverVolume(inputs, state, key))).failure).toBeUndefined();
+    await bringUp(pi, volume);
+    await fileIsThere();
+    expect(await look(pi, volume)).toMatchObject({
+      open: true,
+      openedBy: "other",
+      keySlots: [{ slot: "0" }, { slot: "2" }],
+    });
+  });
+
+  test("with an unlock program that hangs", async () => {
+    await onPi(
+      pi,
+      `mkdir /etc/systemd/system/edgeseal-volumes.service.d
+printf '[Service]\\nExecStart=\\nExecStart=/bin/sleep infinity\\nTimeoutStartSec=5\\n' >/etc/systemd/system/edgeseal-volumes.service.d/hang.conf`,
+    );
+    await pi.reboot();
+    expect(await onPi(pi, "systemctl show -P Result edgeseal-volumes.service")).toBe("timeout\n");
+    expect(await look(pi, volume)).toMatchObject({
+      open: false,
+      pcr15Capped: true,
+      bootUnits: {
+        "edgeseal-volumes.service": "changed by /etc/systemd/system/edgeseal-volumes.service.d/hang.conf",
+      },
+    });
+  });
+
+  test("with the unlock unit masked", async () => {
+    await onPi(
+      pi,
+      "rm -r /etc/systemd/system/edgeseal-volumes.service.d; ln -sf /dev/null /etc/systemd/system/edgeseal-volumes.service",
+    );
+    await pi.reboot();
+    expect(await onPi(pi, "systemctl show -P LoadState edgeseal-volumes.service")).toBe("masked\n");
+    expect(await look(pi, volume)).toMatchObject({ open: false, pcr15Capped: true });
+  });
+
+  test("and with all of it mended the new TPM opens the volume", async () => {
+    const { failure } = await apply(await planFor(pi, volume));
+    expect(failure?.message).toContain("models can be opened by a boot only");
+    await pi.reboot();
+    await bringUp(pi, volume);
+    expect(await look(pi, volume)).toMatchObject({ openedBy: "tpm", unlock: "observed", pcr15Capped: true });
+    await fileIsThere();
+  });
+});
