@@ -11,6 +11,8 @@ export class SerialConsole {
   readonly #log: WriteStream;
   readonly #watchers = new Set<() => void>();
   #text = "";
+  /** The connection of the boot under way, or of the last one. */
+  #ended: Promise<void> = Promise.resolve();
 
   private constructor(server: Server, logPath: string) {
     this.#server = server;
@@ -18,6 +20,7 @@ export class SerialConsole {
     this.#log = createWriteStream(logPath, { flags: "a", mode: 0o600 });
     server.on("connection", (socket) => {
       socket.setEncoding("utf8");
+      this.#ended = new Promise((resolve) => socket.once("close", () => resolve()));
       socket.on("data", (chunk: string) => {
         this.#append(chunk);
       });
@@ -95,6 +98,11 @@ export class SerialConsole {
       this.#watchers.add(look);
       signal?.addEventListener("abort", abort, { once: true });
     });
+  }
+
+  /** Settles once all is read that a machine wrote that is off now. */
+  drained(): Promise<void> {
+    return this.#ended;
   }
 
   /** Returns once the log file is complete. */

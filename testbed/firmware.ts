@@ -23,8 +23,17 @@ export interface FirmwareConfig {
   readonly commandLineFile: string;
 }
 
-/** The conditional sections of config.txt that hold on a Pi 5. */
+/** The conditional sections of config.txt that hold on a Pi 5; and in a boot that was asked to try, `[tryboot]`. */
 const pi5Sections = new Set(["all", "pi5"]);
+
+/**
+ * What the kernel says last when it was restarted as by `reboot "0 tryboot"` (kernel/reboot.c). On a Pi its driver sets a bit for the firmware, which outlasts the reset; here the
+ * console is what outlasts it.
+ */
+const tryMark = "Restarting system with command '0 tryboot'";
+
+/** Whether a machine that printed this before it reset asked the firmware to try. */
+export const asksToTry = (console: string): boolean => console.includes(tryMark);
 
 /**
  * Reads config.txt as a Pi 5's bootloader does, as far as it decides which files boot: `kernel`, `auto_initramfs`,
@@ -32,7 +41,7 @@ const pi5Sections = new Set(["all", "pi5"]);
  * device tree parameters, is for hardware that the virtual board does not have.
  * Source: Raspberry Pi documentation, "config.txt", boot options and conditional filters.
  */
-export function parseConfig(text: string): FirmwareConfig {
+export function parseConfig(text: string, tryboot = false): FirmwareConfig {
   const settings = new Map<string, string>();
   let initramfs: string | undefined;
   let applies = true;
@@ -40,7 +49,8 @@ export function parseConfig(text: string): FirmwareConfig {
     const line = raw.replace(/#.*$/, "").trim();
     const section = /^\[(.+)\]$/.exec(line)?.[1];
     if (section !== undefined) {
-      applies = pi5Sections.has(section.toLowerCase());
+      const name = section.toLowerCase();
+      applies = pi5Sections.has(name) || (tryboot && name === "tryboot");
       continue;
     }
     if (!applies || line === "") continue;
@@ -77,18 +87,21 @@ export function initramfsNameFor(kernel: string): string {
  * Plays the firmware: reads what is on the boot partition of this disk *now*, so that whatever an update in the node
  * or an attacker wrote there is what boots.
  * @param folder where the copies go; made if missing
+ * @param tryboot reads tryboot.txt in the place of config.txt, when there is one
  * @throws Error when there is nothing to boot, as a Pi would stop
  */
 export async function readBootFiles(
   disk: string,
   folder: string,
   format: "raw" | "qcow2" = "qcow2",
+  tryboot = false,
 ): Promise<BootFiles> {
   await mkdir(folder, { recursive: true });
   const partition = join(folder, "boot.img");
   await extractPartition(disk, bootPartition, partition, format);
   try {
-    const config = parseConfig((await tryRead(partition, "config.txt", folder)) ?? "");
+    const tried = tryboot ? await tryRead(partition, "tryboot.txt", folder) : undefined;
+    const config = parseConfig(tried ?? (await tryRead(partition, "config.txt", folder)) ?? "", tryboot);
     const kernelPath = join(folder, "kernel");
     let kernelName: string | undefined;
     for (const name of config.kernels) {

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { detectAccelerator } from "./accelerator.ts";
 import { SerialConsole } from "./console.ts";
 import { createBlankDisk, createOverlay } from "./disk.ts";
-import { readBootFiles, type BootFiles } from "./firmware.ts";
+import { asksToTry, readBootFiles, type BootFiles } from "./firmware.ts";
 import { GuestShell, type ExecOptions, type ExecResult, type GuestAddress } from "./guest-shell.ts";
 import { adminUser, dataDiskMiB } from "./image/recipe.ts";
 import { ensureImage, type Image } from "./image.ts";
@@ -182,11 +182,17 @@ export class VirtualPi {
    * @throws Error when it is on, when there is nothing to boot, or with the end of the console when it does not come up
    */
   async boot(): Promise<void> {
+    if (!this.isOn) this.#rebooting = undefined;
+    await this.#boot(false);
+  }
+
+  /** @param tryboot as the firmware was asked for by `reboot "0 tryboot"`: for this boot only, and only by a reset */
+  async #boot(tryboot: boolean): Promise<void> {
     if (this.#machine) throw new Error(`${this.name} is already on`);
     if (this.#stopping) throw new Error(`${this.name} is stopped`);
-    this.#rebooting = undefined;
     const started = performance.now();
-    const bootFiles = await readBootFiles(this.#wiring.systemDisk, join(this.#wiring.folder, "boot"));
+    const folder = join(this.#wiring.folder, "boot");
+    const bootFiles = await readBootFiles(this.#wiring.systemDisk, folder, "qcow2", tryboot);
     const from = this.console.position();
     const machine = await this.#powerOn(bootFiles);
     const [, bootId = ""] = await Promise.race([
@@ -294,6 +300,7 @@ export class VirtualPi {
       throw new Error(`${this.name} was stopped while it was being powered on`);
     };
     if (this.#stopping) refuse();
+    const from = this.console.position();
     const machine = await Machine.powerOn(this.#wiring, bootFiles, memory);
     if (this.#stopping) {
       await machine.cut();
@@ -310,7 +317,9 @@ export class VirtualPi {
         return;
       }
       // A board that is reset boots again, whoever asked for it.
-      this.#rebooting = this.boot();
+      this.#rebooting = this.console
+        .drained()
+        .then(() => this.#boot(asksToTry(this.console.text().slice(from))));
       const rebooting = this.#rebooting;
       rebooting.catch((error: unknown) => {
         // Not if it was cut meanwhile.

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { initramfsNameFor, parseConfig } from "../../../testbed/firmware.ts";
+import { asksToTry, initramfsNameFor, parseConfig } from "../../../testbed/firmware.ts";
 
 describe("config.txt", () => {
   test("an empty one boots the Pi 5's kernel, else the generic one, without an initramfs", () => {
@@ -40,6 +40,17 @@ describe("config.txt", () => {
       commandLineFile: "new/c.txt",
     });
   });
+});
+
+test("what is only for a trial holds in a trial", () => {
+  const text = "[tryboot]\ncmdline=try.txt\n[all]\n";
+  expect(parseConfig(text).commandLineFile).toBe("cmdline.txt");
+  expect(parseConfig(text, true).commandLineFile).toBe("try.txt");
+});
+
+test("a trial is asked for by the kernel's last words", () => {
+  expect(asksToTry("[  61.2] reboot: Restarting system with command '0 tryboot'\r\n")).toBe(true);
+  expect(asksToTry("[  61.2] reboot: Restarting system\r\n")).toBe(false);
 });
 
 test.each([
