@@ -17,6 +17,7 @@ export default defineConfig({
           exclude: otherTiers,
           pool: "threads",
           testTimeout: 30_000,
+          hookTimeout: 60_000,
           sequence: { groupOrder: 0 },
         },
       },

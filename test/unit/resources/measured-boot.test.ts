@@ -287,7 +287,7 @@ describe("the initramfs", () => {
       const steps = titles(planFor(stateOf(pi)));
       expect(steps).toContain(`write ${path}`);
       expect(steps.some((title) => title.startsWith("build"))).toBe(
-        ["program", "conf", "hook", "script"].includes(name),
+        ["program", "conf", "hook", "script", "panic"].includes(name),
       );
       bringUp(pi);
       expect(planFor(stateOf(pi))).toEqual([]);
