@@ -19,8 +19,10 @@ type Metadata = Record<string, Record<string, Record<string, unknown>>>;
 const metadata = (): Metadata => JSON.parse(luksJson) as Metadata;
 
 /** A header as cryptsetup and systemd-cryptenroll left it on a virtual Pi's disk: the first 16 KiB. */
-const realHeader = (): Buffer =>
-  gunzipSync(readFileSync(join(import.meta.dirname, "luks-headers/virtual-pi.header.gz")));
+const realHeader = (): Buffer => {
+  const text = readFileSync(join(import.meta.dirname, "luks-headers/virtual-pi.header.gz.base64"), "utf8");
+  return gunzipSync(Buffer.from(text, "base64"));
+};
 
 const program = readFileSync(
   new URL("../../../provider/resources/on-device/unlock-volumes", import.meta.url),
