@@ -1,6 +1,7 @@
 import type { ResourceKind } from "./resource.ts";
 import { coreDumps } from "./resources/core-dumps.ts";
 import { firewall } from "./resources/firewall.ts";
+import { firmwareConfig } from "./resources/firmware-config.ts";
 import { measuredBoot } from "./resources/measured-boot.ts";
 import { sealedVolume } from "./resources/sealed-volume.ts";
 import { swap } from "./resources/swap.ts";
@@ -12,6 +13,7 @@ export const kinds: readonly ResourceKind[] = [
   coreDumps,
   firewall,
   verifiedBoot,
+  firmwareConfig,
   measuredBoot,
   sealedVolume,
 ];

@@ -59,6 +59,19 @@ systemctl daemon-reload; systemctl enable dphys-swapfile.service 2>/dev/null`,
     },
     points: 8,
   },
+  "edgeseal:boot:FirmwareConfig": {
+    inputs: {
+      settings: ["dtparam=spi=on", "dtoverlay=tpm-slb9670"],
+      commandLine: { present: ["lsm=apparmor"], absent: ["quiet"] },
+      tryboot: "never",
+      reboot: "never",
+      rebootUnapproved: "refuse",
+    },
+    start: `rm -rf /run/edgeseal/firmware-config /boot/firmware; mkdir -p /boot/firmware
+printf 'dtparam=audio=on\n[pi4]\nx=1\n' >/boot/firmware/config.txt
+printf 'root=/dev/mmcblk0p2 quiet rootwait\n' >/boot/firmware/cmdline.txt`,
+    points: 3,
+  },
 };
 
 test.each(Object.entries(subjects))(

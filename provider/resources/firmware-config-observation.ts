@@ -1,0 +1,274 @@
+import { createHash } from "node:crypto";
+import { Type, type Static } from "typebox";
+import { outputOf, UnknownObservation, type PartOutput, type Probe } from "../device/probe.ts";
+import type { Observed } from "../resource.ts";
+import { kernelValue, parseFiles, readFiles, type ConfigFiles } from "./config-files.ts";
+import { absence, isMadeOf, presence, trialOf, withoutTrial } from "./firmware-config-command-line.ts";
+import {
+  blockBegin,
+  blockEnd,
+  inForce,
+  readConfig,
+  statusOf,
+  type ConfigLine,
+} from "./firmware-config-text.ts";
+import { rebootState } from "./reboot-inputs.ts";
+
+/** Where the firmware's files are on every system that runs on a Pi 5. */
+export const bootFolder = "/boot/firmware";
+/** Copies, on the boot partition, of the files of the last boot that came up with them: what to put back by hand. */
+export const lastGoodFolder = `${bootFolder}/edgeseal-last-good`;
+/** Gone with the boot: the digest of config.txt as this boot was made of it, once edgeseal changed the file. */
+export const bootedMarker = "/run/edgeseal/firmware-config";
+/** cmdline.txt's line before edgeseal first changed it. */
+export const formerCommandLine = "/var/lib/edgeseal/firmware-config/command-line";
+
+const byName = (description: string) => Type.Record(Type.String(), Type.String(), { description });
+const lines = (description: string) => Type.Array(Type.String(), { description });
+
+export const firmwareConfigState = Type.Object({
+  settings: byName(
+    "Each declared setting by its line: `in force` with the next boot, or why it is not, e.g. `missing` or `overridden: config.txt line 12 has 'spi=off'`.",
+  ),
+  staleSettings: lines("Lines of edgeseal's in config.txt that are not declared any more."),
+  commandLine: byName(
+    "Each declared parameter of cmdline.txt: `present`, `absent`, or what is there instead, e.g. `it is 'lsm=landlock'`.",
+  ),
+  ...rebootState,
+  bootedCommandLine: byName("The same parameters on the command line of this boot (/proc/cmdline)."),
+  activeLsms: lines("Security modules of the running kernel, in order (/sys/kernel/security/lsm)."),
+  appArmor: Type.Enum(["enabled", "disabled"], {
+    type: "string",
+    description: "Whether AppArmor is active in the running kernel.",
+  }),
+  memoryCgroup: Type.Enum(["enabled", "disabled"], {
+    type: "string",
+    description: "Whether the running kernel limits memory (cgroup.controllers has `memory`).",
+  }),
+  tpm: Type.Enum(["2.0", "1.2", "none"], {
+    type: "string",
+    description: "The TPM that the running kernel drives; `none` without /dev/tpm0.",
+  }),
+  ownSettings: lines("edgeseal's lines in config.txt."),
+  settingsElsewhere: lines("Declared settings that are in force without edgeseal's lines."),
+  commandLineFile: Type.String({ description: "The file of the command line on the boot partition." }),
+  commandLineText: Type.String({ description: "Its line." }),
+  formerCommandLine: Type.String({
+    description: "Its line before edgeseal first changed it; empty when it never did.",
+  }),
+  configDigest: Type.String({ description: "SHA-256 of config.txt." }),
+  commandLineDigest: Type.String({ description: "SHA-256 of the command line's file." }),
+  lastGood: byName("SHA-256 of the kept copies of the files of the last boot that came up, by name."),
+  tryboot: Type.Enum(["supported", "taken", "unknown"], {
+    type: "string",
+    description:
+      "Whether the firmware can boot once with tryboot.txt in config.txt's place: `supported`; `taken` by somebody else (a tryboot.txt that is not edgeseal's, or A/B partitions); `unknown` where it doesn't say.",
+  }),
+  trial: Type.String({ description: "The edit that this boot is a trial of; empty in any other boot." }),
+  bootMeasured: Type.Boolean({
+    description: "Whether boots of this node are measured (edgeseal:boot:MeasuredBoot is installed).",
+  }),
+});
+
+export type FirmwareConfigState = Static<typeof firmwareConfigState>;
+
+/** What of the inputs decides how the answer is read. */
+export interface Declared {
+  readonly settings: readonly string[];
+  readonly commandLine: { readonly present: readonly string[]; readonly absent: readonly string[] };
+}
+
+// In base64, since neither line ends nor bytes that are no UTF-8 may change on the way. Names come from the files: only what can't lead elsewhere is followed.
+const bootFiles = `
+if awk '$1 !~ /^#/ && $2 == "${bootFolder}" { found = 1 } END { exit !found }' /etc/fstab 2>/dev/null && ! mountpoint -q ${bootFolder}; then
+  echo '${bootFolder} is in /etc/fstab and is not mounted' >&2
+  exit 1
+fi
+cd ${bootFolder} 2>/dev/null && [ -e config.txt ] || exit 66
+set --
+words() { sed -n "$1" $2 2>/dev/null | tr -d '\\r' | grep -xE '[A-Za-z0-9][A-Za-z0-9._/-]*' | grep -vF .. | sort -u; }
+configs=config.txt
+for depth in 1 2 3 4 5 6 7 8; do
+  more=$(words 's/^[[:blank:]]*include[[:blank:]]\\{1,\\}\\([^[:blank:]]*\\)[[:blank:]]*$/\\1/p' "$configs")
+  more=$(printf '%s\\n' config.txt $more | sort -u | head -n 32)
+  [ "$more" != "$configs" ] || break
+  configs=$more
+done
+prefixes=$(words 's/^[[:blank:]]*os_prefix[[:blank:]]*=[[:blank:]]*//p' "$configs")
+names=$(words 's/^[[:blank:]]*cmdline[[:blank:]]*=[[:blank:]]*//p' "$configs")
+for prefix in '' $prefixes; do for name in cmdline.txt $names; do set -- "$@" "$prefix$name"; done; done
+for name in $configs "$@" tryboot.txt autoboot.txt; do
+  [ -f "$name" ] || continue
+  size=$(wc -c <"$name") || exit 1
+  if [ "$size" -gt 65536 ]; then echo "$name has $size bytes" >&2; exit 1; fi
+  text=$(base64 -w 0 <"$name") || exit 1
+  printf '%s %s\\n' "$name" "$text"
+done
+`;
+
+const lastGood = `cd ${lastGoodFolder} 2>/dev/null || exit 0
+for name in *; do [ ! -f "$name" ] || sha256sum -- "$name" || exit 1; done`;
+
+const running = readFiles([
+  "/proc/cmdline",
+  "/sys/kernel/security/lsm",
+  "/sys/module/apparmor/parameters/enabled",
+  "/sys/fs/cgroup/cgroup.controllers",
+  "/sys/class/tpm/tpm0/tpm_version_major",
+  "/proc/device-tree/model",
+  bootedMarker,
+  formerCommandLine,
+]);
+
+const facts = `
+if [ -e /proc/device-tree/chosen/bootloader/tryboot ]; then echo tryboot; fi
+if [ -e /usr/lib/edgeseal/measure ]; then echo measured; fi
+`;
+
+/** The questions are the same whatever is declared; only how the answers are read depends on it. */
+export function firmwareConfigProbe(declared: Declared): Probe<Observed<FirmwareConfigState>> {
+  return {
+    id: "edgeseal:boot:FirmwareConfig",
+    parts: { bootFiles, lastGood, running, facts },
+    parse: (parts) =>
+      parts["bootFiles"]?.code === 66
+        ? { outcome: "absent" }
+        : { outcome: "present", state: parseFirmwareConfig(parts, declared) },
+  };
+}
+
+const sha256 = (text: string): string => createHash("sha256").update(text, "latin1").digest("hex");
+
+function parseBootFiles(output: string): ReadonlyMap<string, string> {
+  const files = new Map<string, string>();
+  for (const line of output.split("\n").filter((each) => each !== "")) {
+    const [name = "", text, ...more] = line.split(" ");
+    if (text === undefined || more.length > 0 || !/^[A-Za-z0-9+/]*=*$/.test(text)) {
+      throw new UnknownObservation(`unexpected line in a listing of ${bootFolder}: '${line.slice(0, 120)}'`);
+    }
+    files.set(name, Buffer.from(text, "base64").toString("latin1"));
+  }
+  return files;
+}
+
+/** The board that a node is taken for that doesn't say: edgeseal is made for it. */
+const usualModel = "Raspberry Pi 5";
+
+/** The last word on a setting of one value, by lines that are sure to count. */
+const valueOf = (config: readonly ConfigLine[], key: string): string | undefined =>
+  config.findLast((line) => line.key === key && line.applies === "yes")?.value;
+
+function parseFirmwareConfig(
+  parts: Readonly<Record<string, PartOutput>>,
+  declared: Declared,
+): FirmwareConfigState {
+  const boot = parseBootFiles(outputOf(parts, "bootFiles"));
+  const system = parseFiles(outputOf(parts, "running"));
+  const facts = outputOf(parts, "facts").split("\n");
+  const text = boot.get("config.txt") ?? "";
+  const model = kernelValue(system, "/proc/device-tree/model")?.replaceAll("\0", "") ?? "";
+  const config = readConfig(boot, model === "" ? usualModel : model);
+  const booted = kernelValue(system, "/proc/cmdline");
+  if (booted === undefined) throw new UnknownObservation("the device has no /proc/cmdline");
+  const commandLineFile = `${valueOf(config, "os_prefix") ?? ""}${valueOf(config, "cmdline") ?? "cmdline.txt"}`;
+  const commandLineText = boot.get(commandLineFile);
+  const line = firstLine(commandLineText ?? "");
+  const own = ownLines(text);
+  const withoutOwn = config.filter(({ ours }) => !ours);
+  const tryboot = boot.get("tryboot.txt");
+  const judge = (commandLine: string): Record<string, string> => {
+    const found: Record<string, string> = {};
+    for (const each of declared.commandLine.present) found[each] = presence(commandLine, each);
+    for (const each of declared.commandLine.absent) found[each] = absence(commandLine, each);
+    return found;
+  };
+  const onDisk = judge(line);
+  const inBoot = judge(withoutTrial(booted));
+  const isOther = declaredKeys(declared).some((key) => onDisk[key] !== inBoot[key]);
+  const configDigest = sha256(text);
+  const marker = kernelValue(system, bootedMarker);
+  return {
+    settings: Object.fromEntries(declared.settings.map((each) => [each, statusOf(config, each)])),
+    staleSettings: own.filter((each) => !declared.settings.includes(each)),
+    commandLine: onDisk,
+    pendingReboot: (marker !== undefined && marker !== configDigest) || (!isMadeOf(booted, line) && isOther),
+    bootedCommandLine: inBoot,
+    activeLsms: (kernelValue(system, "/sys/kernel/security/lsm") ?? "")
+      .split(",")
+      .filter((each) => each !== ""),
+    appArmor: isAppArmorEnabled(system) ? "enabled" : "disabled",
+    memoryCgroup: (kernelValue(system, "/sys/fs/cgroup/cgroup.controllers") ?? "")
+      .split(" ")
+      .includes("memory")
+      ? "enabled"
+      : "disabled",
+    tpm: tpmOf(kernelValue(system, "/sys/class/tpm/tpm0/tpm_version_major")),
+    ownSettings: own,
+    settingsElsewhere: declared.settings.filter((each) => statusOf(withoutOwn, each) === inForce),
+    commandLineFile,
+    commandLineText: line,
+    formerCommandLine: kernelValue(system, formerCommandLine) ?? "",
+    configDigest,
+    commandLineDigest: commandLineText === undefined ? "" : sha256(commandLineText),
+    lastGood: parseDigests(outputOf(parts, "lastGood")),
+    tryboot: trybootOf(facts.includes("tryboot"), tryboot, boot.get("autoboot.txt")),
+    trial: trialOf(booted) ?? "",
+    bootMeasured: facts.includes("measured"),
+  };
+}
+
+const declaredKeys = ({ commandLine }: Declared): readonly string[] => [
+  ...commandLine.present,
+  ...commandLine.absent,
+];
+
+const firstLine = (text: string): string => (text.split("\n")[0] ?? "").replace(/\r$/, "");
+
+/** What stands between edgeseal's marks, without the section and the end of an overlay's reach, which are no settings. */
+function ownLines(text: string): string[] {
+  const all = text.split("\n").map((line) => line.replace(/\r$/, ""));
+  let within = false;
+  const own: string[] = [];
+  for (const line of all) {
+    if (line === blockBegin) within = true;
+    else if (line === blockEnd) within = false;
+    else if (within && line !== "[all]" && line !== "dtoverlay=") own.push(line);
+  }
+  return own;
+}
+
+const isAppArmorEnabled = (system: ConfigFiles): boolean =>
+  kernelValue(system, "/sys/module/apparmor/parameters/enabled") === "Y" &&
+  (kernelValue(system, "/sys/kernel/security/lsm") ?? "").split(",").includes("apparmor");
+
+function tpmOf(version: string | undefined): FirmwareConfigState["tpm"] {
+  if (version === undefined) return "none";
+  if (version === "2") return "2.0";
+  if (version === "1") return "1.2";
+  throw new UnknownObservation(`the kernel tells no version of the TPM that is known: '${version}'`);
+}
+
+function trybootOf(
+  reported: boolean,
+  file: string | undefined,
+  autoboot: string | undefined,
+): FirmwareConfigState["tryboot"] {
+  const isForeign = file !== undefined && !file.includes(blockBegin);
+  // With A/B partitions the flag chooses another partition, and tryboot.txt is not read.
+  if (isForeign || /^\s*tryboot_a_b\s*=\s*1/m.test(autoboot ?? "")) return "taken";
+  return reported ? "supported" : "unknown";
+}
+
+function parseDigests(output: string): Record<string, string> {
+  return Object.fromEntries(
+    output
+      .split("\n")
+      .filter((line) => line !== "")
+      .map((line) => {
+        const [, digest, name] = /^([0-9a-f]{64}) [ *](.+)$/.exec(line) ?? [];
+        if (digest === undefined || name === undefined)
+          throw new UnknownObservation(`unexpected line in a list of digests: '${line.slice(0, 120)}'`);
+        return [name, digest];
+      }),
+  );
+}

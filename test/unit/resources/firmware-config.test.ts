@@ -1,0 +1,533 @@
+import { afterEach, describe, expect, test } from "vitest";
+import { inputSchema } from "../../../provider/check/input-schema.ts";
+import { inputValidator } from "../../../provider/check/input-validator.ts";
+import { pointsOf } from "../../../provider/device/plan-points.ts";
+import { UnknownObservation, type PartOutput } from "../../../provider/device/probe.ts";
+import type { RebootStep, Step } from "../../../provider/device/step.ts";
+import { diffState } from "../../../provider/diff.ts";
+import { PlanRefused } from "../../../provider/resource.ts";
+import { firmwareConfigAt } from "../../../provider/resources/firmware-config.ts";
+import type { FirmwareConfigState } from "../../../provider/resources/firmware-config-observation.ts";
+import { FakeRoot } from "./fake-root.ts";
+
+const firmwareConfig = firmwareConfigAt(() => new Date("2026-03-01T03:00:00Z"));
+const route = {
+  clientAddress: undefined,
+  clientPort: undefined,
+  serverAddress: undefined,
+  serverPort: undefined,
+};
+
+/** The boot partition is below /var there, where the fake's rewriting reaches. */
+class PiRoot extends FakeRoot {
+  override sh(script: string, stdin?: string): PartOutput {
+    const result = super.sh(script.replaceAll("/boot/firmware", "/var/boot"), stdin);
+    return { ...result, stderr: result.stderr.replaceAll("/var/boot", "/boot/firmware") };
+  }
+  override write(path: string, content: string | Buffer): void {
+    super.write(path.replace("/boot/firmware", "/var/boot"), content);
+  }
+  boot(name: string): string {
+    return this.read(`/var/boot/${name}`);
+  }
+  /** Boots: what is on the disk is in effect, /run is empty. */
+  reboot(commandLine = this.boot("cmdline.txt").split("\n")[0] ?? ""): void {
+    this.remove("/run/edgeseal");
+    this.write("/proc/cmdline", `coherent_pool=1M cgroup_disable=memory ${commandLine.trim()}\n`);
+  }
+}
+
+/** Raspberry Pi OS trixie as it comes, in a Pi 5. */
+const stockConfig = `# For more options and information see
+# http://rptl.io/configtxt
+dtparam=audio=on
+camera_auto_detect=1
+auto_initramfs=1
+# Enable DRM VC4 V3D driver
+dtoverlay=vc4-kms-v3d
+max_framebuffers=2
+arm_64bit=1
+
+[cm4]
+otg_mode=1
+
+[cm5]
+dtoverlay=dwc2,dr_mode=host
+
+[all]
+`;
+const stockLine =
+  "console=serial0,115200 console=tty1 root=PARTUUID=4f1c-02 rootfstype=ext4 fsck.repair=yes rootwait";
+
+const roots: FakeRoot[] = [];
+afterEach(() => roots.splice(0).forEach((root) => root[Symbol.dispose]()));
+
+function stockRoot(config = stockConfig, commandLine = `${stockLine}\n`): PiRoot {
+  const root = new PiRoot();
+  roots.push(root);
+  root.write("/boot/firmware/config.txt", Buffer.from(config, "latin1"));
+  root.write("/boot/firmware/cmdline.txt", Buffer.from(commandLine, "latin1"));
+  root.write("/etc/fstab", "PARTUUID=4f1c-02 / ext4 defaults 0 1\n");
+  root.write("/proc/device-tree/model", "Raspberry Pi 5 Model B Rev 1.0\0");
+  root.write("/sys/kernel/security/lsm", "capability");
+  root.write("/sys/module/apparmor/parameters/enabled", "N\n");
+  root.write("/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io pids\n");
+  root.reboot();
+  return root;
+}
+
+type Inputs = Parameters<typeof firmwareConfig.desired>[0];
+const validator = inputValidator(inputSchema(firmwareConfig));
+
+function inputs(given: object = {}): Inputs {
+  const connection = { node: "pi-1", address: "192.0.2.1", hostKey: `SHA256:${"A".repeat(43)}` };
+  const checked = validator.validate({ connection, ...given }, []);
+  expect(checked.problems).toEqual([]);
+  const { connection: _connection, onDelete: _onDelete, ...own } = checked.inputs;
+  return own as unknown as Inputs;
+}
+
+function stateOf(root: FakeRoot, given: Inputs): FirmwareConfigState {
+  const observed = root.observe(firmwareConfig.observe(given));
+  return observed.outcome === "present" ? observed.state : expect.fail("absent");
+}
+
+const planFor = (root: FakeRoot, given: Inputs): readonly Step[] =>
+  firmwareConfig.plan(given, { outcome: "present", state: stateOf(root, given) }, route);
+
+const differences = (root: FakeRoot, given: Inputs): readonly string[] =>
+  diffState(firmwareConfig.desired(given), stateOf(root, given)).map(({ path }) => path);
+
+/** Does a plan; a reboot when the boot after it has this command line. */
+function apply(root: PiRoot, steps: readonly Step[]): void {
+  for (const step of steps) {
+    if (step.kind !== "reboot") root.apply(step);
+    else {
+      root.reboot(step.tryboot === true ? root.boot("edgeseal-trial.txt") : undefined);
+      for (const each of step.afterwards ?? []) root.apply(each);
+    }
+  }
+}
+
+/** The running system after a boot with what the defaults declare. */
+function effects(root: FakeRoot): void {
+  root.write("/sys/kernel/security/lsm", "capability,landlock,yama,apparmor");
+  root.write("/sys/module/apparmor/parameters/enabled", "Y\n");
+  root.write("/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids\n");
+  root.write("/sys/class/tpm/tpm0/tpm_version_major", "2\n");
+}
+
+const ourBlock = `# edgeseal begin: written by edgeseal, and overwritten by it
+[all]
+dtoverlay=
+dtparam=spi=on
+dtoverlay=tpm-slb9670
+# edgeseal end
+`;
+const ourLine = `${stockLine} lsm=landlock,lockdown,yama,integrity,apparmor,bpf cgroup_enable=memory`;
+
+describe("on a Pi as it comes", () => {
+  test("the defaults give the TPM, AppArmor and the memory cgroup; all else stays as it is", () => {
+    const root = stockRoot();
+    const given = inputs();
+    expect(given).toMatchObject({ reboot: "never", tryboot: "auto", commandLine: { absent: [] } });
+    expect(stateOf(root, given)).toMatchObject({
+      settings: { "dtparam=spi=on": "missing", "dtoverlay=tpm-slb9670": "missing" },
+      commandLine: {
+        "lsm=landlock,lockdown,yama,integrity,apparmor,bpf": "missing",
+        "cgroup_enable=memory": "missing",
+      },
+      pendingReboot: false,
+      tpm: "none",
+      appArmor: "disabled",
+      memoryCgroup: "disabled",
+      lastGood: {},
+    });
+    apply(root, planFor(root, given));
+    expect(root.boot("config.txt")).toBe(stockConfig + ourBlock);
+    expect(root.boot("cmdline.txt")).toBe(`${ourLine}\n`);
+    expect(root.boot("edgeseal-last-good/config.txt")).toBe(stockConfig);
+    expect(root.boot("edgeseal-last-good/cmdline.txt")).toBe(`${stockLine}\n`);
+  });
+
+  test("nothing differs then, and it says that a boot is missing", () => {
+    const root = stockRoot();
+    const given = inputs();
+    apply(root, planFor(root, given));
+    expect(differences(root, given)).toEqual([]);
+    expect(planFor(root, given)).toEqual([]);
+    expect(stateOf(root, given).pendingReboot).toBe(true);
+    root.reboot();
+    effects(root);
+    expect(stateOf(root, given)).toMatchObject({
+      pendingReboot: false,
+      bootedCommandLine: { "cgroup_enable=memory": "present" },
+      tpm: "2.0",
+      appArmor: "enabled",
+      memoryCgroup: "enabled",
+      activeLsms: ["capability", "landlock", "yama", "apparmor"],
+    });
+  });
+
+  test("what is declared and in force already is not written again", () => {
+    const root = stockRoot(
+      `${stockConfig}[pi5]\ndtoverlay=\ndtparam=spi=on\ndtoverlay=tpm-slb9670\n`,
+      `${ourLine}\n`,
+    );
+    root.reboot();
+    expect(planFor(root, inputs())).toEqual([]);
+    const given = inputs({ settings: ["dtparam=spi=on", "arm_boost=1"] });
+    apply(root, planFor(root, given));
+    expect(root.boot("config.txt")).toMatch(/# edgeseal begin.*\n\[all\]\narm_boost=1\n# edgeseal end\n$/);
+    expect(differences(root, given)).toEqual([]);
+  });
+});
+
+describe("what is not ours stays byte for byte", () => {
+  test("line ends, comments, bytes that are no UTF-8, a last line without an end", () => {
+    const config = "# d\xe9j\xe0 vu\r\n\r\ndtparam=audio=on  \r\n[pi4]\r\nx=1";
+    const root = stockRoot(config, `${stockLine}\r\n# a second line\r\n`);
+    const given = inputs();
+    apply(root, planFor(root, given));
+    const text = Buffer.from(root.boot("config.txt"), "utf8").toString("utf8");
+    expect(text.endsWith(`x=1\r\n${ourBlock.replaceAll("\n", "\r\n")}`)).toBe(true);
+    expect(root.sh(`head -c ${config.length} /boot/firmware/config.txt | base64`).stdout.trim()).toBe(
+      Buffer.from(config, "latin1").toString("base64"),
+    );
+    expect(root.boot("cmdline.txt")).toBe(`${ourLine}\r\n# a second line\r\n`);
+    expect(differences(root, given)).toEqual([]);
+  });
+
+  test("also when edgeseal's lines are in the middle of the file: they go to its end, where they have the last word", () => {
+    const root = stockRoot(`a=1\n${ourBlock}[gpio4=1]\nb=2\ndtparam=spi=off\n`);
+    const given = inputs();
+    expect(stateOf(root, given).settings["dtparam=spi=on"]).toBe(
+      "overridden: config.txt line 10 under [gpio4=1] has 'spi=off'",
+    );
+    apply(root, planFor(root, given));
+    expect(root.boot("config.txt")).toBe(`a=1\n[gpio4=1]\nb=2\ndtparam=spi=off\n${ourBlock}`);
+  });
+
+  test("a line that is not declared any more goes, with nothing else", () => {
+    const root = stockRoot();
+    apply(root, planFor(root, inputs()));
+    const given = inputs({ settings: ["dtparam=spi=on"] });
+    expect(stateOf(root, given).staleSettings).toEqual(["dtoverlay=tpm-slb9670"]);
+    apply(root, planFor(root, given));
+    expect(root.boot("config.txt")).toBe(stockConfig + ourBlock.replace("dtoverlay=tpm-slb9670\n", ""));
+    const none = inputs({ settings: [] });
+    apply(root, planFor(root, none));
+    expect(root.boot("config.txt")).toBe(stockConfig);
+  });
+
+  test("marks that are no pair are not guessed at", () => {
+    const root = stockRoot(`a=1\n${ourBlock.replace("# edgeseal end\n", "")}b=2\n[pi4]\n`);
+    const given = inputs({ settings: ["c=1"] });
+    expect(() => apply(root, planFor(root, given))).toThrow("are not one pair");
+    expect(root.boot("config.txt")).toContain("b=2");
+  });
+
+  test("a file that changed since it was looked at is not written", () => {
+    const root = stockRoot();
+    const steps = planFor(root, inputs());
+    root.write("/boot/firmware/config.txt", `${stockConfig}# edited\n`);
+    root.write("/boot/firmware/cmdline.txt", `${stockLine} quiet\n`);
+    const writes = steps.filter((step) => step.precondition !== undefined);
+    expect(writes).toHaveLength(2);
+    for (const step of writes) expect(root.holds(step)).toBe(false);
+  });
+
+  test("nothing is left beside the files, and no file is left half written", () => {
+    const root = stockRoot();
+    apply(root, planFor(root, inputs()));
+    expect(root.sh("find /boot/firmware -name '.*' -o -name '*.kept'").stdout).not.toContain("edgeseal-new");
+  });
+});
+
+describe("the copy of the last good files", () => {
+  test("is of what the node booted with, not of a second edit in the same boot", () => {
+    const root = stockRoot();
+    apply(root, planFor(root, inputs()));
+    apply(root, planFor(root, inputs({ settings: ["dtparam=spi=on", "arm_boost=1"] })));
+    expect(root.boot("edgeseal-last-good/config.txt")).toBe(stockConfig);
+    root.reboot();
+    apply(root, planFor(root, inputs({ settings: [] })));
+    expect(root.boot("edgeseal-last-good/config.txt")).toContain("arm_boost=1");
+    expect(root.boot("edgeseal-last-good/cmdline.txt")).toBe(`${ourLine}\n`);
+  });
+
+  test("is named with its digests", () => {
+    const root = stockRoot();
+    apply(root, planFor(root, inputs()));
+    const { lastGood } = stateOf(root, inputs());
+    expect(Object.keys(lastGood).sort()).toEqual(["cmdline.txt", "config.txt"]);
+  });
+});
+
+describe("a pending reboot", () => {
+  const given = inputs({ reboot: "ifNeeded", tryboot: "never" });
+
+  test("is made when it may be, at the end", () => {
+    const root = stockRoot();
+    const steps = planFor(root, given);
+    expect(steps.at(-1)).toMatchObject({ kind: "reboot", unapproved: "refuse" });
+    expect(() => pointsOf(steps, "n")).not.toThrow();
+    apply(root, steps);
+    effects(root);
+    expect(differences(root, given)).toEqual([]);
+    expect(planFor(root, given)).toEqual([]);
+  });
+
+  test("is made by the next plan when this one could not", () => {
+    const root = stockRoot();
+    apply(root, planFor(root, inputs()));
+    expect(planFor(root, given).map(({ kind }) => kind)).toEqual(["reboot"]);
+    expect(differences(root, given)).toContain("pendingReboot");
+  });
+
+  test("is none when the edit is taken back before the boot", () => {
+    const root = stockRoot();
+    apply(root, planFor(root, inputs({ commandLine: { present: [] } })));
+    expect(stateOf(root, given).pendingReboot).toBe(true);
+    apply(root, planFor(root, inputs({ settings: [], commandLine: { present: [] } })));
+    expect(stateOf(root, inputs({ settings: [], commandLine: { present: [] } })).pendingReboot).toBe(false);
+  });
+
+  test("does not come of what no boot would change: that is refused, with the mend", () => {
+    const root = stockRoot();
+    apply(root, planFor(root, given));
+    effects(root);
+    root.remove("/sys/class/tpm/tpm0");
+    expect(stateOf(root, given)).toMatchObject({ pendingReboot: false, tpm: "none" });
+    expect(() => planFor(root, given)).toThrow(PlanRefused);
+    expect(() => planFor(root, given)).toThrow(
+      /tpm is "none" and has to be "2.0".*see that a TPM 2.0 is plugged in/,
+    );
+  });
+
+  test("nor of a parameter that the firmware adds: it would boot for ever", () => {
+    const root = stockRoot();
+    const absent = inputs({
+      reboot: "ifNeeded",
+      tryboot: "never",
+      commandLine: { present: [], absent: ["cgroup_disable=memory"] },
+      settings: [],
+    });
+    expect(stateOf(root, absent)).toMatchObject({ pendingReboot: false });
+    expect(() => planFor(root, absent)).toThrow(PlanRefused);
+  });
+
+  test("outside its window is only told", () => {
+    const root = stockRoot();
+    const late = inputs({ reboot: "window", rebootWindow: "Mon 02:00-04:00" });
+    expect(planFor(root, late).map(({ kind }) => kind)).not.toContain("reboot");
+    const within = inputs({ reboot: "window", rebootWindow: "Sun 02:00-04:00" });
+    expect(planFor(root, within).map(({ kind }) => kind)).toContain("reboot");
+  });
+});
+
+describe("a trial by tryboot.txt", () => {
+  const given = inputs({ reboot: "ifNeeded" });
+  const trying = (root: PiRoot): RebootStep | undefined => {
+    const last = planFor(root, given).at(-1);
+    return last?.kind === "reboot" && last.tryboot === true ? last : undefined;
+  };
+  const trialRoot = (): PiRoot => {
+    const root = stockRoot();
+    root.write("/proc/device-tree/chosen/bootloader/tryboot", Buffer.alloc(4));
+    return root;
+  };
+
+  test("leaves config.txt and cmdline.txt alone until the node is back, then makes the edit its own", () => {
+    const root = trialRoot();
+    const steps = planFor(root, given);
+    apply(root, steps.slice(0, -1));
+    expect(root.boot("config.txt")).toBe(stockConfig);
+    expect(root.boot("cmdline.txt")).toBe(`${stockLine}\n`);
+    expect(root.boot("tryboot.txt")).toBe(
+      stockConfig + ourBlock.replace("# edgeseal end", "cmdline=edgeseal-trial.txt\n# edgeseal end"),
+    );
+    expect(root.boot("edgeseal-trial.txt")).toMatch(
+      /^console=.* cgroup_enable=memory edgeseal\.trial=[0-9a-f]{16}\n$/,
+    );
+    apply(root, steps.slice(-1));
+    effects(root);
+    expect(root.boot("config.txt")).toBe(stockConfig + ourBlock);
+    expect(root.boot("cmdline.txt")).toBe(`${ourLine}\n`);
+    expect(root.exists("/var/boot/tryboot.txt")).toBe(false);
+    expect(root.exists("/var/boot/edgeseal-trial.txt")).toBe(false);
+    expect(root.exists("/run/edgeseal/trial-kept")).toBe(true);
+    expect(differences(root, given)).toEqual([]);
+    expect(planFor(root, given)).toEqual([]);
+  });
+
+  test("that nobody kept, since the provider was gone, is kept by the next plan in the same boot", () => {
+    const root = trialRoot();
+    const steps = planFor(root, given);
+    apply(root, steps.slice(0, -1));
+    root.reboot(root.boot("edgeseal-trial.txt"));
+    effects(root);
+    const next = planFor(root, given);
+    expect(next.map(({ title }) => title)).toEqual([
+      "see whether this boot is the trial",
+      "write edgeseal's lines in /boot/firmware/config.txt",
+      "write /boot/firmware/cmdline.txt",
+      "end the trial",
+    ]);
+    apply(root, next);
+    expect(differences(root, given)).toEqual([]);
+  });
+
+  test("that failed leaves the node as it was, and says so", () => {
+    const root = trialRoot();
+    const steps = planFor(root, given);
+    apply(root, steps.slice(0, -1));
+    root.reboot();
+    const [first] = (steps.at(-1) as RebootStep).afterwards ?? [];
+    if (first === undefined) throw new Error("nothing afterwards");
+    expect(() => root.apply(first)).toThrow("the node booted as before, not with the edit");
+    expect(root.boot("config.txt")).toBe(stockConfig);
+    expect(trying(root)).toBeDefined();
+  });
+
+  test("in a folder of os_prefix has its command line there", () => {
+    const root = trialRoot();
+    root.write("/boot/firmware/config.txt", `${stockConfig}os_prefix=good/\n`);
+    root.write("/boot/firmware/good/cmdline.txt", `${stockLine}\n`);
+    root.reboot();
+    const steps = planFor(root, given);
+    apply(root, steps.slice(0, -1));
+    expect(root.boot("good/edgeseal-trial.txt")).toContain("edgeseal.trial=");
+  });
+
+  test.each<[string, (root: PiRoot) => void]>([
+    ["the firmware does not say that it can", (root) => root.remove("/proc/device-tree/chosen")],
+    ["boots are measured", (root) => root.write("/usr/lib/edgeseal/measure", "")],
+    ["somebody else has a tryboot.txt", (root) => root.write("/boot/firmware/tryboot.txt", "x=1\n")],
+    [
+      "there are A/B partitions",
+      (root) => root.write("/boot/firmware/autoboot.txt", "[all]\ntryboot_a_b=1\n"),
+    ],
+  ])("is not made when %s", (_, change) => {
+    const root = trialRoot();
+    expect(trying(root)).toBeDefined();
+    change(root);
+    expect(trying(root)).toBeUndefined();
+    expect(planFor(root, given).at(-1)?.kind).toBe("reboot");
+  });
+
+  test("is made where the firmware does not say that it can, when it is asked for; and not without a reboot of ours", () => {
+    const root = stockRoot();
+    expect(planFor(root, inputs({ reboot: "ifNeeded", tryboot: "always" })).at(-1)).toMatchObject({
+      tryboot: true,
+    });
+    expect(planFor(root, inputs({ tryboot: "always" })).map(({ kind }) => kind)).toEqual([
+      "run",
+      "run",
+      "run",
+    ]);
+  });
+});
+
+describe("taking it back", () => {
+  const revert = (root: FakeRoot, given: Inputs): readonly Step[] =>
+    firmwareConfig.revert(given, { outcome: "present", state: stateOf(root, given) });
+
+  test("leaves the files as they were before", () => {
+    const root = stockRoot();
+    const given = inputs({
+      commandLine: { present: ["lsm=apparmor", "fsck.repair=no"], absent: ["rootwait"] },
+    });
+    apply(root, planFor(root, given));
+    expect(root.boot("cmdline.txt")).not.toBe(`${stockLine}\n`);
+    apply(root, revert(root, given));
+    expect(root.boot("config.txt")).toBe(stockConfig);
+    expect(root.boot("cmdline.txt").trim().split(" ").sort()).toEqual(stockLine.split(" ").sort());
+    expect(revert(root, given)).toEqual([]);
+  });
+});
+
+describe("what can't be told is unknown", () => {
+  test("a boot partition that is not mounted", () => {
+    const root = stockRoot();
+    root.write("/etc/fstab", "PARTUUID=4f1c-01 @ROOT/var/boot vfat defaults 0 2\n");
+    expect(() => stateOf(root, inputs())).toThrow(UnknownObservation);
+    expect(() => stateOf(root, inputs())).toThrow("is in /etc/fstab and is not mounted");
+  });
+
+  test("no boot partition of a Pi is absence, and the plan says what that means", () => {
+    const root = stockRoot();
+    root.remove("/var/boot/config.txt");
+    const observed = root.observe(firmwareConfig.observe(inputs()));
+    expect(observed).toEqual({ outcome: "absent" });
+    expect(() => firmwareConfig.plan(inputs(), observed, route)).toThrow("no /boot/firmware/config.txt");
+  });
+
+  test("a TPM of no known version", () => {
+    const root = stockRoot();
+    root.write("/sys/class/tpm/tpm0/tpm_version_major", "7\n");
+    expect(() => stateOf(root, inputs())).toThrow("'7'");
+  });
+});
+
+test.each([
+  ["bytes that are no ASCII", `${stockLine} x=\xe9\n`, "printable ASCII"],
+  ["no room", `${"x".repeat(2000)}\n`, "and the kernel takes 2047"],
+])("a command line with %s is not edited", (_, line, message) => {
+  const root = stockRoot(stockConfig, line);
+  expect(() => planFor(root, inputs())).toThrow(message);
+});
+
+test("a command line whose file is missing is not made up", () => {
+  const root = stockRoot();
+  root.remove("/var/boot/cmdline.txt");
+  expect(() => planFor(root, inputs())).toThrow("has no cmdline.txt");
+});
+
+test("config.txt may name another file for it", () => {
+  const root = stockRoot(`${stockConfig}cmdline=other.txt\n`);
+  root.write("/boot/firmware/other.txt", "root=x\n");
+  root.reboot("root=x");
+  const given = inputs({ settings: [], commandLine: { present: ["quiet"] } });
+  apply(root, planFor(root, given));
+  expect(root.boot("other.txt")).toBe("root=x quiet\n");
+  expect(root.boot("cmdline.txt")).toBe(`${stockLine}\n`);
+});
+
+describe("inputs that can't be meant are faults, each with its path", () => {
+  const problems = (given: object): readonly string[] => {
+    const connection = { node: "pi-1", address: "192.0.2.1", hostKey: `SHA256:${"A".repeat(43)}` };
+    const checked = validator.validate({ connection, ...given }, []);
+    if (checked.problems.length > 0) return checked.problems.map(({ path }) => path);
+    return (firmwareConfig.check?.(checked.inputs as never) ?? []).map(({ path }) => path);
+  };
+  test.each<[string, object, readonly string[]]>([
+    ["a line feed in a setting", { settings: ["a=1\nb=2"] }, ["settings[0]"]],
+    ["a NUL in a setting", { settings: ["a=1\0"] }, ["settings[0]"]],
+    ["a section", { settings: ["[pi5]"] }, ["settings[0]"]],
+    ["a comment in a setting", { settings: ["a=1 # x"] }, ["settings[0]"]],
+    ["more than the firmware reads", { settings: [`a=${"1".repeat(97)}`] }, ["settings[0]"]],
+    ["another file for the command line", { settings: ["cmdline=x.txt"] }, ["settings[0]"]],
+    ["two parameters in one line", { settings: ["dtparam=spi=on,i2c=on"] }, ["settings[0]"]],
+    ["two values", { settings: ["a=1", "a=2"] }, ["settings[1]"]],
+    ["two values of a parameter", { settings: ["dtparam=spi=on", "dtparam=spi=off"] }, ["settings[1]"]],
+    ["white space in a parameter", { commandLine: { present: ["a b"] } }, ["commandLine.present[0]"]],
+    ["a line feed in a parameter", { commandLine: { absent: ["a\nb"] } }, ["commandLine.absent[0]"]],
+    ["the end of the parameters", { commandLine: { present: ["--"] } }, ["commandLine.present[0]"]],
+    ["a trial's own", { commandLine: { present: ["edgeseal.trial=1"] } }, ["commandLine.present[0]"]],
+    ["present and absent", { commandLine: { present: ["a=1"], absent: ["a"] } }, ["commandLine.absent[0]"]],
+    ["a window that is missing", { reboot: "window" }, ["rebootWindow"]],
+    ["something unknown", { commandLine: { presnt: [] } }, ["commandLine.presnt"]],
+  ])("%s", (_, given, paths) => {
+    expect(problems(given)).toEqual(paths);
+  });
+
+  test("several overlays, and quotes with white space, are none", () => {
+    expect(
+      problems({
+        settings: ["dtoverlay=a", "dtoverlay=b"],
+        commandLine: { present: ['dyndbg="file x +p"'] },
+      }),
+    ).toEqual([]);
+  });
+});
