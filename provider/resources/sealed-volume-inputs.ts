@@ -19,6 +19,7 @@ const partition = Type.Object(
   },
   {
     additionalProperties: false,
+    title: "NewPartition",
     description:
       "A partition that edgeseal makes in the unallocated space of a disk. No partition that exists is moved or made smaller.",
   },
