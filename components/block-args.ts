@@ -72,6 +72,20 @@ export interface RebootArgs {
   readonly rebootUnapproved?: "refuse" | "allow";
 }
 
+/** config.txt and cmdline.txt of a node (edgeseal:boot:FirmwareConfig); all else in them stays as it is. */
+export interface FirmwareArgs extends RebootArgs {
+  /** Lines `KEY=VALUE` that have to be in force in config.txt. @default SPI and the TPM, which everything that is sealed stands on. */
+  readonly settings?: readonly string[];
+  readonly commandLine?: {
+    /** Kernel parameters that have to be there. @default AppArmor among the security modules, and the memory cgroup: neither is on by itself on a Pi. */
+    readonly present?: readonly string[];
+    /** Kernel parameters that must not be there. @default none. */
+    readonly absent?: readonly string[];
+  };
+  /** Whether a change is booted once by way of tryboot.txt before it is kept. @default `auto`: where the firmware can, and boots are not measured. */
+  readonly tryboot?: "auto" | "always" | "never";
+}
+
 /** The boot measured into the TPM (edgeseal:boot:MeasuredBoot). */
 export type MeasuredBootArgs = RebootArgs;
 
@@ -119,6 +133,8 @@ export interface BlockArgs {
   readonly firewall?: FirewallArgs;
   /** @default signed boot locked in OTP is required. */
   readonly boot?: VerifiedBootArgs;
+  /** No default: it changes how the node boots. */
+  readonly firmware?: FirmwareArgs;
   /** No default: it changes how the node boots. The gate refuses a node without it. */
   readonly measuredBoot?: MeasuredBootArgs;
   /** By name; the gate refuses a node without `models` and `logs`. No default: a disk has to be named. */
@@ -141,11 +157,14 @@ export interface Blocks {
   readonly coreDumps: Required<CoreDumpsArgs>;
   readonly firewall?: Required<FirewallArgs>;
   readonly boot: VerifiedBootArgs & Required<Pick<VerifiedBootArgs, "require">>;
-  readonly measuredBoot?: Sealed<MeasuredBootArgs, "reboot" | "rebootUnapproved"> & { readonly node: string };
+  readonly firmware?: Filled<FirmwareArgs, "settings" | "tryboot" | "reboot" | "rebootUnapproved"> & {
+    readonly commandLine: Required<NonNullable<FirmwareArgs["commandLine"]>>;
+  };
+  readonly measuredBoot?: Filled<MeasuredBootArgs, "reboot" | "rebootUnapproved"> & { readonly node: string };
   readonly volumes?: Readonly<Record<string, VolumeBlock>>;
 }
 
-type Sealed<T, K extends keyof T> = T & Required<Pick<T, K>>;
+type Filled<T, K extends keyof T> = T & Required<Pick<T, K>>;
 
 export type VolumeBlock = Required<VolumeArgs> &
   Required<TrustArgs> & { readonly name: string; readonly node: string; readonly approval?: string };
@@ -165,8 +184,20 @@ export const blockDefaults = {
     confirmSeconds: 30,
   },
   boot: { require: "signed-boot-locked" },
+  firmware: {
+    settings: ["dtparam=spi=on", "dtoverlay=tpm-slb9670"],
+    commandLine: {},
+    tryboot: "auto",
+    reboot: "never",
+    rebootUnapproved: "refuse",
+  },
   measuredBoot: { reboot: "never", rebootUnapproved: "refuse" },
   volumes: { filesystem: "ext4", readOnly: false, mayErase: [], cipher: "auto" },
+} as const;
+
+const commandLineDefaults = {
+  present: ["lsm=landlock,lockdown,yama,integrity,apparmor,bpf", "cgroup_enable=memory"],
+  absent: [],
 } as const;
 
 /**
@@ -187,6 +218,15 @@ export function withDefaults(args: BlockArgs, facts: NodeFacts): Blocks {
           },
         }),
     boot: { ...blockDefaults.boot, ...args.boot },
+    ...(args.firmware === undefined
+      ? {}
+      : {
+          firmware: {
+            ...blockDefaults.firmware,
+            ...args.firmware,
+            commandLine: { ...commandLineDefaults, ...args.firmware.commandLine },
+          },
+        }),
     ...(args.measuredBoot === undefined
       ? {}
       : { measuredBoot: { ...blockDefaults.measuredBoot, ...args.measuredBoot, node: facts.node } }),

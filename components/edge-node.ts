@@ -10,6 +10,7 @@ import { requireChecklist } from "./gate.ts";
 import {
   CoreDumps,
   Firewall,
+  FirmwareConfig,
   MeasuredBoot,
   SealedVolume,
   Swap,
@@ -53,6 +54,7 @@ export class EdgeNode extends pulumi.ComponentResource {
   readonly firewall: Firewall | undefined;
   readonly boot: VerifiedBoot;
   /** `undefined` when the node has none, which takes a waiver; likewise below. */
+  readonly firmware: FirmwareConfig | undefined;
   readonly measuredBoot: MeasuredBoot | undefined;
   /** By name. */
   readonly volumes: Readonly<Record<string, SealedVolume>>;
@@ -79,15 +81,28 @@ export class EdgeNode extends pulumi.ComponentResource {
     this.firewall =
       blocks.firewall && new Firewall(`${name}-firewall`, { ...device, ...blocks.firewall }, child);
     this.boot = new VerifiedBoot(`${name}-boot`, { ...device, ...blocks.boot }, child);
+    this.firmware =
+      blocks.firmware && new FirmwareConfig(`${name}-firmware`, { ...device, ...blocks.firmware }, child);
+    // One after the other: each may end in a reboot, which must not come while another is at work, and the first may be what brings the TPM.
+    const after = (...before: readonly unknown[]): pulumi.CustomResourceOptions => ({
+      ...child,
+      dependsOn: before.filter((each) => each !== undefined) as pulumi.Resource[],
+    });
     this.measuredBoot =
       blocks.measuredBoot &&
-      new MeasuredBoot(`${name}-measured-boot`, { ...device, ...blocks.measuredBoot }, child);
-    // A reboot that is needed comes before they are formed, and not while.
-    const afterBoot = { ...child, dependsOn: this.measuredBoot === undefined ? [] : [this.measuredBoot] };
+      new MeasuredBoot(
+        `${name}-measured-boot`,
+        { ...device, ...blocks.measuredBoot },
+        after(this.firmware, this.swap, this.coreDumps, this.firewall),
+      );
     this.volumes = Object.fromEntries(
       Object.entries(blocks.volumes ?? {}).map(([volume, args]) => [
         volume,
-        new SealedVolume(`${name}-volume-${volume}`, { ...device, ...args }, { ...afterBoot, protect: true }),
+        new SealedVolume(
+          `${name}-volume-${volume}`,
+          { ...device, ...args },
+          { ...after(this.firmware, this.measuredBoot), protect: true },
+        ),
       ]),
     );
     this.level = levelOf(this);

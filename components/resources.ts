@@ -3,6 +3,7 @@ import { blockTypes, type BlockName, type StateOf } from "../policies/node.ts";
 import type {
   CoreDumpsArgs,
   FirewallArgs,
+  FirmwareArgs,
   MeasuredBootArgs,
   SwapArgs,
   TrustArgs,
@@ -110,6 +111,30 @@ export class VerifiedBoot extends deviceResource<VerifiedBootArgs, "boot">("boot
   bootImageSha256: undefined,
   eepromVersion: undefined,
   eepromBuildTime: undefined,
+}) {}
+
+/** config.txt and cmdline.txt, as far as they are declared. */
+export class FirmwareConfig extends deviceResource<FirmwareArgs, "firmware">("firmware", {
+  settings: undefined,
+  staleSettings: undefined,
+  commandLine: undefined,
+  pendingReboot: undefined,
+  bootedCommandLine: undefined,
+  activeLsms: undefined,
+  appArmor: undefined,
+  memoryCgroup: undefined,
+  tpm: undefined,
+  ownSettings: undefined,
+  settingsElsewhere: undefined,
+  commandLineFile: undefined,
+  commandLineText: undefined,
+  formerCommandLine: undefined,
+  configDigest: undefined,
+  commandLineDigest: undefined,
+  lastGood: undefined,
+  tryboot: undefined,
+  trial: undefined,
+  bootMeasured: undefined,
 }) {}
 
 /** The boot, measured into the TPM. */

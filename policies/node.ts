@@ -5,6 +5,7 @@
 import type { Static } from "typebox";
 import type { coreDumps } from "../provider/resources/core-dumps.ts";
 import type { firewall } from "../provider/resources/firewall.ts";
+import type { firmwareConfig } from "../provider/resources/firmware-config.ts";
 import type { measuredBoot } from "../provider/resources/measured-boot.ts";
 import type { SealedVolumeInputs } from "../provider/resources/sealed-volume-inputs.ts";
 import type { SealedVolumeState } from "../provider/resources/sealed-volume-state.ts";
@@ -17,6 +18,7 @@ export interface BlockInputs {
   readonly coreDumps: Static<typeof coreDumps.inputs>;
   readonly firewall: Static<typeof firewall.inputs>;
   readonly boot: Static<typeof verifiedBoot.inputs>;
+  readonly firmware: Static<typeof firmwareConfig.inputs>;
   readonly measuredBoot: Static<typeof measuredBoot.inputs>;
   /** By name. */
   readonly volumes: Readonly<Record<string, SealedVolumeInputs>>;
@@ -28,6 +30,7 @@ export interface BlockStates {
   readonly coreDumps: Static<typeof coreDumps.state>;
   readonly firewall: Static<typeof firewall.state>;
   readonly boot: Static<typeof verifiedBoot.state>;
+  readonly firmware: Static<typeof firmwareConfig.state>;
   readonly measuredBoot: Static<typeof measuredBoot.state>;
   readonly volumes: Readonly<Record<string, SealedVolumeState>>;
 }
@@ -52,6 +55,7 @@ export const blockTypes = {
   coreDumps: "edgeseal:memory:CoreDumps",
   firewall: "edgeseal:network:Firewall",
   boot: "edgeseal:boot:VerifiedBoot",
+  firmware: "edgeseal:boot:FirmwareConfig",
   measuredBoot: "edgeseal:boot:MeasuredBoot",
   volumes: "edgeseal:storage:SealedVolume",
 } as const satisfies Record<BlockName, `edgeseal:${string}`>;

@@ -266,6 +266,7 @@ const blockValidators: { readonly [B in keyof BlockInputs]: InputValidator } = {
   coreDumps: inputValidator(blockSchema(blockKinds.coreDumps)),
   firewall: inputValidator(blockSchema(blockKinds.firewall)),
   boot: inputValidator(blockSchema(blockKinds.boot)),
+  firmware: inputValidator(blockSchema(blockKinds.firmware)),
   measuredBoot: inputValidator(blockSchema(blockKinds.measuredBoot)),
   volumes: inputValidator(blockSchema(blockKinds.volumes)),
 };

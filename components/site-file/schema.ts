@@ -3,6 +3,7 @@ import { onDeleteSchema } from "../../provider/check/input-schema.ts";
 import { connectionSchema } from "../../provider/connection.ts";
 import { coreDumps } from "../../provider/resources/core-dumps.ts";
 import { firewall } from "../../provider/resources/firewall.ts";
+import { firmwareConfig } from "../../provider/resources/firmware-config.ts";
 import { measuredBoot } from "../../provider/resources/measured-boot.ts";
 import { sealedVolume } from "../../provider/resources/sealed-volume.ts";
 import { swap } from "../../provider/resources/swap.ts";
@@ -16,12 +17,14 @@ export const blockKinds = {
   coreDumps,
   firewall,
   boot: verifiedBoot,
+  firmware: firmwareConfig,
   measuredBoot,
   volumes: sealedVolume,
 } as const satisfies Record<BlockName, { readonly inputs: TObject }>;
 
-/** Inputs that a site file says elsewhere, once: the node's name, the site's keys, the approvals. */
+/** Blocks that are there only when somebody asks for them; with the inputs that a site file says elsewhere, once: the node's name, the site's keys, the approvals. */
 export const inputsFromElsewhere = {
+  firmware: [],
   measuredBoot: ["node"],
   volumes: ["name", "node", "policyKey", "generation", "approval", "recoveryKey"],
 } as const;
@@ -59,6 +62,7 @@ const blocks = {
   coreDumps: Type.Optional(partsOf(coreDumps)),
   firewall: Type.Optional(partsOf(firewall)),
   boot: Type.Optional(partsOf(verifiedBoot)),
+  firmware: Type.Optional(partsOf(firmwareConfig)),
   measuredBoot: Type.Optional(partsOf(measuredBoot, inputsFromElsewhere.measuredBoot)),
   volumes: Type.Optional(
     Type.Record(

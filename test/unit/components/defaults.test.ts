@@ -5,7 +5,7 @@ import {
   type BlockArgs,
   type VolumeArgs,
 } from "../../../components/block-args.ts";
-import { blockKinds, inputsFromElsewhere } from "../../../components/site-file/schema.ts";
+import { blockKinds } from "../../../components/site-file/schema.ts";
 import { blockSchema } from "../../../components/site-file/schema-parts.ts";
 import { blockNames, blockTypes, type BlockName } from "../../../policies/node.ts";
 import { inputValidator } from "../../../provider/check/input-validator.ts";
@@ -35,6 +35,7 @@ test("what is filled in is what the provider would have filled in", () => {
         { name: "b", from: "192.0.2.9", protocol: "udp" },
       ],
     },
+    firmware: { commandLine: { absent: ["quiet"] }, reboot: "ifNeeded" },
     measuredBoot: { reboot: "window", rebootWindow: "Sun 02:00-04:00" },
   };
   const facts = {
@@ -54,7 +55,7 @@ test("what is filled in is what the provider would have filled in", () => {
   };
   for (const name of blockNames) {
     if (name === "volumes") continue;
-    const node = name in inputsFromElsewhere ? { node: "pi-1" } : {};
+    const node = name === "measuredBoot" ? { node: "pi-1" } : {};
     expect(blocks[name]).toEqual(filledIn(name, { ...args[name], ...node }));
   }
   const { trust, approval, node } = facts;

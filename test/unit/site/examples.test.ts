@@ -10,6 +10,7 @@ import { PlanRefused } from "../../../provider/resource.ts";
 import { verifiedBoot } from "../../../provider/resources/verified-boot.ts";
 import { goodStates } from "../policies/cases.ts";
 import { noRoute } from "../resources/firewall-example.ts";
+import { testKey } from "../trust/keys.ts";
 import { faults, hostKey } from "./site-text.ts";
 
 /* What the documents tell people to type works, and leads somewhere. */
@@ -65,12 +66,23 @@ describe.each(documents)("%s", (name) => {
   });
 });
 
+/** The keys of a site, in files of their own. */
+function trustIn(folder: string): string {
+  for (const purpose of ["policy", "recovery"] as const)
+    writeFileSync(join(folder, `${purpose}.pub.pem`), testKey(purpose).publicKeyPem);
+  return `trust: { policyKey: ${folder}/policy.pub.pem, recoveryKey: ${folder}/recovery.pub.pem }\n`;
+}
+
 describe.each(documents.filter((name) => name.startsWith("docs/resources/")))("%s", (name) => {
+  let folder: string;
+  beforeEach(() => void (folder = mkdtempSync(join(tmpdir(), "edgeseal-site-"))));
+  afterEach(() => rmSync(folder, { recursive: true }));
+
   test("shows a block as a node of a site file takes it", () => {
     const [block = ""] = yamlIn(read(name));
     expect(Object.keys(blockKinds)).toContain(block.split(":")[0]);
     const rest = block.startsWith("firewall") ? "" : "    firewall: { management: [192.0.2.0/24] }\n";
-    const site = `site: test\nnodes:\n  - name: pi-1\n    address: 192.0.2.1\n    hostKey: ${hostKey}\n${rest}${indented(block, 4)}`;
+    const site = `site: test\n${block.startsWith("volumes") ? trustIn(folder) : ""}nodes:\n  - name: pi-1\n    address: 192.0.2.1\n    hostKey: ${hostKey}\n${rest}${indented(block, 4)}`;
     expect(faults(site)).toEqual([]);
   });
 });
