@@ -1,6 +1,10 @@
 import { defineConfig } from "vitest/config";
 
 const minutes = 60_000;
+/** Tests on the virtual Pi with many boots each: `./edgeseal test trust`. */
+const trust = ["firmware-config", "measured-boot", "sealed-volume*", "tpm-ownership"].map(
+  (name) => `test/e2e/${name}.test.ts`,
+);
 const otherTiers = ["test/provider/**", "test/device/**", "test/e2e/**"];
 
 /**
@@ -48,12 +52,25 @@ export default defineConfig({
         test: {
           name: "e2e",
           include: ["test/e2e/**/*.test.ts"],
+          exclude: trust,
           pool: "forks",
           // One virtual Pi keeps two processors busy.
           maxWorkers: 1,
           testTimeout: 15 * minutes,
           hookTimeout: 20 * minutes,
           sequence: { groupOrder: 3 },
+        },
+      },
+      {
+        test: {
+          name: "trust",
+          include: trust,
+          pool: "forks",
+          // One virtual Pi keeps two processors busy.
+          maxWorkers: 1,
+          testTimeout: 15 * minutes,
+          hookTimeout: 20 * minutes,
+          sequence: { groupOrder: 4 },
         },
       },
     ],

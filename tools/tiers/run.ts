@@ -23,6 +23,9 @@ export async function runStages(wanted: readonly Stage[], options: Pick<TestOpti
     console.log(`== ${stage}: ${closingLine(tally)}, ${seconds(stageBegan)}`);
   }
   console.log(`\n${times.join(" · ")} · in all ${seconds(began)}`);
+  const leftOut = STAGES.filter((stage) => !wanted.includes(stage));
+  if (leftOut.length > 0)
+    console.log(`not run: ${leftOut.join(", ")} (./edgeseal test ${leftOut.join(" ")})`);
   for (const failure of total.failed) console.log(` ✗ ${failure}`);
   if (interruption.signal.aborted) {
     console.error("edgeseal: interrupted");

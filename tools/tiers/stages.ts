@@ -1,5 +1,17 @@
-/** What `./edgeseal test` runs, in this order: the fast and general first. */
-export const STAGES = ["checks", "unit", "provider", "device", "e2e"] as const;
+/** What `./edgeseal test` can run, in this order: the fast and general first. */
+export const STAGES = ["checks", "unit", "provider", "device", "e2e", "trust"] as const;
+
+/**
+ * What it runs when nothing is named. `trust` is for its own time: attacks on the chain of trust, with an emulated boot or several for each, are most of an hour. The closing lines
+ * say that it was left out.
+ */
+export const DEFAULT_STAGES = [
+  "checks",
+  "unit",
+  "provider",
+  "device",
+  "e2e",
+] as const satisfies readonly Stage[];
 
 export type Stage = (typeof STAGES)[number];
 export type Tier = Exclude<Stage, "checks">;
