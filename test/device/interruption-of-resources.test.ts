@@ -94,8 +94,12 @@ test.each(Object.entries(subjects))(
 /** Resources that have no place here, and why. */
 const elsewhere: Readonly<Record<string, string>> = {
   "edgeseal:boot:VerifiedBoot": "it only observes: there is no step to cut off",
+  "edgeseal:tpm:Ownership":
+    "a namespace has no TPM: each step in test/unit/resources/tpm-ownership.test.ts, the power cut in test/e2e/tpm-ownership.test.ts",
   "edgeseal:boot:MeasuredBoot":
     "a namespace has no initramfs: each step in test/unit/resources/measured-boot.test.ts, the power cut in test/e2e/measured-boot.test.ts",
+  "edgeseal:storage:SealedVolume":
+    "a namespace has no dm-crypt: each step in test/unit/resources/sealed-volume-formation.test.ts, kills and power cuts in test/e2e/sealed-volume-formation.test.ts",
 };
 
 test("no resource is forgotten", () => {
