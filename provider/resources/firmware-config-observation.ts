@@ -184,6 +184,7 @@ function parseFirmwareConfig(
   };
   const onDisk = judge(line);
   const inBoot = judge(withoutTrial(booted));
+  const commandLineBooted = commandLineText !== undefined && isMadeOf(booted, line);
   const isOther = declaredKeys(declared).some((key) => onDisk[key] !== inBoot[key]);
   const configDigest = sha256(text);
   const marker = kernelValue(system, bootedMarker);
@@ -191,7 +192,7 @@ function parseFirmwareConfig(
     settings: Object.fromEntries(declared.settings.map((each) => [each, statusOf(config, each)])),
     staleSettings: own.filter((each) => !declared.settings.includes(each)),
     commandLine: onDisk,
-    pendingReboot: (marker !== undefined && marker !== configDigest) || (!isMadeOf(booted, line) && isOther),
+    pendingReboot: (marker !== undefined && marker !== configDigest) || (!commandLineBooted && isOther),
     bootedCommandLine: inBoot,
     activeLsms: (kernelValue(system, "/sys/kernel/security/lsm") ?? "")
       .split(",")

@@ -183,31 +183,43 @@ const isUnchanged = (name: string, digest: string): string =>
   `[ "$(sha256sum < ${quote(`${bootFolder}/${name}`)})" = '${digest}  -' ]`;
 
 /**
- * Copies the files that this boot was made of, before the first of them is changed. Not those of a boot on trial, nor a command line that this boot does not have: those are no
- * copies of anything that came up.
+ * Copies the files that this boot was made of, before the first of them is changed. Not a command line that this boot does not have, such as one that was edited by
+ * hand since: nobody knows whether anything comes up with it.
  */
-function keepLastGood(observed: FirmwareConfigState): PlainStep {
-  const { commandLineFile } = observed;
-  const copies = [
-    ["config.txt", "config.txt"],
-    ...(observed.commandLineDigest === "" || observed.trial !== "" ? [] : [[commandLineFile, "cmdline.txt"]]),
-  ];
+function keepLastGood({ commandLineFile, trial }: FirmwareConfigState): PlainStep {
   return run({
     title: `keep the files of this boot in ${lastGoodFolder}`,
     script: `set -eu
 if [ -e ${bootedMarker} ]; then exit 0; fi
 copy() {
   if cmp -s "$1" "${lastGoodFolder}/$2"; then return; fi
-  cp -- "$1" "${lastGoodFolder}/.$2.new"
-  sync "${lastGoodFolder}/.$2.new"
-  mv -f -- "${lastGoodFolder}/.$2.new" "${lastGoodFolder}/$2"
+  new=${lastGoodFolder}/.$2.new
+  trap 'rm -f -- "$new"' EXIT
+  cp -- "$1" "$new"
+  sync "$new"
+  mv -f -- "$new" "${lastGoodFolder}/$2"
+  trap - EXIT
+}
+# The firmware puts the name of a device in the place of serial0.
+is_booted() {
+  set -f
+  line=$(head -n 1 "$1" | tr -d '\\r')
+  line=$(printf '%s ' $line)
+  for serial in serial0 ttyAMA10 ttyAMA0 ttyS0; do
+    case " $(cat /proc/cmdline) " in
+      *" $(printf '%s' "$line" | sed "s/console=serial0/console=$serial/g")"*) return 0 ;;
+    esac
+  done
+  return 1
 }
 mkdir -p ${lastGoodFolder}
 cd ${bootFolder}
-${copies.map((names) => `copy ${names.map((name) => quote(name)).join(" ")}`).join("\n")}
+copy config.txt config.txt
+file=${quote(commandLineFile)}
+if [ -f "$file" ] && is_booted "$file"; then copy "$file" cmdline.txt; fi
 sync -f ${bootFolder}
 mkdir -p -m 0700 ${dirOf(bootedMarker)}
-${observed.trial === "" ? "sha256sum <config.txt | cut -d ' ' -f 1" : "echo trial"} >${bootedMarker}.new
+${trial === "" ? "sha256sum <config.txt | cut -d ' ' -f 1" : "echo trial"} >${bootedMarker}.new
 mv -f ${bootedMarker}.new ${bootedMarker}
 `,
   });
@@ -223,7 +235,7 @@ function writeBootFile(name: string, command: string): string {
 cd ${quote(`${bootFolder}${folder}`)}
 name=${quote(name.slice(name.lastIndexOf("/") + 1))}
 new=".$name.edgeseal-new"
-trap 'rm -f -- "$new"' EXIT
+trap 'rm -f -- "$new" "$new.kept"' EXIT
 { ${command}
 } >"$new"
 sync "$new"

@@ -256,6 +256,14 @@ describe("the copy of the last good files", () => {
     expect(root.boot("edgeseal-last-good/cmdline.txt")).toBe(`${ourLine}\n`);
   });
 
+  test("is not of a command line that was edited since the boot: nobody knows whether it boots", () => {
+    const root = stockRoot();
+    root.write("/boot/firmware/cmdline.txt", `${stockLine} edited_by_hand\n`);
+    apply(root, planFor(root, inputs()));
+    expect(root.exists("/var/boot/edgeseal-last-good/cmdline.txt")).toBe(false);
+    expect(root.exists("/var/boot/edgeseal-last-good/config.txt")).toBe(true);
+  });
+
   test("is named with its digests", () => {
     const root = stockRoot();
     apply(root, planFor(root, inputs()));
