@@ -5,6 +5,7 @@ import { firmwareConfig } from "./resources/firmware-config.ts";
 import { measuredBoot } from "./resources/measured-boot.ts";
 import { sealedVolume } from "./resources/sealed-volume.ts";
 import { swap } from "./resources/swap.ts";
+import { tpmOwnership } from "./resources/tpm-ownership.ts";
 import { verifiedBoot } from "./resources/verified-boot.ts";
 
 /** Every kind of resource that the provider has. */
@@ -15,5 +16,6 @@ export const kinds: readonly ResourceKind[] = [
   verifiedBoot,
   firmwareConfig,
   measuredBoot,
+  tpmOwnership,
   sealedVolume,
 ];

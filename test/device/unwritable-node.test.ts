@@ -102,8 +102,10 @@ describe.each(Object.keys(inputsOf))("%s", (token) => {
 /** Kinds that have no place here, and why. */
 const elsewhere: Readonly<Record<string, string>> = {
   "edgeseal:boot:VerifiedBoot": "it only observes",
-  "edgeseal:boot:FirmwareConfig": "it writes to the boot partition, a file system of its own",
+  "edgeseal:boot:FirmwareConfig":
+    "it writes to the boot partition, a file system of its own: test/device/unwritable-boot-partition.test.ts",
   "edgeseal:boot:MeasuredBoot": "a namespace has no initramfs to build",
+  "edgeseal:tpm:Ownership": "a namespace has no TPM",
   "edgeseal:storage:SealedVolume": "a namespace has no dm-crypt",
 };
 

@@ -36,6 +36,7 @@ export const CHECKS: readonly Check[] = [
         "initramfs-record",
         "initramfs-rebuild",
         "apt-hook",
+        "own-tpm",
         "unlock-volumes",
         "cap-pcr15",
         "form-volume",

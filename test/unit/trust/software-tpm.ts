@@ -37,13 +37,20 @@ export class SoftwareTpm {
       "--tpm2",
       ...["--tpmstate", `dir=${folder}`],
       ...["--server", `type=unixio,path=${join(folder, "socket")}`],
+      // Where tss2-tcti-swtpm looks for it.
+      ...["--ctrl", `type=unixio,path=${join(folder, "socket.ctrl")}`],
       ...["--flags", "not-need-init,startup-clear"],
+      // Not to a pipe, which nobody reads while a test waits for a tool synchronously: it says a word for each connection.
+      ...["--log", `file=${join(folder, "log")}`],
       ...["--pid", `file=${pidFile}`],
     ]);
     const ended = new AbortController();
     void swtpm.ended.then(() => ended.abort());
     await until(folder, () => existsSync(pidFile), ended.signal);
-    if (ended.signal.aborted) throw new Error(`swtpm did not start: ${swtpm.stderr()}`);
+    if (ended.signal.aborted) {
+      const log = await readFile(join(folder, "log"), "utf8").catch(() => "");
+      throw new Error(`swtpm did not start: ${swtpm.stderr()}${log}`);
+    }
     return new SoftwareTpm(folder, swtpm);
   }
 
