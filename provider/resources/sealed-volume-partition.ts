@@ -68,6 +68,10 @@ export function readDisk(output: string): Disk | undefined {
   if (taken.some(({ number, start, end }) => ![number, start, end].every(Number.isInteger)))
     throw new UnknownObservation("sfdisk lists a partition without a number, start or size");
   const label = table.label === "gpt" || table.label === "dos" ? table.label : "other";
+  const [, partuuid, start, sectors] = /^made (\S+) (\d+) (\d+)$/m.exec(output) ?? [];
+  const made = taken.find(
+    (each) => each.start === Number(start) && each.end === Number(start) + Number(sectors),
+  );
   // An MBR has 32 bits for a sector's number.
   const end = label === "gpt" ? Number(table.lastlba) + 1 : Math.min(total, 2 ** 32);
   return {
@@ -76,6 +80,9 @@ export function readDisk(output: string): Disk | undefined {
     sectorBytes,
     id: typeof table.id === "string" ? table.id : "",
     numbers: taken.map(({ number }) => number).sort((a, b) => a - b),
+    ...(made === undefined || partuuid === undefined
+      ? {}
+      : { made: { number: made.number, start: made.start, sectors: made.end - made.start, partuuid } }),
     free: gaps(taken, label === "gpt" ? Number(table.firstlba) : 1, end, MiB / sectorBytes),
   };
 }
@@ -114,11 +121,13 @@ export function place(
   disk: Disk,
   wanted: { readonly path: string; readonly sizeMiB: number; readonly node: string; readonly name: string },
 ): Placement | string {
-  const { label, sectorBytes, id, numbers, free } = disk;
+  const { label, sectorBytes, id, numbers, free, made } = disk;
   if (label === "missing") return `there is no block device ${wanted.path}`;
   if (label === "none")
     return `${wanted.path} has no partition table; to use the whole disk, give its path as the device`;
   if (label === "other") return `${wanted.path} has a partition table that is neither GPT nor MBR`;
+  // It was made, and cut off before the kernel knew it. Nothing is written to the table again.
+  if (made !== undefined) return { ...made, attributes: "" };
   const sectors = (wanted.sizeMiB * MiB) / sectorBytes;
   const gap = free.find((each) => each.sectors >= sectors);
   if (gap === undefined) {

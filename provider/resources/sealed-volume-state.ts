@@ -34,6 +34,20 @@ export const sealedVolumeState = Type.Object({
         sectorBytes: Type.Integer(),
         id: Type.String({ description: "The disk's own identifier in the table." }),
         numbers: Type.Array(Type.Integer(), { description: "Numbers of its partitions." }),
+        made: Type.Optional(
+          Type.Object(
+            {
+              number: Type.Integer(),
+              start: Type.Integer(),
+              sectors: Type.Integer(),
+              partuuid: Type.String(),
+            },
+            {
+              description:
+                "The partition that was made for this volume, of which the kernel does not know yet.",
+            },
+          ),
+        ),
         free: Type.Array(Type.Object({ start: Type.Integer(), sectors: Type.Integer() }), {
           description: "What no partition has, in sectors, from one whole MiB to another.",
         }),

@@ -68,7 +68,7 @@ const moment = `PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mkdir -p "$ROOT/moments"
 moment=$ROOT/moments/$(ls "$ROOT/moments" | wc -l)
 mkdir "$moment" 2>/dev/null || exit 0
-cp --sparse=always "$ROOT/dev/vdb" "$moment/vdb"
+head -c 17M "$ROOT/dev/vdb" >"$moment/vdb"
 cp -a "$ROOT/var/lib/edgeseal/volumes" "$moment/records"
 cp -a "$ROOT/etc/edgeseal/volumes" "$moment/settings"
 if [ -d "$ROOT/secrets" ]; then cp -a "$ROOT/secrets" "$moment/secrets"; fi`;
@@ -326,12 +326,9 @@ esac`,
       if (this.exists(join(folder, from)))
         cpSync(join(this.root, folder, from), join(this.root, to), { recursive: true });
     }
-    const copied = spawnSync("cp", [
-      "--sparse=always",
-      join(this.root, folder, "vdb"),
-      join(this.root, "dev/vdb"),
-    ]);
-    if (copied.status !== 0) throw new Error(copied.stderr.toString());
+    // Nothing is written behind the header and the first of the data.
+    cpSync(join(this.root, folder, "vdb"), join(this.root, "dev/vdb"));
+    truncateSync(join(this.root, "dev/vdb"), deviceBytes);
   }
 
   /** What a boot leaves: memory is empty, nothing is mapped or mounted, the TPM was reset. */

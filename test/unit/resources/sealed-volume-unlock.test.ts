@@ -1,6 +1,6 @@
 import { openSync, writeSync, closeSync, truncateSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { deviceBytes, headerBytes, VolumeNode } from "./sealed-volume-node.ts";
 import { inputs, luksJson, site } from "./sealed-volume-example.ts";
 
@@ -8,6 +8,9 @@ import { inputs, luksJson, site } from "./sealed-volume-example.ts";
  * The unlock program, run for real on a node whose device mapper and TPM are played: each thing that is not as it was pinned keeps the volume locked, by name, and with
  * the thing put back it opens.
  */
+
+// Seconds on an idle machine; much else may run beside it.
+vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
 
 let node: VolumeNode;
 let original: Buffer;

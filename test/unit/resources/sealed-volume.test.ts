@@ -400,6 +400,18 @@ describe("a partition in unallocated space", () => {
     expect(place(full, { ...wanted, sizeMiB: 64 })).toMatch(/unallocated: nothing\./);
   });
 
+  test("that a plan made and was cut off is taken, not made twice", () => {
+    const line = "made 8b04fbe5-02 1064960 7323648\n{";
+    const disk = read(printed(mbr, 16_777_216).replace("{", line));
+    const made = { number: 2, start: 1064960, sectors: 7323648, partuuid: "8b04fbe5-02" };
+    expect(disk.made).toEqual(made);
+    expect(place(disk, { ...wanted, sizeMiB: 3576 })).toEqual({ ...made, attributes: "" });
+    // Recorded, and not made.
+    const other = read(printed(mbr, 16_777_216).replace("{", "made 8b04fbe5-03 8388608 2048\n{"));
+    expect(other.made).toBeUndefined();
+    expect(read(printed(mbr, 16_777_216).replace("{", "made   \n{")).made).toBeUndefined();
+  });
+
   test("never overlaps another, whatever is on the disk", () => {
     for (let seed = 0; seed < 500; seed++) {
       const choose = new Choices(seed);
