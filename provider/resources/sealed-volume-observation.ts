@@ -96,6 +96,10 @@ resolve
 dd if="$dev" bs=${headerBytesRead} count=1 iflag=direct,fullblock status=none | gzip -c | base64 -w 0
 echo
 digest=$(dd if="$dev" bs=1M count="$header_bytes" iflag=direct,count_bytes,fullblock status=none | sha256sum)
+echo "\${digest%% *}"
+[ -n "$(marker "$header_marker")" ] || exit 0
+# The same without the marker.
+digest=$({ dd if="$dev" bs=1M count="$header_marker" iflag=direct,count_bytes,fullblock status=none; head -c "$block" /dev/zero; } | sha256sum)
 echo "\${digest%% *}"`,
       mapping: `for d in /sys/block/dm-*/dm; do
   if [ -e "$d/name" ] && [ "$(cat "$d/name")" = ${quote(mappingOf(name))} ]; then
@@ -264,15 +268,17 @@ function readDevice({ name }: SealedVolumeInputs, output: string): DeviceState {
 interface HeaderPart {
   readonly read: LuksHeader | undefined;
   readonly digest: string;
+  /** Its digest without the marker that it has; empty when it has none. */
+  readonly unmarked: string;
 }
 
 function readHeaderPart(output: string): HeaderPart {
-  const [encoded = "", digest = ""] = output.split("\n");
-  if (encoded === "") return { read: undefined, digest: "" };
+  const [encoded = "", digest = "", unmarked = ""] = output.split("\n");
+  if (encoded === "") return { read: undefined, digest: "", unmarked: "" };
   if (!isDigest(digest))
     throw new UnknownObservation("the header of the device could not be read to its end");
   try {
-    return { read: readHeader(gunzipSync(Buffer.from(encoded, "base64"))), digest };
+    return { read: readHeader(gunzipSync(Buffer.from(encoded, "base64"))), digest, unmarked };
   } catch (error) {
     throw new UnknownObservation("the header of the device did not arrive whole", { cause: error });
   }
@@ -280,26 +286,32 @@ function readHeaderPart(output: string): HeaderPart {
 
 function pinned(
   { pins, pinnedFacts }: Records,
-  { read, digest }: HeaderPart,
-): Pick<SealedVolumeState, "headerDigest" | "pinnedDigest" | "headerMatchesPins" | "headerDifferences"> {
+  { read, digest, unmarked }: HeaderPart,
+): Pick<
+  SealedVolumeState,
+  "headerDigest" | "pinnedDigest" | "headerMatchesPins" | "markerLeft" | "headerDifferences"
+> {
   const pinnedDigest = pins.get("header-sha256") ?? "";
   const headerMatchesPins = pinnedDigest !== "" && digest === pinnedDigest;
-  const headerDigest = read === undefined && !headerMatchesPins ? "" : digest;
-  if (pinnedDigest === "" || headerMatchesPins)
-    return { headerDigest, pinnedDigest, headerMatchesPins, headerDifferences: [] };
-  if (read === undefined) {
-    const gone = "there is no LUKS2 header any more that can be read";
-    return { headerDigest, pinnedDigest, headerMatchesPins, headerDifferences: [gone] };
-  }
-  const differences = headerDifferences(pinnedFacts, read.facts);
-  const silent =
-    "what it says is as pinned, so the key slots themselves or the second copy of the header were changed";
+  const markerLeft = pinnedDigest !== "" && unmarked === pinnedDigest;
   return {
-    headerDigest,
+    headerDigest: read === undefined && !headerMatchesPins ? "" : digest,
     pinnedDigest,
     headerMatchesPins,
-    headerDifferences: differences.length === 0 ? [silent] : [...differences],
+    markerLeft,
+    headerDifferences:
+      pinnedDigest === "" || headerMatchesPins || markerLeft ? [] : differencesOf(pinnedFacts, read),
   };
+}
+
+function differencesOf(pinnedFacts: readonly string[], read: LuksHeader | undefined): string[] {
+  if (read === undefined) return ["there is no LUKS2 header any more that can be read"];
+  const differences = headerDifferences(pinnedFacts, read.facts);
+  return differences.length > 0
+    ? [...differences]
+    : [
+        "what it says is as pinned, so the key slots themselves or the second copy of the header were changed",
+      ];
 }
 
 type MappingState = Pick<

@@ -97,9 +97,7 @@ function requireOurs(inputs: SealedVolumeInputs, state: SealedVolumeState): void
       "put the file back from a backup of the node; the recovery key opens the volume meanwhile",
     );
   }
-  // Cut off between the record and the last write, the header still has its marker: the plan goes on from there.
-  const cutOff = state.formationMarker !== "" && state.formationMarker === state.luksUuid;
-  if (!state.headerMatchesPins && !cutOff) {
+  if (!state.headerMatchesPins && !state.markerLeft) {
     throw new PlanRefused(
       `the header of ${name} on ${state.device} is not the pinned one: ${state.headerDifferences.join("; ")}`,
       "somebody changed or exchanged it; with the original back the next boot opens the volume",

@@ -104,6 +104,10 @@ export const sealedVolumeState = Type.Object({
   }),
   pinnedDigest: Type.String({ description: "What it has to be; empty before the volume is finished." }),
   headerMatchesPins: Type.Boolean({ description: "Whether it is." }),
+  markerLeft: Type.Boolean({
+    description:
+      "Whether it is but for the marker of the formation, which was cut off before its last write. The volume opens all the same, and the next update takes the marker away.",
+  }),
   headerDifferences: texts("What in the header differs from the pins, for people."),
   policyKey: Type.String({
     description: "Fingerprint of the policy key that the TPM's key slot is bound to; empty without one.",

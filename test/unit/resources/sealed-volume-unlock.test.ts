@@ -235,7 +235,7 @@ test("PCR 15 that is not zeros is told as what it is: capped, or not reset", () 
 test("a formation that was cut off before its last write, the marker still there, opens; the next plan takes the marker away", () => {
   writeAt(headerBytes - 4096, `edgeseal forms 0a1b2c3d-1111-4222-8333-444455556666\n`);
   expect(node.boot()).toMatchObject({ code: 0, stderr: "" });
-  expect(node.observe(inputs)).toMatchObject({ openedBy: "tpm", headerMatchesPins: false });
+  expect(node.observe(inputs)).toMatchObject({ openedBy: "tpm", headerMatchesPins: false, markerLeft: true });
   const steps = node.plan(inputs);
   expect(steps.map(({ title }) => title)).toEqual(["pin the header of models"]);
   node.applyAll(steps);
@@ -245,7 +245,15 @@ test("a formation that was cut off before its last write, the marker still there
     formationMarker: "",
   });
   expect(node.plan(inputs)).toEqual([]);
-  // That of another volume is no marker.
+  // It excuses nothing else.
+  writeAt(290_816, "another key");
+  writeAt(headerBytes - 4096, `edgeseal forms 0a1b2c3d-1111-4222-8333-444455556666\n`);
+  expect(node.boot().code).toBe(1);
+  expect(() => node.plan(inputs)).toThrow(
+    /the header of models on .* is not the pinned one: what it says is as pinned/,
+  );
+  // Nor is that of another volume one.
+  restore();
   writeAt(headerBytes - 4096, `edgeseal forms 99999999-1111-4222-8333-444455556666\n`);
   expect(node.boot().code).toBe(1);
   expect(status()).toMatch(/^state=locked\nreason=header-differs/);
