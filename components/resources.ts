@@ -170,6 +170,7 @@ export class SealedVolume extends deviceResource<
   deviceBytes: undefined,
   content: undefined,
   formationMarker: undefined,
+  markerLeft: undefined,
   disk: undefined,
   usedBy: undefined,
   luksUuid: undefined,
