@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { quote } from "../device/shell-quote.ts";
 import { debianPackage, run, type Step } from "../device/step.ts";
 import { PlanRefused } from "../resource.ts";
-import type { TpmOwnershipState } from "./tpm-ownership-observation.ts";
+import { ownershipRecords, type TpmOwnershipState } from "./tpm-ownership-observation.ts";
 
 /** What the plan needs of the inputs. */
 export interface Ownership {
@@ -110,12 +110,22 @@ function requireOurs(wanted: Ownership, observed: TpmOwnershipState): void {
     }
   }
   const foreign = (["ownerAuth", "lockoutAuth"] as const).filter((name) => observed[name] === "foreign");
-  if (foreign.length > 0) {
+  if (foreign.length === 0) return;
+  const names = foreign.map((name) => name.replace("Auth", "")).join(" and ");
+  const which =
+    foreign.length === 1
+      ? `the ${names} authorization of the TPM is set`
+      : `the ${names} authorizations of the TPM are set`;
+  if (observed.storageKey === "none") {
     throw new PlanRefused(
-      `the ${foreign.map((name) => name.replace("Auth", "")).join(" and the ")} authorization of the TPM is set, and not by edgeseal`,
-      "whoever set it can take it back (tpm2_changeauth); or clear the TPM (tpm2_clear), which makes everything that is sealed to it unreadable",
+      `${which}, and there is no storage root key by which to tell whether edgeseal set them`,
+      `whoever took it away had the owner authorization; if that is in ${ownershipRecords}/*/owner.recovery, decrypt it with the site's recovery key and make the key persistent again (docs/resources/tpm-ownership.md), or clear the TPM (tpm2_clear)`,
     );
   }
+  throw new PlanRefused(
+    `${which}, and not by edgeseal`,
+    "whoever did it can take it back (tpm2_changeauth); or clear the TPM (tpm2_clear), which makes everything that is sealed to it unreadable",
+  );
 }
 
 /** Message and mend. */
