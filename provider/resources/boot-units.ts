@@ -25,6 +25,9 @@ export const unitDirectories = [
   "/run/systemd/generator.late",
 ] as const;
 
+/** Those that come before `/etc`: a unit file in one of them hides ours. */
+export const directoriesBeforeEtc = unitDirectories.slice(0, unitDirectories.indexOf("/etc/systemd/system"));
+
 /** Shell that prints every file and link with one of these names (shell patterns) in the unit directories and the `.wants` folders in them. */
 export function listUnits(names: readonly string[]): string {
   const tests = names.map((name) => `-name ${quote(name)}`).join(" -o ");

@@ -1,6 +1,7 @@
 import type { FirewallInputs } from "./firewall-inputs.ts";
 import { fallbackRuleset, rulesetOf } from "./firewall-rules.ts";
 import { renderRuleset, table } from "./firewall-ruleset.ts";
+import type { ManagedFile } from "./managed-files.ts";
 
 export const bootUnitName = "edgeseal-firewall.service";
 
@@ -36,13 +37,6 @@ const networkServices = [
 
 /** Units that pull the boot unit in, sorted. */
 export const bootUnitLinks: readonly string[] = [...networkServices, "sysinit.target"].sort();
-
-/** A file of ours, as it must be. */
-export interface ManagedFile {
-  readonly path: string;
-  readonly mode: string;
-  readonly content: string;
-}
 
 /** Every file of ours on the node. The rules are for root's eyes: they tell which addresses are trusted. */
 export function managedFiles(inputs: FirewallInputs): ManagedFile[] {

@@ -1,13 +1,11 @@
 import { outputOf, UnknownObservation, type PartOutput, type Probe } from "../device/probe.ts";
 import type { Observed } from "../resource.ts";
-import { unitDirectories } from "./boot-units.ts";
+import { directoriesBeforeEtc, unitDirectories } from "./boot-units.ts";
 import { bootUnitDropIns, bootUnitName, paths, rulesetInclude } from "./firewall-boot.ts";
 import type { FirewallState } from "./firewall-inputs.ts";
 import { readTable } from "./firewall-listing.ts";
 import { table } from "./firewall-ruleset.ts";
-
-/** A unit file in one of these hides ours. */
-const directoriesBeforeEtc = unitDirectories.slice(0, unitDirectories.indexOf("/etc/systemd/system"));
+import { parseMarks, readMarks } from "./managed-files.ts";
 
 /** The commands of Debian's unit that we replace, and those that a drop-in may add. */
 const mustKeep = ["ExecStart", "ExecReload", "ExecStop"] as const;
@@ -31,13 +29,7 @@ nft list tables`,
 tables=$(nft list tables) || exit 1
 printf '%s\\n' "$tables" | grep -qx 'table ${table}' || exit 0
 nft -j list table ${table}`,
-    files: `for f in ${ownFiles.join(" ")}; do
-  if [ -f "$f" ] && [ ! -L "$f" ]; then
-    digest=$(sha256sum < "$f") && marks=$(stat -c '%a %U:%G' "$f") || exit 1
-    printf '%s %s sha256:%s\\n' "$f" "$marks" "\${digest%% *}"
-  elif [ -e "$f" ] || [ -L "$f" ]; then printf '%s not a regular file\\n' "$f"
-  fi
-done`,
+    files: readMarks(ownFiles),
     bootUnit: `systemctl show -p LoadState,UnitFileState,ActiveState,Before,DropInPaths ${bootUnitName} || exit 1
 for link in /etc/systemd/system/*.wants/${bootUnitName} /etc/systemd/system/*.requires/${bootUnitName}; do
   # systemd takes a link to an empty file, such as /dev/null, for none.
@@ -63,7 +55,7 @@ function parseFirewall(parts: Readonly<Record<string, PartOutput>>): Observed<Fi
   const tables = outputOf(parts, "tables").trim();
   const nftMissing = tables === "missing" || tables === "missing none";
   const kernel = kernelState(outputOf(parts, "table"), nftMissing);
-  const files = readFiles(outputOf(parts, "files"));
+  const files = parseMarks(outputOf(parts, "files"));
   const unit = readUnit(outputOf(parts, "bootUnit"));
   const nftablesService = readNftablesService(outputOf(parts, "nftablesService"));
   const nothingOfOurs =
@@ -113,23 +105,6 @@ function foreignTables(tables: string): string[] {
 }
 
 /** Lines of path, mode, owner and digest, as the probe prints them. The paths have no spaces. */
-function readFiles(text: string): Record<string, string> {
-  const entries = text
-    .split("\n")
-    .filter((line) => line !== "")
-    .map((line): [string, string] => {
-      const [path = "", mode = "", ...rest] = line.split(" ");
-      return [
-        path,
-        /^[0-7]{1,4}$/.test(mode) ? [mode.padStart(4, "0"), ...rest].join(" ") : [mode, ...rest].join(" "),
-      ];
-    });
-  return Object.fromEntries(entries);
-}
-
-/** How a file of ours must look in the state. */
-export const fileMarks = (mode: string, digest: string): string => `${mode} root:root sha256:${digest}`;
-
 function readUnit(text: string): FirewallState["bootUnit"] {
   const properties = readProperties(text);
   const loadState = single(properties, "LoadState");

@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { diffState } from "../diff.ts";
 import { debianPackage } from "../device/step.ts";
 import { defineResource, PlanRefused, type Observed } from "../resource.ts";
@@ -7,9 +6,10 @@ import { loadRuleset, removeOverride, rulesetChecks, unloadRuleset } from "./fir
 import { firewallProblems, lockouts } from "./firewall-checks.ts";
 import { firewallInputs, firewallState, type FirewallInputs, type FirewallState } from "./firewall-inputs.ts";
 import { ruleMeaning } from "./firewall-meaning.ts";
-import { fileMarks, firewallProbe } from "./firewall-observed.ts";
+import { firewallProbe } from "./firewall-observed.ts";
 import { rulesetOf } from "./firewall-rules.ts";
 import { hookOf } from "./firewall-ruleset.ts";
+import { desiredMarks } from "./managed-files.ts";
 
 /**
  * The node's firewall: one nftables table of our own that rejects what is not listed, in both directions, from before the network is up. It rests on
@@ -58,12 +58,7 @@ function desiredFirewall(inputs: FirewallInputs): Partial<FirewallState> {
     chains: Object.fromEntries(Object.keys(policies).map((chain) => [chain, hookOf(chain)])),
     rules: Object.fromEntries(rules.map((rule) => [rule.name, ruleMeaning(rule)])),
     order: [],
-    files: Object.fromEntries(
-      managedFiles(inputs).map(({ path, mode, content }) => [
-        path,
-        fileMarks(mode, createHash("sha256").update(content).digest("hex")),
-      ]),
-    ),
+    files: desiredMarks(managedFiles(inputs)),
     bootUnit: {
       state: "enabled",
       active: "active",

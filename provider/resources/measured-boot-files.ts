@@ -1,9 +1,5 @@
-import { readFileSync } from "node:fs";
 import { sha256Hex } from "../trust/digest.ts";
-
-/** A program of ours for the device: a file beside this one, so that shellcheck and people read what runs there. */
-const onDevice = (name: string): string =>
-  readFileSync(new URL(`on-device/${name}`, import.meta.url), "utf8");
+import { onDevice, type ManagedFile } from "./managed-files.ts";
 
 /** Where the files of measured boot are on a node. */
 export const measuredBootPaths = {
@@ -44,16 +40,13 @@ const contents = {
 /** SHA-256 of the program: what its own event is, and what a probe checks before it runs the program of a node. */
 export const programDigest = sha256Hex(contents.program);
 
-/** A file of ours, as it must be. */
-export interface ManagedFile {
+/** A file of ours, with its name here. */
+export interface MeasuringFile extends ManagedFile {
   readonly name: MeasuredBootFile;
-  readonly path: string;
-  readonly mode: string;
-  readonly content: string;
 }
 
 /** Every file of ours on a node, in the order in which they are written: nothing is called before all that it calls is there. */
-export function managedFiles(node: string): readonly ManagedFile[] {
+export function managedFiles(node: string): readonly MeasuringFile[] {
   const all: readonly (readonly [MeasuredBootFile, string, string])[] = [
     ["conf", "0644", `NODE=${node}\n`],
     ["program", "0755", contents.program],
@@ -66,6 +59,3 @@ export function managedFiles(node: string): readonly ManagedFile[] {
   ];
   return all.map(([name, mode, content]) => ({ name, path: measuredBootPaths[name], mode, content }));
 }
-
-/** How a file of ours is written in the state. */
-export const fileMarks = (mode: string, digest: string): string => `${mode} root:root sha256:${digest}`;

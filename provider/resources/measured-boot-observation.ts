@@ -3,6 +3,7 @@ import { outputOf, type PartOutput, type Probe } from "../device/probe.ts";
 import type { Observed } from "../resource.ts";
 import { isDigest } from "../trust/digest.ts";
 import { parseFiles, readFiles } from "./config-files.ts";
+import { parseMarks, readMarks } from "./managed-files.ts";
 import {
   measuredBootPaths,
   measuredDirectory,
@@ -81,14 +82,6 @@ const { program, conf } = measuredBootPaths;
 const logFile = `${measuredDirectory}/log`;
 const troubleFile = `${measuredDirectory}/trouble`;
 
-const files = `for f in ${Object.values(measuredBootPaths).join(" ")}; do
-  if [ -f "$f" ] && [ ! -L "$f" ]; then
-    digest=$(sha256sum < "$f") && marks=$(stat -c '%a %U:%G' "$f") || exit 1
-    printf '%s %s sha256:%s\\n' "$f" "$marks" "\${digest%% *}"
-  elif [ -e "$f" ] || [ -L "$f" ]; then printf '%s not a regular file\\n' "$f"
-  fi
-done`;
-
 /** A program that is not ours is not run: what it says would be no prediction. */
 const ifOurs = (command: string): string =>
   `if [ -f ${program} ] && echo '${programDigest}  ${program}' | sha256sum -c --status; then ${command}; fi`;
@@ -125,7 +118,7 @@ const settings = readFiles(
 export const measuredBootProbe: Probe<Observed<MeasuredBootState>> = {
   id: "edgeseal:boot:MeasuredBoot",
   parts: {
-    files,
+    files: readMarks(Object.values(measuredBootPaths)),
     settings,
     next: ifOurs(`${program} --next`),
     conf: ifOurs(`{ ${program} --conf || true; } | sha256sum`),
@@ -161,17 +154,6 @@ function parseMeasuredBoot(parts: Readonly<Record<string, PartOutput>>): Measure
     bootSource: (settings.get("/etc/fstab")?.at(-1) ?? "").trim().split(/\s/)[0] ?? "",
     files: seen.files,
   };
-}
-
-/** Lines of path, mode, owner and digest, as the probe prints them. The paths have no spaces. */
-function parseMarks(output: string): Record<string, string> {
-  const lines = output.split("\n").filter((line) => line !== "");
-  return Object.fromEntries(
-    lines.map((line): [string, string] => {
-      const [path = "", mode = "", ...rest] = line.split(" ");
-      return [path, [/^[0-7]{1,4}$/.test(mode) ? mode.padStart(4, "0") : mode, ...rest].join(" ")];
-    }),
-  );
 }
 
 /** A PCR as the kernel shows it, in capitals; a failed read leaves nothing. */

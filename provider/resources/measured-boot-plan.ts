@@ -1,15 +1,13 @@
 import { diffState } from "../diff.ts";
 import { directory, file, remove, run, type Step } from "../device/step.ts";
 import { PlanRefused } from "../resource.ts";
-import { sha256Hex } from "../trust/digest.ts";
+import { differingFiles, type ManagedFile } from "./managed-files.ts";
 import {
-  fileMarks,
   filesOfInitramfs,
   managedFiles,
   measuredBootPaths,
   rebuildScript,
   recordsDirectory,
-  type ManagedFile,
 } from "./measured-boot-files.ts";
 import type { MeasuredBootState } from "./measured-boot-observation.ts";
 
@@ -23,20 +21,12 @@ const directories: readonly string[] = [
   "/etc/initramfs/post-update.d",
 ];
 
-/** The state of our files when all are as they must be. */
-export const desiredFiles = (node: string): Record<string, string> =>
-  Object.fromEntries(
-    managedFiles(node).map(({ path, mode, content }) => [path, fileMarks(mode, sha256Hex(content))]),
-  );
-
 /**
  * Steps that lead to an initramfs that measures.
  * @throws PlanRefused when the node can't have one, or shows what only a person can judge.
  */
 export function installMeasuring(node: string, state: MeasuredBootState): readonly Step[] {
-  const differing = managedFiles(node).filter(
-    ({ path, mode, content }) => state.files[path] !== fileMarks(mode, sha256Hex(content)),
-  );
+  const differing = differingFiles(managedFiles(node), state.files);
   const rebuild =
     state.initramfs !== "current" || differing.some(({ name }) => filesOfInitramfs.includes(name));
   if (rebuild) requireInitramfs(state);

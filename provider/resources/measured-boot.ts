@@ -1,8 +1,10 @@
 import { Type, type Static } from "typebox";
 import { diffState } from "../diff.ts";
 import { defineResource, PlanRefused } from "../resource.ts";
+import { desiredMarks } from "./managed-files.ts";
+import { managedFiles } from "./measured-boot-files.ts";
 import { measuredBootProbe, measuredBootState, type MeasuredBootState } from "./measured-boot-observation.ts";
-import { desiredFiles, installMeasuring, removeMeasuring, whyNot } from "./measured-boot-plan.ts";
+import { installMeasuring, removeMeasuring, whyNot } from "./measured-boot-plan.ts";
 import { mayReboot, rebootInputs, rebootProblems, rebootSteps } from "./reboot-inputs.ts";
 
 const inputs = Type.Object({
@@ -23,7 +25,7 @@ type Inputs = Static<typeof inputs>;
  */
 export function measuredBootAt(now: () => Date) {
   const desired = (wanted: Inputs): Partial<MeasuredBootState> => ({
-    files: desiredFiles(wanted.node),
+    files: desiredMarks(managedFiles(wanted.node)),
     initramfs: "current",
     desync: "none",
     failures: [],

@@ -1,12 +1,7 @@
-import { readFileSync } from "node:fs";
-import { sha256Hex } from "../trust/digest.ts";
 import { signatureFile, parseApproval } from "../trust/approval.ts";
 import { fingerprint, readPublicKey } from "../trust/public-key.ts";
+import { onDevice, type ManagedFile } from "./managed-files.ts";
 import type { SealedVolumeInputs } from "./sealed-volume-inputs.ts";
-
-/** A program or unit of ours for the device: a file beside this one, so that shellcheck and people read what runs there. */
-const onDevice = (name: string): string =>
-  readFileSync(new URL(`on-device/${name}`, import.meta.url), "utf8");
 
 /** Directory on a node with the settings (`NAME.conf`) and the pins (`NAME.pins`) of its volumes. */
 export const settingsDirectory = "/etc/edgeseal/volumes";
@@ -33,13 +28,6 @@ const units = {
   [`/etc/systemd/system/${unlockUnit}`]: onDevice(unlockUnit),
   [`/etc/systemd/system/${capUnit}`]: onDevice(capUnit),
 } as const;
-
-/** A file of ours on the node, as it must be. */
-export interface ManagedFile {
-  readonly path: string;
-  readonly mode: string;
-  readonly content: string;
-}
 
 /** The device mapper's name of a volume; `/dev/mapper/` has it. */
 export const mappingOf = (name: string): string => `edgeseal-${name}`;
@@ -72,10 +60,6 @@ export function managedFiles(inputs: SealedVolumeInputs): readonly ManagedFile[]
 
 /** Whether a file of ours is a unit, which systemd has to be told of. */
 export const isUnit = (path: string): boolean => path in units;
-
-/** How a file of ours is written in the state. */
-export const fileMarks = ({ mode, content }: Omit<ManagedFile, "path">): string =>
-  `${mode} root:root sha256:${sha256Hex(content)}`;
 
 /** One spelling of a key, whatever line ends and white space a site's file has. */
 const pem = (text: string, purpose: "policy" | "recovery"): string =>

@@ -6,8 +6,9 @@ import { parseApproval } from "../trust/approval.ts";
 import { isDigest } from "../trust/digest.ts";
 import { policyPcrDigest } from "../trust/pcr-policy.ts";
 import { zeroPcr } from "../trust/pcr.ts";
-import { unitDirectories } from "./boot-units.ts";
+import { directoriesBeforeEtc, unitDirectories } from "./boot-units.ts";
 import { byteOrder, parseFiles, readFiles, type ConfigFiles } from "./config-files.ts";
+import { parseMarks, readMarks } from "./managed-files.ts";
 import {
   capUnit,
   formVolume,
@@ -46,9 +47,6 @@ export function lookingFor({ name, device, mayErase, node }: SealedVolumeInputs)
 }
 
 const units = [unlockUnit, capUnit] as const;
-
-/** Directories whose unit files hide ours. */
-const directoriesBeforeEtc = unitDirectories.slice(0, unitDirectories.indexOf("/etc/systemd/system"));
 
 /** Packages of Debian trixie, by a file of theirs. systemd loads the libraries of the TPM by name at run time, so nothing else brings them. */
 const packages: readonly (readonly [name: string, file: string])[] = [
@@ -109,16 +107,7 @@ echo "\${digest%% *}"`,
   fi
 done`,
       records: readFiles([...Object.values(records), pcrFile(11), pcrFile(15)]),
-      // Two forks for all files: they are milliseconds each on an emulated node.
-      files: `set --
-for f in ${managedFiles(inputs)
-        .map(({ path }) => path)
-        .join(" ")}; do
-  if [ -f "$f" ] && [ ! -L "$f" ]; then set -- "$@" "$f"
-  elif [ -e "$f" ] || [ -L "$f" ]; then printf 'other %s\\n' "$f"
-  fi
-done
-[ $# -eq 0 ] || { sha256sum -- "$@" && stat -c 'marks %n %a %U:%G' -- "$@"; }`,
+      files: readMarks(managedFiles(inputs).map(({ path }) => path)),
       units: `for u in ${units.join(" ")}; do
   if [ -L "/etc/systemd/system/sysinit.target.wants/$u" ]; then echo "enabled $u"; fi
   if [ /etc/systemd/system/$u -ef /dev/null ] || [ /run/systemd/system/$u -ef /dev/null ]; then echo "masked $u"; fi
@@ -178,7 +167,7 @@ function parseVolume(
     pcr15Capped: pcr15 !== undefined && pcr15 !== zeroPcr,
     pcr11Approved: pcr11 !== undefined && approvals.some(({ pol }) => pol === policyPcrDigest(pcr11)),
     approvals,
-    files: readMarks(outputOf(parts, "files")),
+    files: parseMarks(outputOf(parts, "files")),
     bootUnits: readUnits(outputOf(parts, "units")),
     missingPackages: missing(inputs, machine),
     aesInstructions: machine.includes("aes"),
@@ -403,24 +392,6 @@ function readApprovals(
     .flatMap(({ pkfp, pol }) => (pkfp === policyKey && typeof pol === "string" && isDigest(pol) ? [pol] : []))
     .sort(byteOrder)
     .map((pol) => ({ pcr11: known.get(pol) ?? "unknown", pol }));
-}
-
-/** The paths have no spaces. */
-function readMarks(output: string): Record<string, string> {
-  const lines = output.split("\n").map((line) => line.split(/ +/));
-  const digests = new Map(
-    lines.flatMap(([digest = "", path = ""]): [string, string][] =>
-      isDigest(digest) ? [[path, digest]] : [],
-    ),
-  );
-  return Object.fromEntries(
-    lines.flatMap(([key, path = "", mode = "", owner = ""]): [string, string][] => {
-      if (key === "other") return [[path, "not a regular file"]];
-      return key === "marks"
-        ? [[path, `${mode.padStart(4, "0")} ${owner} sha256:${digests.get(path) ?? ""}`]]
-        : [];
-    }),
-  );
 }
 
 function readUnits(output: string): Record<string, string> {

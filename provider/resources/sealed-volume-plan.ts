@@ -1,9 +1,9 @@
 import { quote } from "../device/shell-quote.ts";
 import { debianPackage, directory, file, remove, run, type RunStep, type Step } from "../device/step.ts";
 import { PlanRefused } from "../resource.ts";
+import { desiredMarks, differingFiles } from "./managed-files.ts";
 import {
   capUnit,
-  fileMarks,
   isUnit,
   managedFiles,
   mappingOf,
@@ -56,7 +56,7 @@ export function desiredVolume(inputs: SealedVolumeInputs): Partial<SealedVolumeS
     filesystem,
     readOnly,
     pcr15Capped: true,
-    files: Object.fromEntries(managedFiles(inputs).map((each) => [each.path, fileMarks(each)])),
+    files: desiredMarks(managedFiles(inputs)),
     bootUnits: { [unlockUnit]: "enabled", [capUnit]: "enabled" },
     missingPackages: [],
   };
@@ -173,7 +173,7 @@ function installed(inputs: SealedVolumeInputs, state: SealedVolumeState, forming
     recordsDirectory,
     `${recordsDirectory}/${inputs.name}`,
   ];
-  const differing = managedFiles(inputs).filter((each) => state.files[each.path] !== fileMarks(each));
+  const differing = differingFiles(managedFiles(inputs), state.files);
   const directories =
     differing.length === 0 && !forming
       ? []

@@ -1,7 +1,7 @@
-import { readFileSync } from "node:fs";
 import { quote } from "../device/shell-quote.ts";
 import { debianPackage, run, type Step } from "../device/step.ts";
 import { PlanRefused } from "../resource.ts";
+import { onDevice } from "./managed-files.ts";
 import { ownershipRecords, type TpmOwnershipState } from "./tpm-ownership-observation.ts";
 
 /** What the plan needs of the inputs. */
@@ -14,7 +14,7 @@ export interface Ownership {
   readonly lockoutRecovery: number;
 }
 
-const functions = readFileSync(new URL("on-device/own-tpm", import.meta.url), "utf8");
+const functions = onDevice("own-tpm");
 
 /** An RSA key takes a TPM on SPI up to half a minute, and commands of others come in between. */
 const tpmSeconds = 180;

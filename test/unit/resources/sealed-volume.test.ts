@@ -1,13 +1,9 @@
 import { describe, expect, test } from "vitest";
 import { diffState } from "../../../provider/diff.ts";
 import { PlanRefused } from "../../../provider/resource.ts";
+import { fileMarks } from "../../../provider/resources/managed-files.ts";
 import { sealedVolume } from "../../../provider/resources/sealed-volume.ts";
-import {
-  capUnit,
-  fileMarks,
-  managedFiles,
-  unlockUnit,
-} from "../../../provider/resources/sealed-volume-files.ts";
+import { capUnit, managedFiles, unlockUnit } from "../../../provider/resources/sealed-volume-files.ts";
 import type { SealedVolumeInputs } from "../../../provider/resources/sealed-volume-inputs.ts";
 import {
   partitionUuid,
