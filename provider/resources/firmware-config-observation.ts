@@ -13,6 +13,7 @@ import {
   type ConfigLine,
 } from "./firmware-config-text.ts";
 import { rebootState } from "./reboot-inputs.ts";
+import { oneOf, texts, textsByName } from "./state-schema.ts";
 
 /** Where the firmware's files are on every system that runs on a Pi 5. */
 export const bootFolder = "/boot/firmware";
@@ -23,34 +24,25 @@ export const bootedMarker = "/run/edgeseal/firmware-config";
 /** cmdline.txt's line before edgeseal first changed it. */
 export const formerCommandLine = "/var/lib/edgeseal/firmware-config/command-line";
 
-const byName = (description: string) => Type.Record(Type.String(), Type.String(), { description });
-const lines = (description: string) => Type.Array(Type.String(), { description });
-
 export const firmwareConfigState = Type.Object({
-  settings: byName(
+  settings: textsByName(
     "Each declared setting by its line: `in force` with the next boot, or why it is not, e.g. `missing` or `overridden: config.txt line 12 has 'spi=off'`.",
   ),
-  staleSettings: lines("Lines of edgeseal's in config.txt that are not declared any more."),
-  commandLine: byName(
+  staleSettings: texts("Lines of edgeseal's in config.txt that are not declared any more."),
+  commandLine: textsByName(
     "Each declared parameter of cmdline.txt: `present`, `absent`, or what is there instead, e.g. `it is 'lsm=landlock'`.",
   ),
   ...rebootState,
-  bootedCommandLine: byName("The same parameters on the command line of this boot (/proc/cmdline)."),
-  activeLsms: lines("Security modules of the running kernel, in order (/sys/kernel/security/lsm)."),
-  appArmor: Type.Enum(["enabled", "disabled"], {
-    type: "string",
-    description: "Whether AppArmor is active in the running kernel.",
-  }),
-  memoryCgroup: Type.Enum(["enabled", "disabled"], {
-    type: "string",
-    description: "Whether the running kernel limits memory (cgroup.controllers has `memory`).",
-  }),
-  tpm: Type.Enum(["2.0", "1.2", "none"], {
-    type: "string",
-    description: "The TPM that the running kernel drives; `none` without /dev/tpm0.",
-  }),
-  ownSettings: lines("edgeseal's lines in config.txt."),
-  settingsElsewhere: lines("Declared settings that are in force without edgeseal's lines."),
+  bootedCommandLine: textsByName("The same parameters on the command line of this boot (/proc/cmdline)."),
+  activeLsms: texts("Security modules of the running kernel, in order (/sys/kernel/security/lsm)."),
+  appArmor: oneOf(["enabled", "disabled"], "Whether AppArmor is active in the running kernel."),
+  memoryCgroup: oneOf(
+    ["enabled", "disabled"],
+    "Whether the running kernel limits memory (cgroup.controllers has `memory`).",
+  ),
+  tpm: oneOf(["2.0", "1.2", "none"], "The TPM that the running kernel drives; `none` without /dev/tpm0."),
+  ownSettings: texts("edgeseal's lines in config.txt."),
+  settingsElsewhere: texts("Declared settings that are in force without edgeseal's lines."),
   commandLineFile: Type.String({ description: "The file of the command line on the boot partition." }),
   commandLineText: Type.String({ description: "Its line." }),
   formerCommandLine: Type.String({
@@ -58,12 +50,11 @@ export const firmwareConfigState = Type.Object({
   }),
   configDigest: Type.String({ description: "SHA-256 of config.txt." }),
   commandLineDigest: Type.String({ description: "SHA-256 of the command line's file." }),
-  lastGood: byName("SHA-256 of the kept copies of the files of the last boot that came up, by name."),
-  tryboot: Type.Enum(["supported", "taken", "unknown"], {
-    type: "string",
-    description:
-      "Whether the firmware can boot once with tryboot.txt in config.txt's place: `supported`; `taken` by somebody else (a tryboot.txt that is not edgeseal's, or A/B partitions); `unknown` where it doesn't say.",
-  }),
+  lastGood: textsByName("SHA-256 of the kept copies of the files of the last boot that came up, by name."),
+  tryboot: oneOf(
+    ["supported", "taken", "unknown"],
+    "Whether the firmware can boot once with tryboot.txt in config.txt's place: `supported`; `taken` by somebody else (a tryboot.txt that is not edgeseal's, or A/B partitions); `unknown` where it doesn't say.",
+  ),
   trial: Type.String({ description: "The edit that this boot is a trial of; empty in any other boot." }),
   bootMeasured: Type.Boolean({
     description: "Whether boots of this node are measured (edgeseal:boot:MeasuredBoot is installed).",

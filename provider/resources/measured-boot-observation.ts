@@ -11,10 +11,7 @@ import {
   recordsDirectory,
 } from "./measured-boot-files.ts";
 import { judge, readLog, type Seen } from "./measured-boot-judgement.ts";
-
-const texts = (description: string) => Type.Array(Type.String(), { description });
-const oneOf = <T extends string>(values: readonly T[], description: string) =>
-  Type.Enum([...values], { type: "string", description });
+import { oneOf, texts, textsByName } from "./state-schema.ts";
 
 export const measuredBootState = Type.Object({
   tpmPresent: Type.Boolean({ description: "Whether the kernel drives a TPM 2.0 (/sys/class/tpm/tpm0)." }),
@@ -71,9 +68,7 @@ export const measuredBootState = Type.Object({
     description:
       "The boot partition as /etc/fstab names it, e.g. `PARTUUID=4f1c-01`; empty where it does not.",
   }),
-  files: Type.Record(Type.String(), Type.String(), {
-    description: "Every file of edgeseal's for this, by path: its mode, owner and digest.",
-  }),
+  files: textsByName("Every file of edgeseal's for this, by path: its mode, owner and digest."),
 });
 
 export type MeasuredBootState = Static<typeof measuredBootState>;

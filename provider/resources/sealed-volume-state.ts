@@ -1,8 +1,5 @@
 import { Type, type Static } from "typebox";
-
-const texts = (description: string) => Type.Array(Type.String(), { description });
-const oneOf = <T extends string>(values: readonly T[], description: string) =>
-  Type.Enum([...values], { type: "string", description });
+import { oneOf, texts, textsByName } from "./state-schema.ts";
 
 /** What is read back of `edgeseal:storage:SealedVolume`. Everything but what is said to come from a record is read from the kernel, the disk or the TPM. */
 export const sealedVolumeState = Type.Object({
@@ -162,13 +159,10 @@ export const sealedVolumeState = Type.Object({
     }),
     { description: "States that the node has approvals of, by the key that the volume is bound to." },
   ),
-  files: Type.Record(Type.String(), Type.String(), {
-    description: "Our files on the node by path: mode, owner and SHA-256 of the content.",
-  }),
-  bootUnits: Type.Record(Type.String(), Type.String(), {
-    description:
-      "The unlock unit and the cap: `enabled`, `not enabled`, `masked`, or `changed by PATH` where a file overrides ours.",
-  }),
+  files: textsByName("Our files on the node by path: mode, owner and SHA-256 of the content."),
+  bootUnits: textsByName(
+    "The unlock unit and the cap: `enabled`, `not enabled`, `masked`, or `changed by PATH` where a file overrides ours.",
+  ),
   missingPackages: texts("Debian packages that are needed and not installed. Sorted."),
   aesInstructions: Type.Boolean({
     description: "Whether the processor has instructions for AES (/proc/cpuinfo).",

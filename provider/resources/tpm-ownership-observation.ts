@@ -1,6 +1,7 @@
 import { Type, type Static } from "typebox";
 import { outputOf, UnknownObservation, type PartOutput, type Probe } from "../device/probe.ts";
 import type { Observed } from "../resource.ts";
+import { oneOf } from "./state-schema.ts";
 
 /** Persistent handles of the TCG's provisioning guidance (TPM v2.0 Provisioning Guidance, table 2; EK Credential Profile, 2.2.1.4). */
 export const endorsementKeyHandle = "0x81010001";
@@ -8,9 +9,6 @@ export const storageKeyHandle = "0x81000001";
 
 /** Recovery ciphertexts, in a folder for each storage root key. */
 export const ownershipRecords = "/var/lib/edgeseal/tpm";
-
-const oneOf = <T extends string>(values: readonly T[], description: string) =>
-  Type.Enum([...values], { type: "string", description });
 
 const authorization = (of: string) =>
   oneOf(
