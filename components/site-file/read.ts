@@ -7,7 +7,7 @@ import {
   type BlockName,
 } from "../../policies/node.ts";
 import type { Waiver } from "../../policies/waiver.ts";
-import type { TrustArgs } from "../block-args.ts";
+import type { NodeFacts, TrustArgs } from "../block-args.ts";
 import type { InputProblem } from "../../provider/resource.ts";
 import { inputValidator, type InputValidator } from "../../provider/check/input-validator.ts";
 import type { Path, Properties } from "../../provider/host/values.ts";
@@ -81,11 +81,7 @@ export function parseSite(file: string, text: string): SiteSpec {
     ...semanticProblems(site, source),
   ]);
   if (problems.length > 0) throw new SiteFileError(file, problems);
-  return specOf(
-    site as unknown as SiteFile,
-    blocks.map((each) => each.blocks),
-    trust,
-  );
+  return specOf(site as unknown as SiteFile, blocks);
 }
 
 function schemaProblems(stripped: Plain, source: Source): SiteProblem[] {
@@ -110,7 +106,7 @@ function mendOf(path: string, message: string): string {
 }
 
 /** A site without faults, as the components take it. */
-function specOf(site: SiteFile, blocks: readonly NodeSpec["blocks"][], trust: SiteTrust): SiteSpec {
+function specOf(site: SiteFile, read: readonly BlocksRead[]): SiteSpec {
   const { statements = [], waivers = [], assurance = "baseline" } = site;
   return {
     site: site.site,
@@ -120,12 +116,12 @@ function specOf(site: SiteFile, blocks: readonly NodeSpec["blocks"][], trust: Si
         ([key]) => !(blockNames as readonly string[]).includes(key),
       );
       const ours = statements.filter((each) => each.node === node.name || each.node === "*");
-      const approval = trust.approvalOf(node.name);
+      const { blocks = {}, trust, approval } = read[index] ?? {};
       return {
         ...(Object.fromEntries(connection) as Omit<SiteFileNode, keyof BlockInputs>),
-        blocks: blocks[index] ?? {},
+        blocks,
         statements: Object.fromEntries(ours.map((each) => [each.control, each.statement])),
-        ...(trust.keys === undefined ? {} : { trust: trust.keys }),
+        ...(trust === undefined ? {} : { trust }),
         ...(approval === undefined ? {} : { approval }),
       };
     }),
@@ -147,17 +143,17 @@ function stripSite(site: Plain): Plain {
   return Array.isArray(site.nodes) ? { ...stripped, nodes: site.nodes.map(withoutRemovals) } : stripped;
 }
 
+/** The blocks of a node, and what they were read with. */
+interface BlocksRead extends Pick<NodeSpec, "blocks" | "trust" | "approval"> {
+  readonly problems: readonly SiteProblem[];
+}
+
 /**
  * The blocks of a merged node, with the defaults of the kinds filled in, and their faults. A block that neither the node nor `defaults` gives
  * gets the kind's own, secure defaults; one that has no such default stays away: the firewall needs to know who manages the node, and what changes how a node
  * boots or what is on its disks is for somebody to ask for.
  */
-function readBlocks(
-  node: Plain,
-  index: number,
-  source: Source,
-  trust: SiteTrust,
-): { readonly blocks: NodeSpec["blocks"]; readonly problems: readonly SiteProblem[] } {
+function readBlocks(node: Plain, index: number, source: Source, trust: SiteTrust): BlocksRead {
   const problems: SiteProblem[] = [];
   const blocks: Record<string, unknown> = {};
   const readOne = (name: BlockName, path: Path, given: Plain, facts: Plain): Properties | undefined => {
@@ -182,6 +178,7 @@ function readBlocks(
     return inputs;
   };
   const facts = factsOf(node, trust);
+  const { trust: keys, ...ofNode } = facts;
   for (const name of blockNames) {
     const given = node[name];
     // The schema tells of a block that is none; looking into it would tell of its letters.
@@ -191,7 +188,7 @@ function readBlocks(
       if (inputs !== undefined) blocks[name] = inputs;
       continue;
     }
-    if (trust.keys === undefined) {
+    if (keys === undefined) {
       if (trust.problems.length === 0)
         problems.push(
           source.problem(
@@ -203,20 +200,28 @@ function readBlocks(
     }
     const each = Object.entries(given ?? {}).filter((entry): entry is [string, Plain] => isPlain(entry[1]));
     blocks[name] = Object.fromEntries(
-      each.map(([key, instance]) => [key, readOne(name, [name, key], instance, { ...facts, name: key })]),
+      each.map(([key, instance]) => [
+        key,
+        readOne(name, [name, key], instance, { ...keys, ...ofNode, name: key }),
+      ]),
     );
   }
-  return { blocks: blocks, problems };
+  const { node: _name, ...read } = facts;
+  return { blocks, problems, ...read };
 }
 
 const asksFirst = (name: BlockName): boolean => name in inputsFromElsewhere;
 
-/** What a node's volumes are told that the site file says elsewhere. */
-function factsOf({ name }: Plain, { keys, approvalOf }: SiteTrust): Plain {
+/** What the blocks of a node are told that the site file says elsewhere. */
+function factsOf({ name }: Plain, { keys, approvalOf }: SiteTrust): NodeFacts {
   const node = typeof name === "string" ? name : "";
   // A name that is none is a fault of its own; it must not lead to a file.
   const approval = /^[a-z0-9-]+$/.test(node) ? approvalOf(node) : undefined;
-  return { ...keys, node, ...(approval === undefined ? {} : { approval }) };
+  return {
+    node,
+    ...(keys === undefined ? {} : { trust: keys }),
+    ...(approval === undefined ? {} : { approval }),
+  };
 }
 
 /** Where a fault is that is not in the block itself; `undefined` when it is. */
