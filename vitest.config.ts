@@ -5,6 +5,13 @@ const minutes = 60_000;
 const trust = ["firmware-config", "measured-boot", "sealed-volume*", "tpm-ownership"].map(
   (name) => `test/e2e/${name}.test.ts`,
 );
+/** What a tier of the virtual Pi runs with: one keeps two processors busy. */
+const onVirtualPi = {
+  pool: "forks",
+  maxWorkers: 1,
+  testTimeout: 15 * minutes,
+  hookTimeout: 20 * minutes,
+} as const;
 const otherTiers = ["test/provider/**", "test/device/**", "test/e2e/**"];
 
 /**
@@ -53,11 +60,7 @@ export default defineConfig({
           name: "e2e",
           include: ["test/e2e/**/*.test.ts"],
           exclude: trust,
-          pool: "forks",
-          // One virtual Pi keeps two processors busy.
-          maxWorkers: 1,
-          testTimeout: 15 * minutes,
-          hookTimeout: 20 * minutes,
+          ...onVirtualPi,
           sequence: { groupOrder: 3 },
         },
       },
@@ -65,11 +68,7 @@ export default defineConfig({
         test: {
           name: "trust",
           include: trust,
-          pool: "forks",
-          // One virtual Pi keeps two processors busy.
-          maxWorkers: 1,
-          testTimeout: 15 * minutes,
-          hookTimeout: 20 * minutes,
+          ...onVirtualPi,
           sequence: { groupOrder: 4 },
         },
       },

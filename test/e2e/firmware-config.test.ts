@@ -1,12 +1,10 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import type { Connection } from "../../provider/connection.ts";
 import type { ApplyResult } from "../../provider/device/device.ts";
-import { createDevices } from "../../provider/device/devices.ts";
 import type { Step } from "../../provider/device/step.ts";
 import { firmwareConfig } from "../../provider/resources/firmware-config.ts";
 import type { FirmwareConfigState } from "../../provider/resources/firmware-config-observation.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
-import { bringUp, onPi } from "./provider-on-pi.ts";
+import { bringUp, onPi, withProvider } from "./provider-on-pi.ts";
 
 /*
  * config.txt and cmdline.txt with a firmware that boots what they say: the testbed's, which reads them from the boot partition at every reset, and tryboot.txt when the kernel was
@@ -45,23 +43,16 @@ const files = (): Promise<string> => onPi(pi, "cd /boot/firmware; sha256sum conf
 const bootId = (): Promise<string> => onPi(pi, "cat /proc/sys/kernel/random/boot_id");
 
 /** One plan, changed as the test needs it, and what came of it. */
-async function applyChanged(
+const applyChanged = (
   inputs: Inputs,
   change: (step: Step) => Step,
   onProgress: (message: string) => void = () => undefined,
-): Promise<ApplyResult<FirmwareConfigState>> {
-  const devices = createDevices({ kinds: [firmwareConfig] });
-  try {
-    const { host, ...login } = pi.ssh;
-    const connection: Connection = { node: "pi", address: host, ...login };
-    const device = devices.get(connection);
+): Promise<ApplyResult<FirmwareConfigState>> =>
+  withProvider(pi, firmwareConfig, async (device) => {
     const observed = await device.observe<FirmwareConfigState>(firmwareConfig, inputs);
     const steps = firmwareConfig.plan(inputs, observed, await device.route()).map(change);
-    return await device.apply(firmwareConfig, inputs, steps, { onProgress });
-  } finally {
-    await devices.close();
-  }
-}
+    return device.apply(firmwareConfig, inputs, steps, { onProgress });
+  });
 
 test("what is declared is on the disk, booted, and in effect; the TPM's overlay, in force already, is not written again", async () => {
   const before = await bootId();

@@ -1,11 +1,10 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { createDevices } from "../../provider/device/devices.ts";
 import type { MeasuredBootState } from "../../provider/resources/measured-boot-observation.ts";
 import { diffLogs } from "../../provider/trust/event-diff.ts";
 import { eventText, judgeReplay, parseEventLog, type EventLog } from "../../provider/trust/event-log.ts";
 import { policyPcrDigest, systemdSignature } from "../../provider/trust/pcr-policy.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
-import { bringUp, kindOf, onPi } from "./provider-on-pi.ts";
+import { bringUp, kindOf, observe, onPi, withProvider } from "./provider-on-pi.ts";
 
 /*
  * Measured boot with a real kernel, initramfs-tools and a TPM 2.0. Every value of PCR 11 is read from the kernel, beside the provider; the testbed plays the firmware, and boots what is
@@ -27,18 +26,7 @@ beforeAll(async () => {
 // It does not exist when its start failed.
 afterAll(() => (pi as VirtualPi | undefined)?.stop());
 
-async function stateOf(): Promise<MeasuredBootState> {
-  const { host, ...login } = pi.ssh;
-  const devices = createDevices({ kinds: [kind] });
-  try {
-    const observed = await devices
-      .get({ node: "pi", address: host, ...login })
-      .observe<MeasuredBootState>(kind, inputs);
-    return observed.outcome === "present" ? observed.state : expect.fail("not observed");
-  } finally {
-    await devices.close();
-  }
-}
+const stateOf = (): Promise<MeasuredBootState> => observe(pi, { kind, inputs });
 
 interface Boot extends EventLog {
   readonly pcr11: string;
@@ -184,15 +172,10 @@ test("root that extends PCR 11 afterwards is found out", async () => {
 });
 
 test("taken back, the next boot measures nothing", async () => {
-  const { host, ...login } = pi.ssh;
-  const devices = createDevices({ kinds: [kind] });
-  try {
-    const device = devices.get({ node: "pi", address: host, ...login });
+  await withProvider(pi, kind, async (device) => {
     const observed = await device.observe(kind, inputs);
     const applied = await device.apply(kind, inputs, kind.revert(inputs, observed as never));
     expect(applied.failure).toBeUndefined();
-  } finally {
-    await devices.close();
-  }
+  });
   expect(await onPi(pi, "lsinitramfs /boot/firmware/initramfs_2712")).not.toContain("edgeseal");
 });

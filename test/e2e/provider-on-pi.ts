@@ -2,6 +2,7 @@ import { execFile } from "node:child_process";
 import { join } from "node:path";
 import { expect } from "vitest";
 import type { Connection } from "../../provider/connection.ts";
+import type { Device } from "../../provider/device/device.ts";
 import { createDevices } from "../../provider/device/devices.ts";
 import { stepsOf, type Breakpoint } from "../../provider/device/plan-runner.ts";
 import type { PlanPoint } from "../../provider/device/plan-points.ts";
@@ -25,17 +26,33 @@ function connectionTo(pi: VirtualPi): Connection {
   return { node: "pi", address: host, ...login };
 }
 
-/** The steps that lead from what is found now to the desired state. */
-export async function planFor(pi: VirtualPi, { kind, inputs }: Declared): Promise<readonly Step[]> {
+/** Lets a provider of its own, with connections of its own, do something to the node. */
+export async function withProvider<T>(
+  pi: VirtualPi,
+  kind: ResourceKind,
+  work: (device: Device) => Promise<T>,
+): Promise<T> {
   const devices = createDevices({ kinds: [kind] });
   try {
-    const device = devices.get(connectionTo(pi));
-    const observed = await device.observe(kind, inputs);
-    return kind.plan(inputs as never, observed as never, await device.route());
+    return await work(devices.get(connectionTo(pi)));
   } finally {
     await devices.close();
   }
 }
+
+/** What a refresh reads of a resource that has to be there. */
+export const observe = <S>(pi: VirtualPi, { kind, inputs }: Declared): Promise<S> =>
+  withProvider(pi, kind, async (device) => {
+    const observed = await device.observe<S>(kind, inputs);
+    return observed.outcome === "present" ? observed.state : expect.fail(`${kind.token} was not observed`);
+  });
+
+/** The steps that lead from what is found now to the desired state. */
+export const planFor = (pi: VirtualPi, { kind, inputs }: Declared): Promise<readonly Step[]> =>
+  withProvider(pi, kind, async (device) => {
+    const observed = await device.observe(kind, inputs);
+    return kind.plan(inputs as never, observed as never, await device.route());
+  });
 
 /**
  * Brings a resource to its desired state as a provider of its own does, one observation and one plan, and holds that nothing is left to do.
@@ -46,23 +63,19 @@ export async function bringUp(
   { kind, inputs }: Declared,
   onStep: (title: string) => void = () => undefined,
 ): Promise<void> {
-  const devices = createDevices({ kinds: [kind] });
-  try {
-    const device = devices.get(connectionTo(pi));
+  await withProvider(pi, kind, async (device) => {
     let observed = await device.observe(kind, inputs);
     const route = await device.route();
     const steps = kind.plan(inputs as never, observed as never, route);
     if (steps.length > 0) {
       const applied = await device.apply(kind, inputs, steps, { onProgress: onStep });
-      expect(applied.failure, `the plan of ${kind.token}`).toBeUndefined();
+      if (applied.failure !== undefined) throw applied.failure;
       observed = applied.observed;
     }
     expect(kind.plan(inputs as never, observed as never, route), `what is left to do`).toEqual([]);
     if (observed.outcome === "absent") expect.fail(`${kind.token} is absent after its plan`);
     expect(diffState(kind.desired(inputs as never), observed.state as object)).toEqual([]);
-  } finally {
-    await devices.close();
-  }
+  });
 }
 
 /** A moment of a plan at which it is cut off. */

@@ -1,9 +1,16 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { createDevices } from "../../provider/device/devices.ts";
 import { zeroPcr } from "../../provider/trust/pcr.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
-import { bringUp, cutsOf, killProviderAt, onPi, planFor, type Declared } from "./provider-on-pi.ts";
-import { connectionTo, declare, look, makeSite, modelDisk } from "./sealed-volume-site.ts";
+import {
+  bringUp,
+  cutsOf,
+  killProviderAt,
+  onPi,
+  planFor,
+  withProvider,
+  type Declared,
+} from "./provider-on-pi.ts";
+import { declare, look, makeSite, modelDisk } from "./sealed-volume-site.ts";
 
 /*
  * The formation of a sealed volume, cut off: the provider killed before and after every step of it, and the power cut in the middle of some. Then one in the unallocated
@@ -75,18 +82,19 @@ blkdiscard -f ${modelDisk} && udevadm settle`,
 
 /** Applies the plan, and cuts the power as soon as a step begins. */
 async function cutPowerIn(title: string): Promise<void> {
-  const devices = createDevices({ kinds: [volume.kind] });
-  const device = devices.get(connectionTo(pi));
+  const steps = await planFor(pi, volume);
   let cut: Promise<void> | undefined;
-  const applied = device.apply(volume.kind, volume.inputs, await planFor(pi, volume), {
-    onProgress: (step) => {
-      if (step === title) cut ??= pi.powerCut();
-    },
-  });
-  await expect(applied).rejects.toMatchObject({ node: "pi" });
+  await withProvider(pi, volume.kind, (device) =>
+    expect(
+      device.apply(volume.kind, volume.inputs, steps, {
+        onProgress: (step) => {
+          if (step === title) cut ??= pi.powerCut();
+        },
+      }),
+    ).rejects.toMatchObject({ node: "pi" }),
+  );
   expect(cut, `the plan came to '${title}'`).toBeDefined();
   await cut;
-  await devices.close();
   await pi.boot();
 }
 

@@ -1,6 +1,5 @@
 import { createHash } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { createDevices } from "../../provider/device/devices.ts";
 import type { Step } from "../../provider/device/step.ts";
 import { PlanRefused } from "../../provider/resource.ts";
 import type { SealedVolumeInputs } from "../../provider/resources/sealed-volume-inputs.ts";
@@ -8,8 +7,8 @@ import { recoverVolume } from "../../provider/resources/sealed-volume-plan.ts";
 import type { SealedVolumeState } from "../../provider/resources/sealed-volume-state.ts";
 import { zeroPcr } from "../../provider/trust/pcr.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
-import { bringUp, onPi, planFor, type Declared } from "./provider-on-pi.ts";
-import { connectionTo, declare, look, makeSite, modelDisk } from "./sealed-volume-site.ts";
+import { bringUp, onPi, planFor, withProvider, type Declared } from "./provider-on-pi.ts";
+import { declare, look, makeSite, modelDisk } from "./sealed-volume-site.ts";
 
 /*
  * A sealed volume with a real kernel, TPM and boots: that it opens by itself in the approved state, and stays locked when anything is not as it was pinned or approved.
@@ -34,14 +33,10 @@ beforeAll(async () => {
 // It does not exist when its start failed.
 afterAll(() => (pi as VirtualPi | undefined)?.stop());
 
-async function apply(steps: readonly Step[]) {
-  const devices = createDevices({ kinds: [volume.kind] });
-  try {
-    return await devices.get(connectionTo(pi)).apply<SealedVolumeState>(volume.kind, volume.inputs, steps);
-  } finally {
-    await devices.close();
-  }
-}
+const apply = (steps: readonly Step[]) =>
+  withProvider(pi, volume.kind, (device) =>
+    device.apply<SealedVolumeState>(volume.kind, volume.inputs, steps),
+  );
 
 const fileIsThere = async (): Promise<void> => {
   expect((await onPi(pi, "sha256sum /srv/models/model.gguf | cut -c1-64")).trim()).toBe(fileDigest);
