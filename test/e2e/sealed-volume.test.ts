@@ -111,7 +111,7 @@ echo "cap $(show ExecMainExitTimestampMonotonic ${capUnit})"
 echo "volumes $(show ActiveEnterTimestampMonotonic edgeseal-volumes.service)"
 for unit in $(systemctl list-units --all --plain --no-legend --type=service,socket | cut -d " " -f 1) network-pre.target; do
   case $unit in *.service) user=$(show User "$unit"); user=\${user:-root} ;; *.socket) user=socket ;; *) user=target ;; esac
-  case $unit in ssh.* | systemd-networkd.* | network-pre.target) ;; *.socket) continue ;; *) [ "$user" != root ] || continue ;; esac
+  case $unit in ssh.* | systemd-networkd.service | network-pre.target) ;; *.socket) continue ;; *) [ "$user" != root ] || continue ;; esac
   echo "after $unit $user $(show InactiveExitTimestampMonotonic "$unit")"
 done`,
   );
@@ -236,7 +236,9 @@ describe("in a boot without the cap", () => {
       attack: () =>
         onPi(
           pi,
-          `uuid=$(cryptsetup luksUUID ${disk}) && cryptsetup token export --token-id 0 ${disk} >/run/token && printf attacker |
+          `if mountpoint -q /srv/models; then umount /srv/models; fi
+if [ -e /dev/mapper/edgeseal-models ]; then cryptsetup close edgeseal-models; fi
+uuid=$(cryptsetup luksUUID ${disk}) && cryptsetup token export --token-id 0 ${disk} >/run/token && printf attacker |
 cryptsetup luksFormat --batch-mode --type luks2 --uuid "$uuid" --label edgeseal-models --offset 32768 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file - ${disk} &&
 printf attacker >/run/own && cryptsetup luksAddKey --batch-mode --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file /run/own ${disk} /run/own && cryptsetup token import --json-file /run/token ${disk}`,
         ),

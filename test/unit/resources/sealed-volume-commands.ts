@@ -58,6 +58,7 @@ const header = (path: string) => {
   return {
     label: untilNul(bytes.subarray(24, 72)),
     uuid: untilNul(bytes.subarray(168, 208)),
+    epoch: Number(bytes.readBigUInt64BE(16)),
     json: untilNul(bytes.subarray(4096)),
   };
 };
@@ -171,21 +172,28 @@ const commands: Readonly<Record<string, () => void>> = {
   "systemd-cryptenroll": () => {
     const device = args.at(-1) ?? "";
     const found = header(device);
-    if (stdin() !== readFileSync(secret(found.uuid, "key"), "latin1")) fail("Failed to unlock");
-    const json = enrolled();
-    const key = readFileSync(option("--tpm2-public-key") ?? "").toString("base64");
-    for (const each of Object.values(json.tokens)) each["tpm2_pubkey"] = key;
-    const cipher = (JSON.parse(found.json) as ReturnType<typeof enrolled>).segments["0"]?.encryption ?? "";
-    for (const each of Object.values(json.segments)) each.encryption = cipher;
+    const before = JSON.parse(found.json) as ReturnType<typeof enrolled>;
     if (option("--wipe-slot") === "tpm2") {
-      // The new slot is made before the old one goes.
-      json.keyslots = { "0": json.keyslots["0"], "2": json.keyslots["1"] };
-      json.tokens = { "1": { ...json.tokens["0"], keyslots: ["2"] } };
-      for (const each of Object.values(json.digests)) each.keyslots = ["0", "2"];
+      if (option("--tpm2-device") !== undefined) fail("what is wiped and enrolled at once is not played");
+      if (Object.keys(before.tokens).length === 0) return;
+      before.tokens = {};
+      before.keyslots = { "0": before.keyslots["0"] };
+      for (const each of Object.values(before.digests)) each.keyslots = ["0"];
+      writeHeader(device, { ...found, epoch: found.epoch + 2, json: JSON.stringify(before) });
+      put(device, 290_816, Buffer.alloc(32));
+      return;
     }
-    writeHeader(device, { ...found, epoch: 5, json: JSON.stringify(json) });
-    // As a key slot has it: with another header it is another one.
-    put(device, 290_816, createHash("sha256").update(found.uuid).digest());
+    if (stdin() !== readFileSync(secret(found.uuid, "key"), "latin1")) fail("Failed to unlock");
+    const key = readFileSync(option("--tpm2-public-key") ?? "").toString("base64");
+    // Whichever TPM it is sealed to: "This PCR set is already enrolled, executing no operation."
+    if (Object.values(before.tokens).some((each) => each["tpm2_pubkey"] === key)) return;
+    const json = enrolled();
+    for (const each of Object.values(json.tokens)) each["tpm2_pubkey"] = key;
+    const cipher = before.segments["0"]?.encryption ?? "";
+    for (const each of Object.values(json.segments)) each.encryption = cipher;
+    writeHeader(device, { ...found, epoch: found.epoch + 2, json: JSON.stringify(json) });
+    // As a key slot has it: with another header, or sealed anew, it is another one.
+    put(device, 290_816, createHash("sha256").update(`${found.uuid} ${found.epoch}`).digest());
   },
   "systemd-cryptsetup": () => {
     const [action, name = "", device = "", , options = ""] = args;

@@ -362,12 +362,20 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
       openedBy: "other",
       luksUuid: uuid,
       policyKey: policyKeyOf(next),
-      keySlots: [{ slot: "0" }, { slot: "2" }],
-      tokens: [{ token: "1", keySlots: ["2"] }],
+      keySlots: [{ slot: "0" }, { slot: "1" }],
+      tokens: [{ token: "0", keySlots: ["1"] }],
     });
     node.write("/tpm-opens", "");
     expect(node.boot()).toMatchObject({ code: 0, stderr: "" });
     expect(node.observe(next).openedBy).toBe("tpm");
+  });
+
+  test("seals anew also where the old slot has the very policy that is wanted", () => {
+    const key = locked();
+    const before = node.observe(inputs).headerDigest;
+    recover(inputs, key);
+    expectDone();
+    expect(node.observe(inputs).headerDigest).not.toBe(before);
   });
 
   test("goes on where it was cut off between the new slot and the pins", () => {
