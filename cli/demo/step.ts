@@ -1,14 +1,17 @@
 import type { VirtualPi } from "../../testbed/virtual-pi.ts";
 import type { PulumiWorkspace } from "../pulumi.ts";
 
+/** Lines for the person who watches. */
+export interface Voice {
+  say(line: string): void;
+}
+
 /** What the steps share: one node, one workspace, and a voice. */
-export interface DemoContext {
+export interface DemoContext extends Voice {
   readonly pi: VirtualPi;
   readonly pulumi: PulumiWorkspace;
   /** The checkout, for files such as `stacks/demo.yaml`. */
   readonly checkout: string;
-  /** A line for the person who watches. */
-  say(line: string): void;
   readonly signal: AbortSignal;
 }
 
@@ -24,9 +27,9 @@ export class NotAsItShouldBe extends Error {
 }
 
 /** Says what holds, or stops the demo with what was found instead. */
-export function holds(context: DemoContext, condition: boolean, claim: string, found: string): void {
+export function holds(voice: Voice, condition: boolean, claim: string, found: string): void {
   if (!condition) throw new NotAsItShouldBe(`expected: ${claim}\nfound: ${found}`);
-  context.say(`  ok  ${claim}`);
+  voice.say(`  ok  ${claim}`);
 }
 
 /** The standard output of a command on the node, run as root from outside the provider. */

@@ -1,5 +1,7 @@
 import { join } from "node:path";
 import { readSite } from "../../pulumi.ts";
+import { reportFindings } from "../../report-lines.ts";
+import { judgeReport } from "../judged-report.ts";
 import { demoSite } from "../site.ts";
 import { crashTest } from "./fresh-node.ts";
 import { holds, onNode, type DemoStep } from "../step.ts";
@@ -21,7 +23,7 @@ export const apply: DemoStep = {
       up.stdout + up.stderr,
     );
     await inForce(context);
-    for (const line of await reportTable(context)) context.say(`  ${line}`);
+    judgeReport(context, reportFindings(await context.pulumi.export("demo"), new Date()));
   },
 };
 
@@ -43,9 +45,4 @@ export async function inForce(context: Parameters<DemoStep["run"]>[0]): Promise<
   );
   const foreign = await onNode(context, "nft list tables");
   holds(context, foreign.includes("someone_else"), "somebody else's table was left alone", foreign);
-}
-
-async function reportTable(context: Parameters<DemoStep["run"]>[0]): Promise<readonly string[]> {
-  const { reportLines } = await import("../../report-lines.ts");
-  return reportLines(await context.pulumi.export("demo"));
 }
