@@ -10,6 +10,7 @@ export const measuredBootPaths = {
   panic: "/etc/initramfs-tools/scripts/panic/edgeseal",
   record: "/etc/initramfs/post-update.d/edgeseal",
   aptHook: "/usr/lib/edgeseal/apt-hook",
+  keepBoot: "/usr/lib/edgeseal/keep-boot",
   aptConf: "/etc/apt/apt.conf.d/90edgeseal",
 } as const;
 
@@ -34,6 +35,7 @@ const contents = {
   panic: onDevice("initramfs-panic"),
   record: onDevice("initramfs-record"),
   aptHook: onDevice("apt-hook"),
+  keepBoot: onDevice("keep-boot"),
   aptConf: onDevice("apt.conf"),
 } as const;
 
@@ -55,6 +57,7 @@ export function managedFiles(node: string): readonly MeasuringFile[] {
     ["record", "0755", contents.record],
     ["hook", "0755", contents.hook],
     ["aptHook", "0755", contents.aptHook],
+    ["keepBoot", "0755", contents.keepBoot],
     ["aptConf", "0644", contents.aptConf],
   ];
   return all.map(([name, mode, content]) => ({ name, path: measuredBootPaths[name], mode, content }));
