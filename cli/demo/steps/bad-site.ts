@@ -1,10 +1,16 @@
 import { join } from "node:path";
-import { readSite, type PulumiResult } from "../../pulumi.ts";
+import { readSite } from "../../pulumi.ts";
+import { refusedByGate, refusedByPack, type Violated } from "../refusal.ts";
 import { holds, onNode, type DemoContext, type DemoStep } from "../step.ts";
 import { demoSite } from "../site.ts";
 
-/** What the bad site violates, by control. */
-const violated = ["3.swap-off", "5.default-deny", "5.egress-allowlist"];
+/** What of the bad site has to be named. */
+const violated: readonly Violated[] = [
+  { control: "3.swap-off", node: "pi-demo" },
+  { control: "5.egress-allowlist", node: "pi-demo" },
+  { control: "5.default-deny", node: "pi-second" },
+  { control: "5.egress-allowlist", node: "pi-second" },
+];
 
 export const badSite: DemoStep = {
   title: "A bad site is refused",
@@ -12,33 +18,32 @@ export const badSite: DemoStep = {
     "the Site itself and the policy pack each refuse it, naming every violated point with its mend, before any node is contacted",
   async run(context) {
     const before = await connectionsSeen(context);
+    // Else a log that shows no connection at all would say the same before and after.
+    holds(
+      context,
+      before > 0,
+      `sshd's log on the node shows connections: ${before}, the testbed's own`,
+      String(before),
+    );
     await context.pulumi.site("bad", await makeBad(context));
 
     const gate = await context.pulumi.run(["up", "--yes", "--skip-preview", "--stack", "bad"], {
       signal: context.signal,
     });
-    refused(context, gate, "pulumi up --skip-preview (the Site's own gate)");
+    refusedByGate(context, gate, "pulumi up --skip-preview (the Site's own gate)", violated);
 
     const pack = await context.pulumi.run(["preview", "--policy-pack", "policies", "--stack", "bad"], {
       signal: context.signal,
     });
-    refused(context, pack, "pulumi preview --policy-pack policies");
-    for (const control of violated) {
-      const verdict = new RegExp(`\\[mandatory\\]\\s+${control.replaceAll(".", "\\.")}`);
-      holds(
-        context,
-        verdict.test(pack.stdout),
-        `the pack, by itself, holds ${control} against the site`,
-        pack.stdout + pack.stderr,
-      );
-    }
+    refusedByGate(context, pack, "pulumi preview --policy-pack policies", violated);
+    refusedByPack(context, pack, violated);
 
     const after = await connectionsSeen(context);
     holds(
       context,
       after === before,
-      "sshd on the node logged no connection but our own",
-      `${after - before} connections more`,
+      "sshd on the node logged no connection since",
+      `connections since: ${after - before}`,
     );
   },
 };
@@ -57,23 +62,15 @@ async function makeBad(context: DemoContext): Promise<object> {
   };
 }
 
-function refused(context: DemoContext, result: PulumiResult, what: string): void {
-  const said = result.stdout + result.stderr;
-  holds(
-    context,
-    result.code !== 0,
-    `${what} fails (exit status ${result.code}, ${(result.milliseconds / 1000).toFixed(1)} s)`,
-    said,
-  );
-  for (const control of violated) holds(context, said.includes(control), `it names ${control}`, said);
-  holds(context, said.includes("pi-second"), "it names the node without a firewall", said);
-}
-
-/** Connections in sshd's own log. The question itself travels on the one connection that the testbed keeps. */
+/**
+ * Connections in sshd's own log. The question itself travels on the one connection that the testbed keeps.
+ * @throws NotAsItShouldBe when the log can't be read
+ */
 async function connectionsSeen(context: DemoContext): Promise<number> {
+  // Synced: what sshd has handed over is in the log. Counted here: a pipe on the node would hide that the log could not be read.
   const log = await onNode(
     context,
-    "journalctl -q -b -o cat -t sshd -t sshd-session --grep '^Connection from' | wc -l",
+    "journalctl --sync && journalctl -q -b -o cat -t sshd -t sshd-session --no-pager",
   );
-  return Number(log.trim());
+  return log.match(/^Connection from /gm)?.length ?? 0;
 }

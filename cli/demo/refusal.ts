@@ -1,0 +1,69 @@
+import { checklist } from "../../policies/checklist.ts";
+import type { Control } from "../../policies/control.ts";
+import type { PulumiResult } from "../pulumi.ts";
+import { holds, type Voice } from "./step.ts";
+
+/** A control that a site violates, and on which of its nodes. */
+export interface Violated {
+  readonly control: Control["id"];
+  readonly node: string;
+}
+
+const said = (result: PulumiResult): string => result.stdout + result.stderr;
+
+/**
+ * Holds that a run failed, and that the Site's own gate named each violated control, on its node, with the mend below it.
+ * @throws NotAsItShouldBe
+ */
+export function refusedByGate(
+  voice: Voice,
+  result: PulumiResult,
+  what: string,
+  violated: readonly Violated[],
+): void {
+  holds(
+    voice,
+    result.code !== 0,
+    `${what} fails (exit status ${result.code}, ${(result.milliseconds / 1000).toFixed(1)} s)`,
+    said(result),
+  );
+  const lines = said(result)
+    .split("\n")
+    .map((line) => line.trim());
+  for (const each of violated) {
+    const named = lines.some((line, at) => names(line, each) && lines[at + 1] === `mend: ${mendOf(each)}`);
+    holds(voice, named, `it names ${each.control} on ${each.node}, with the mend`, said(result));
+  }
+}
+
+/**
+ * Holds that the policy pack, by itself, reported each violated control as mandatory, on its node, with the mend.
+ * @throws NotAsItShouldBe
+ */
+export function refusedByPack(voice: Voice, result: PulumiResult, violated: readonly Violated[]): void {
+  const lines = result.stdout.split("\n").map((line) => line.trim());
+  for (const each of violated) {
+    const mandatory = lines.some(
+      (line) => line.startsWith("- [mandatory]") && line.split(/\s+/).includes(each.control),
+    );
+    const named = lines.some((line) => names(line, each) && line.endsWith(`; mend: ${mendOf(each)}`));
+    holds(
+      voice,
+      mandatory && named,
+      `the pack, by itself, holds ${each.control} against ${each.node}, with the mend`,
+      said(result),
+    );
+  }
+}
+
+/** `CONTROL (checklist point N) on NODE, ...: violation: ...`, as both write it. */
+function names(line: string, { control, node }: Violated): boolean {
+  const [id, nodes] = /^(\S+) \(checklist point \d\) on ([^:]+): violation: /.exec(line)?.slice(1) ?? [];
+  return id === control && nodes?.split(", ").includes(node) === true;
+}
+
+function mendOf({ control }: Violated): string {
+  const found = checklist.find(({ id }) => id === control);
+  if (found === undefined) throw new Error(`the checklist has no control ${control}`);
+  return found.mend;
+}
