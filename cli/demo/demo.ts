@@ -11,11 +11,22 @@ import { freshNode } from "./steps/fresh-node.ts";
 import { lockout } from "./steps/lockout.ts";
 import { power } from "./steps/power.ts";
 
-export const steps: readonly DemoStep[] = [freshNode, badSite, apply, drift, power, lockout];
+export const mainJob: readonly DemoStep[] = [freshNode, badSite, apply, drift, power, lockout];
 
 export interface DemoOptions {
+  /** Ends it, and the node with it. */
   readonly signal: AbortSignal;
   readonly say: (line: string) => void;
+}
+
+type Opened = DemoContext & AsyncDisposable;
+
+/** What a demo consists of. */
+export interface DemoParts {
+  /** @default the main job's */
+  readonly steps?: readonly DemoStep[];
+  /** What the steps run on; disposed of however they end. @default a fresh virtual Pi and a workspace */
+  readonly open?: (options: DemoOptions) => Promise<Opened>;
 }
 
 /** What a step took, and how much of it was a virtual machine booting in software. */
@@ -26,7 +37,7 @@ export interface StepTime {
 }
 
 /** A node and a workspace for the main job; both are gone after disposal. */
-export async function openDemo(options: DemoOptions): Promise<DemoContext & AsyncDisposable> {
+export async function openDemo(options: DemoOptions): Promise<Opened> {
   const checkout = join(import.meta.dirname, "../..");
   const scratch = await mkdtemp(join(tmpdir(), "edgeseal-demo-"));
   const pulumi = await PulumiWorkspace.create(checkout, scratch);
@@ -58,10 +69,14 @@ export async function runStep(context: DemoContext, step: DemoStep, number: numb
   return { title: step.title, seconds, bootingSeconds: booting };
 }
 
-/** The main job from beginning to end. Stops with the first thing that is not as it should be. */
-export async function runDemo(options: DemoOptions): Promise<void> {
+/**
+ * The main job from beginning to end. Stops with the first thing that is not as it should be: no later step is begun.
+ * @throws NotAsItShouldBe
+ */
+export async function runDemo(options: DemoOptions, parts: DemoParts = {}): Promise<void> {
+  const { steps = mainJob, open = openDemo } = parts;
   const started = performance.now();
-  await using context = await openDemo(options);
+  await using context = await open(options);
   options.say(`a fresh virtual Pi is up after ${((performance.now() - started) / 1000).toFixed(1)} s`);
   const times: StepTime[] = [];
   for (const [index, step] of steps.entries()) times.push(await runStep(context, step, index + 1));

@@ -1,0 +1,50 @@
+import { execFile } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { expect, test } from "vitest";
+
+const path = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
+
+/** `edgeseal demo`, a process of its own, with the two steps of two-steps.ts. */
+function demo(fails = ""): Promise<{ code: unknown; stdout: string; stderr: string }> {
+  return new Promise((resolve) => {
+    execFile(
+      process.execPath,
+      [
+        ...["--disable-warning=ExperimentalWarning", "--import", path("two-steps.ts")],
+        ...[path("../../../../cli/main.ts"), "demo"],
+      ],
+      { env: { ...process.env, FAILS: fails } },
+      (error, stdout, stderr) => {
+        resolve({ code: error === null ? 0 : error.code, stdout, stderr });
+      },
+    );
+  });
+}
+
+test("every step runs in its turn, and all is well: 0", async () => {
+  const { code, stdout, stderr } = await demo();
+  expect(stderr).toBe("");
+  expect(code).toBe(0);
+  expect(stdout).toMatch(
+    /1\. The first: [^]*ok {2}the sky is blue[^]*2\. The second: [^]*the second step ran[^]*All 2 steps are as they should be[^]*the node is gone/,
+  );
+});
+
+test("the first thing that is not as it should be: 1, what was expected and found, no later step, and the node is gone", async () => {
+  const { code, stdout, stderr } = await demo("claim");
+  expect(code).toBe(1);
+  expect(stderr).toBe("edgeseal: not as it should be\nexpected: the sky is blue\nfound: a grey sky\n");
+  expect(stdout).toContain("1. The first");
+  expect(stdout).not.toContain("The second");
+  expect(stdout).not.toContain("the second step ran");
+  expect(stdout).not.toContain("as they should be");
+  expect(stdout).toContain("the node is gone");
+});
+
+test("a fault of another kind: 1, as what it is", async () => {
+  const { code, stdout, stderr } = await demo("fault");
+  expect(code).toBe(1);
+  expect(stderr).toContain("Error: the roof fell in");
+  expect(stdout).not.toContain("The second");
+  expect(stdout).toContain("the node is gone");
+});
