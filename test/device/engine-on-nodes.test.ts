@@ -1,9 +1,12 @@
+import { spawn } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { Fleet, type FleetNode } from "../../testbed/fleet.ts";
 import { EngineProject, type Declaration } from "../provider/fixture/engine-project.ts";
-import { noteFolder, thirtyResources } from "./thirty-kinds.ts";
+import { formsIn, formsOf, privateSeedOf, type SecretForms } from "../secret-forms.ts";
+import { ProcessSampler } from "./process-sampler.ts";
+import { namedNote, noteFolder, thirtyResources } from "./thirty-kinds.ts";
 
 const minute = 60_000;
 const plugin = join(import.meta.dirname, "plugin");
@@ -106,83 +109,72 @@ describe("the engine with the real device layer, three nodes with thirty resourc
       await node.exec(`mkdir -p ${noteFolder}`);
       const { identityFile, ...connection } = node.connection;
       const key = await readFile(identityFile ?? "", "utf8");
-      // A line from the middle of the key's own encoding: nothing else has it.
-      const canary = key.split("\n")[2] ?? "";
-      expect(canary.length).toBeGreaterThan(40);
-      const forms = [
-        canary,
-        Buffer.from(canary).toString("base64").slice(0, 60),
-        Buffer.from(canary).toString("hex"),
-      ];
+      const forms = formsOfKey(key);
 
       using project = await onStack();
       const given = way === "by file" ? { identityFile } : { privateKey: { $secret: key } };
-      project.declare(declarationsOf(node, { ...connection, ...given }));
-      const said: string[] = [];
-      const sampled = await whileSampling(forms, [process.pid], async () => {
-        said.push(await project.must("up", "--yes", "--skip-preview", ...verbose));
-        said.push(await project.must("refresh", "--yes", "--skip-preview", "--diff", ...verbose));
-      });
-      said.push((await project.exported()).text);
-      expect(said.filter((text) => forms.some((form) => text.includes(form)))).toEqual([]);
-      expect(sampled.found).toEqual([]);
+      const resources = declarationsOf(node, { ...connection, ...given });
+      project.declare(resources);
+      const sampler = new ProcessSampler(forms);
+      const said = await sampler.while(async () => [
+        await project.must("up", "--yes", "--skip-preview", ...verbose),
+        await project.must("refresh", "--yes", "--skip-preview", "--diff", ...verbose),
+      ]);
+      const { text: state } = await project.exported();
+      expect([...said, state].flatMap((text) => formsIn(text, forms))).toEqual([]);
+      expect(sampler.found).toEqual([]);
 
+      // The controls: samples were taken while the provider and the node's sessions ran, and the trace is what it is taken for.
+      expect(sampler.rounds).toBeGreaterThan(5);
+      expect(sampler.commands.some((command) => command.includes("plugin/main.ts"))).toBe(true);
+      expect(sampler.commands.some((command) => command.includes("/bin/sh"))).toBe(true);
       if (verbose.length > 0) expect(said.join("")).toMatch(/"msg":"[^"]*Marshaling property for RPC/);
 
-      // The controls: samples were taken while the provider and the node's sessions ran, and what is planted in the clear is found.
-      expect(sampled.rounds).toBeGreaterThan(5);
-      expect(sampled.commands.some((command) => command.includes("plugin/main.ts"))).toBe(true);
-      expect(sampled.commands.some((command) => command.includes("/bin/sh"))).toBe(true);
-      const planted = await whileSampling(forms, [process.pid], async () => {
-        await node.exec(`CANARY='${canary}' sh -c 'sleep 1'`);
-      });
-      expect(planted.found.length).toBeGreaterThan(0);
+      // And each form is found where it is planted.
+      const planted = Object.values(forms);
+      const note = resources.find(({ type }) => type === namedNote.token) ?? expect.fail("no note");
+      project.declare(
+        planted.map((content, index) => ({
+          ...note,
+          name: `planted-${index}`,
+          props: { ...note.props, name: `planted-${index}`, content },
+        })),
+      );
+      expect(formsIn(await project.must("preview", "--diff"), forms)).toEqual(Object.keys(forms));
+      await project.must("up", "--yes", "--skip-preview");
+      expect(formsIn((await project.exported()).text, forms)).toEqual(Object.keys(forms));
+      expect(foundWhenPlanted(forms)).toEqual(
+        ["cmdline", "environ"]
+          .flatMap((place) => Object.keys(forms).map((form) => `${place}: ${form}`))
+          .sort(),
+      );
     },
   );
 });
 
-interface Sampled {
-  readonly rounds: number;
-  /** Command lines that were seen, without those of processes that were there before. */
-  readonly commands: readonly string[];
-  /** Processes with one of the forms in their arguments or environment. */
-  readonly found: readonly string[];
+/** What only the private half of a key has: its seed, and the piece of the key file that encodes it. */
+function formsOfKey(key: string): SecretForms {
+  const seed = formsOf("seed", privateSeedOf(key));
+  const piece = key
+    .split("\n")
+    .map((line) => line.slice(5, 47))
+    .find((text) => text.length > 40 && Object.values(seed).some((form) => form.includes(text)));
+  return { ...seed, ...formsOf("piece of the key file", piece ?? expect.fail("no line is all of the seed")) };
 }
 
-/** Reads the arguments and environment of every process of this machine, nodes included, over and over while `action` runs. */
-async function whileSampling(
-  forms: readonly string[],
-  except: readonly number[],
-  action: () => Promise<void>,
-): Promise<Sampled> {
-  const commands = new Set<string>();
-  const found = new Set<string>();
-  const { readdirSync, readFileSync } = await import("node:fs");
-  const read = (path: string): string => {
-    try {
-      return readFileSync(path, "utf8").replaceAll("\0", " ");
-    } catch {
-      // It ended while we looked.
-      return "";
-    }
-  };
-  let rounds = 0;
-  const sample = (): void => {
-    rounds++;
-    for (const pid of readdirSync("/proc").filter(
-      (entry) => /^\d+$/.test(entry) && !except.includes(Number(entry)),
-    )) {
-      const command = read(`/proc/${pid}/cmdline`);
-      commands.add(command);
-      const text = command + read(`/proc/${pid}/environ`);
-      if (forms.some((form) => text.includes(form))) found.add(command);
-    }
-  };
-  const timer = setInterval(sample, 50);
-  try {
-    await action();
-  } finally {
-    clearInterval(timer);
-  }
-  return { rounds, commands: [...commands], found: [...found] };
+/** What a sampler finds with every form in the arguments of one process, and in the environment of another. */
+function foundWhenPlanted(forms: SecretForms): readonly string[] {
+  const sampler = new ProcessSampler(forms);
+  const planted = Object.values(forms);
+  const waits = ["-c", "read line", "sh"];
+  const children = [
+    spawn("/bin/sh", [...waits, ...planted], { env: {} }),
+    spawn("/bin/sh", waits, {
+      env: Object.fromEntries(planted.map((form, index) => [`PLANTED_${index}`, form])),
+    }),
+  ];
+  // `spawn` returns once the program is in its place.
+  sampler.sample();
+  for (const { stdin } of children) stdin.end();
+  return sampler.found;
 }
