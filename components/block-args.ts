@@ -89,6 +89,21 @@ export interface FirmwareArgs extends RebootArgs {
 /** The boot measured into the TPM (edgeseal:boot:MeasuredBoot). */
 export type MeasuredBootArgs = RebootArgs;
 
+/** Ownership of the TPM (edgeseal:tpm:Ownership). */
+export interface TpmArgs {
+  /**
+   * The TPM that this node has: SHA-256 of its endorsement key's public area, in lower-case hex, as compared on the node's console. Another is refused.
+   * @default any TPM, which is no proof that it is yours; `assurance: strict` refuses that.
+   */
+  readonly endorsementKeySha256?: string;
+  /** Wrong authorizations after which the TPM locks what it protects against guessing. @default 32, the TCG's; a loss of power may count as one. */
+  readonly maxTries?: number;
+  /** Seconds, with power, after which one of them is forgotten. @default 600. */
+  readonly recoveryTime?: number;
+  /** Seconds for which a wrong lockout authorization locks that one; 0: until the next boot. @default 86400: one guess a day. */
+  readonly lockoutRecovery?: number;
+}
+
 /** A partition that is made in the unallocated space of a disk. */
 export interface NewPartition {
   /** The disk, by `/dev/disk/by-id/...`. It has a partition table. */
@@ -137,6 +152,8 @@ export interface BlockArgs {
   readonly firmware?: FirmwareArgs;
   /** No default: it changes how the node boots. The gate refuses a node without it. */
   readonly measuredBoot?: MeasuredBootArgs;
+  /** No default: what is set in a TPM only the site's recovery key, or clearing it, takes back. The gate refuses a node without it. */
+  readonly tpm?: TpmArgs;
   /** By name; the gate refuses a node without `models` and `logs`. No default: a disk has to be named. */
   readonly volumes?: Readonly<Record<string, VolumeArgs>>;
 }
@@ -145,7 +162,7 @@ export interface BlockArgs {
 export interface NodeFacts {
   /** The node's name. */
   readonly node: string;
-  /** Volumes need it. */
+  /** Volumes and the TPM need it. */
   readonly trust?: TrustArgs;
   /** Content of `approvals/<node>.json`. */
   readonly approval?: string;
@@ -161,10 +178,16 @@ export interface Blocks {
     readonly commandLine: Required<NonNullable<FirmwareArgs["commandLine"]>>;
   };
   readonly measuredBoot?: Filled<MeasuredBootArgs, "reboot" | "rebootUnapproved"> & { readonly node: string };
+  readonly tpm?: TpmBlock;
   readonly volumes?: Readonly<Record<string, VolumeBlock>>;
 }
 
 type Filled<T, K extends keyof T> = T & Required<Pick<T, K>>;
+
+export type TpmBlock = Filled<TpmArgs, "maxTries" | "recoveryTime" | "lockoutRecovery"> & {
+  readonly node: string;
+  readonly recoveryPublicKey: string;
+};
 
 export type VolumeBlock = Required<VolumeArgs> &
   Required<TrustArgs> & { readonly name: string; readonly node: string; readonly approval?: string };
@@ -192,6 +215,7 @@ export const blockDefaults = {
     rebootUnapproved: "refuse",
   },
   measuredBoot: { reboot: "never", rebootUnapproved: "refuse" },
+  tpm: { maxTries: 32, recoveryTime: 600, lockoutRecovery: 86_400 },
   volumes: { filesystem: "ext4", readOnly: false, mayErase: [], cipher: "auto" },
 } as const;
 
@@ -202,7 +226,7 @@ const commandLineDefaults = {
 
 /**
  * Fills in the defaults, and what is known of the node.
- * @throws TypeError when there are volumes and no `trust`.
+ * @throws TypeError when there are volumes, or a TPM to be owned, and no `trust`.
  */
 export function withDefaults(args: BlockArgs, facts: NodeFacts): Blocks {
   return {
@@ -230,8 +254,17 @@ export function withDefaults(args: BlockArgs, facts: NodeFacts): Blocks {
     ...(args.measuredBoot === undefined
       ? {}
       : { measuredBoot: { ...blockDefaults.measuredBoot, ...args.measuredBoot, node: facts.node } }),
+    ...(args.tpm === undefined ? {} : { tpm: tpmBlock(args.tpm, facts) }),
     ...(args.volumes === undefined ? {} : { volumes: volumeBlocks(args.volumes, facts) }),
   };
+}
+
+function tpmBlock(tpm: TpmArgs, { node, trust }: NodeFacts): TpmBlock {
+  if (trust === undefined)
+    throw new TypeError(
+      `${node} has a \`tpm\` block and no \`trust\`: the TPM's authorizations need the site's recovery key (docs/trust.md)`,
+    );
+  return { ...blockDefaults.tpm, ...tpm, node, recoveryPublicKey: trust.recoveryKey };
 }
 
 function volumeBlocks(

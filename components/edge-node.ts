@@ -4,7 +4,14 @@ import { bootEvidence } from "../policies/boot-evidence.ts";
 import { edgeNodeType } from "../policies/stack.ts";
 import type { Waiver } from "../policies/waiver.ts";
 import { levelReached, type Level } from "../provider/trust/level.ts";
-import { withDefaults, type BlockArgs, type Blocks, type TrustArgs, type VolumeBlock } from "./block-args.ts";
+import {
+  withDefaults,
+  type BlockArgs,
+  type Blocks,
+  type TpmBlock,
+  type TrustArgs,
+  type VolumeBlock,
+} from "./block-args.ts";
 import type { ConnectionArgs, OnDelete } from "./connection-args.ts";
 import { requireChecklist } from "./gate.ts";
 import {
@@ -12,6 +19,7 @@ import {
   Firewall,
   FirmwareConfig,
   MeasuredBoot,
+  Ownership,
   SealedVolume,
   Swap,
   VerifiedBoot,
@@ -25,13 +33,13 @@ export type NodeWaiver = Omit<Waiver, "node">;
 export interface EdgeNodeArgs extends BlockArgs {
   /** How the node is reached. */
   readonly connection: ConnectionArgs;
-  /** The public halves of the site's keys; volumes need them. */
+  /** The public halves of the site's keys; volumes and the TPM need them. */
   readonly trust?: TrustArgs;
   /** Content of `approvals/<node>.json`, as `edgeseal approve` wrote it. @default none: volumes are formed, and open at no boot until there is one. */
   readonly approval?: string;
   /** What is asked of its boot: `baseline` is level `measured`, `strict` is level `verified`. @default `baseline`. */
   readonly assurance?: Assurance;
-  /** What removing the node does to the device. @default `keep`: removing code must not disarm a device. */
+  /** What removing the node does to the device; its TPM stays owned in any case. @default `keep`: removing code must not disarm a device. */
   readonly onDelete?: OnDelete;
   /** Justified, owned, expiring exceptions for this node. @default none. */
   readonly waivers?: readonly NodeWaiver[];
@@ -56,6 +64,7 @@ export class EdgeNode extends pulumi.ComponentResource {
   /** `undefined` when the node has none, which takes a waiver; likewise below. */
   readonly firmware: FirmwareConfig | undefined;
   readonly measuredBoot: MeasuredBoot | undefined;
+  readonly tpm: Ownership | undefined;
   /** By name. */
   readonly volumes: Readonly<Record<string, SealedVolume>>;
   /** The level of the trust chain that there is evidence for, as it was read back (docs/trust.md). */
@@ -95,13 +104,22 @@ export class EdgeNode extends pulumi.ComponentResource {
         { ...device, ...blocks.measuredBoot },
         after(this.firmware, this.swap, this.coreDumps, this.firewall),
       );
+    // Without onDelete: to take ownership back needs the recovery key, and a refusal would keep all else that is to be taken back from it.
+    this.tpm =
+      blocks.tpm &&
+      new Ownership(
+        `${name}-tpm`,
+        { connection: device.connection, ...blocks.tpm },
+        after(this.firmware, this.measuredBoot),
+      );
+    // The TPM is known to be this node's, and owned, before anything is sealed to it.
     this.volumes = Object.fromEntries(
       Object.entries(blocks.volumes ?? {}).map(([volume, args]) => [
         volume,
         new SealedVolume(
           `${name}-volume-${volume}`,
           { ...device, ...args },
-          { ...after(this.firmware, this.measuredBoot), protect: true },
+          { ...after(this.firmware, this.measuredBoot, this.tpm), protect: true },
         ),
       ]),
     );
@@ -134,15 +152,17 @@ function levelOf({ node, boot, measuredBoot, volumes }: EdgeNode): pulumi.Output
 /** A node as the gate judges it. Keys and approvals are for the provider to judge, and too long for the state of a component. */
 export function declaredNode(
   name: string,
-  { volumes, ...blocks }: Blocks,
+  { volumes, tpm, ...blocks }: Blocks,
   { statements = {}, assurance = "baseline" }: Pick<EdgeNodeArgs, "statements" | "assurance">,
 ): JudgedNode {
   const short = ({ policyKey: _p, recoveryKey: _r, approval: _a, ...rest }: VolumeBlock): object => rest;
+  const withoutKey = ({ recoveryPublicKey: _, ...rest }: TpmBlock): object => rest;
   return {
     name,
     basis: "declared",
     blocks: {
       ...blocks,
+      ...(tpm === undefined ? {} : { tpm: withoutKey(tpm) }),
       ...(volumes === undefined
         ? {}
         : { volumes: Object.fromEntries(Object.entries(volumes).map(([key, each]) => [key, short(each)])) }),

@@ -5,22 +5,28 @@ import { evaluate, failures } from "../policies/evaluate.ts";
 import { refusalText } from "../policies/message.ts";
 import type { JudgedNode } from "../policies/node.ts";
 import type { Waiver } from "../policies/waiver.ts";
+import type { TpmArgs } from "./block-args.ts";
 import type { ConnectionArgs } from "./connection-args.ts";
 
 /** What follows from a refusal. */
 const consequence = "none of its resources was registered, and no device was reached";
 
 /**
- * Holds that no two nodes have one name, or one address and port. An address that comes from another resource is not known here: the policy pack
+ * Holds that no two nodes have one name, one address and port, or one TPM pinned. An address that comes from another resource is not known here: the policy pack
  * compares those.
  * @throws pulumi.RunError that names each pair.
  */
 export function requireDistinctNodes(
   subject: string,
-  nodes: readonly { readonly name: string; readonly connection: ConnectionArgs }[],
+  nodes: readonly {
+    readonly name: string;
+    readonly connection: ConnectionArgs;
+    readonly tpm?: TpmArgs;
+  }[],
 ): void {
-  const placed = nodes.map(({ name, connection: { address, port } }) => ({
+  const placed = nodes.map(({ name, connection: { address, port }, tpm }) => ({
     name,
+    endorsementKey: tpm?.endorsementKeySha256,
     endpoint:
       typeof address === "string" && (port === undefined || typeof port === "number")
         ? endpoint(address, port)

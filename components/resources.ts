@@ -6,6 +6,7 @@ import type {
   FirmwareArgs,
   MeasuredBootArgs,
   SwapArgs,
+  TpmArgs,
   TrustArgs,
   VerifiedBootArgs,
   VolumeArgs,
@@ -157,6 +158,33 @@ export class MeasuredBoot extends deviceResource<
   rootIntegrity: undefined,
   bootSource: undefined,
   files: undefined,
+}) {}
+
+/** The node's TPM 2.0: which one it is, and by whom it is owned. */
+export class Ownership extends deviceResource<
+  TpmArgs & { readonly node: string; readonly recoveryPublicKey: string },
+  "tpm"
+>("tpm", {
+  tpm: undefined,
+  tools: undefined,
+  manufacturer: undefined,
+  firmwareVersion: undefined,
+  endorsementKey: undefined,
+  endorsementKeySha256: undefined,
+  storageKey: undefined,
+  storageKeyType: undefined,
+  storageKeySha256: undefined,
+  ownerAuth: undefined,
+  lockoutAuth: undefined,
+  endorsementAuth: undefined,
+  maxTries: undefined,
+  recoveryTime: undefined,
+  lockoutRecovery: undefined,
+  failedTries: undefined,
+  inLockout: undefined,
+  platformHierarchy: undefined,
+  recovery: undefined,
+  recoveryKey: undefined,
 }) {}
 
 /** A volume that only this node, in an approved state, opens. */

@@ -1,10 +1,10 @@
 import ipaddr from "ipaddr.js";
-import { blockOfType } from "./node.ts";
+import { blockOfType, blockTypes, type RawBlock, type unknownValue } from "./node.ts";
 import { declarationOf, edgeNodeType, nodeOf, siteType, type StackResource } from "./stack.ts";
 
 /*
  * Two nodes are two devices. With one name they would be told apart by nobody; at one address and port each would undo what the other says, with
- * every other update. No waiver helps: it is no point of the checklist.
+ * every other update; with one TPM, one of them would not be what it is taken for. No waiver helps: it is no point of the checklist.
  */
 
 /** The port of sshd when none is given (provider/connection.ts). */
@@ -15,13 +15,15 @@ export interface PlacedNode {
   readonly name: string | undefined;
   /** Address and port, as `endpoint` writes them. */
   readonly endpoint: string | undefined;
+  /** Digest of the endorsement key that is pinned for it. */
+  readonly endorsementKey?: string | undefined;
 }
 
 /** What a node has in common with one before it. */
 export interface Clash {
   /** Which of the nodes. */
   readonly index: number;
-  readonly field: "name" | "address";
+  readonly field: "name" | "address" | "tpm.endorsementKeySha256";
   /** What was expected, what was given, and where it stood before. */
   readonly message: string;
 }
@@ -34,7 +36,7 @@ export function endpoint(address: string, port = sshPort): string {
   return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
 }
 
-/** The nodes of one list that have a name, or an address and port, of one before them. All of them. */
+/** The nodes of one list that have a name, an address and port, or a TPM, of one before them. All of them. */
 export function clashesInList(nodes: readonly PlacedNode[]): Clash[] {
   const names = nodes.map(({ name }) => name);
   return [
@@ -48,6 +50,11 @@ export function clashesInList(nodes: readonly PlacedNode[]): Clash[] {
       field: "address",
       message: `expected an address and port of its own, got ${value}, where nodes[${first}] (${names[first] ?? "unnamed"}) is: two nodes are two devices`,
     })),
+    ...repeated(nodes.map((node) => node.endorsementKey)).map(({ index, first, value }): Clash => ({
+      index,
+      field: "tpm.endorsementKeySha256",
+      message: `expected a TPM of its own, got ${value.slice(0, 16)}..., which is pinned for nodes[${first}] (${names[first] ?? "unnamed"}): two nodes are two devices`,
+    })),
   ];
 }
 
@@ -60,9 +67,13 @@ export function clashesInStack(resource: StackResource, seen: Iterable<StackReso
   const others = [...seen].filter(({ urn }) => urn !== resource.urn);
   if (resource.type === siteType) {
     const nodes = declarationOf(resource)?.nodes ?? [];
-    return clashesInList(nodes.map(({ name }) => ({ name, endpoint: undefined }))).map(
-      ({ index, field, message }) => `nodes[${index}].${field}: ${message}`,
-    );
+    return clashesInList(
+      nodes.map(({ name, blocks }) => ({
+        name,
+        endpoint: undefined,
+        endorsementKey: pinnedKey(blocks.tpm),
+      })),
+    ).map(({ index, field, message }) => `nodes[${index}].${field}: ${message}`);
   }
   if (resource.type === edgeNodeType) {
     const name = declaredName(resource);
@@ -72,16 +83,26 @@ export function clashesInStack(resource: StackResource, seen: Iterable<StackReso
         ({ urn }) => `${urn} and ${resource.urn} are both named ${name ?? ""}: give each a name of its own`,
       );
   }
-  const place = endpointOf(resource);
-  if (place === undefined) return [];
   const node = nodeOf(resource);
-  const there = others.filter((other) => endpointOf(other) === place).map(nodeOf);
-  return [...new Set(there)]
-    .filter((other) => other !== node)
-    .map(
-      (other) =>
-        `${other} and ${node} are both at ${place}: two nodes are two devices; give each an address and port of its own`,
-    );
+  const sharing = (of: (resource: StackResource) => string | undefined, text: (what: string) => string) => {
+    const what = of(resource);
+    if (what === undefined) return [];
+    const those = others.filter((other) => of(other) === what).map(nodeOf);
+    return [...new Set(those)]
+      .filter((other) => other !== node)
+      .map((other) => `${other} and ${node} ${text(what)}`);
+  };
+  return [
+    ...sharing(
+      endpointOf,
+      (place) => `are both at ${place}: two nodes are two devices; give each an address and port of its own`,
+    ),
+    ...sharing(
+      endorsementKeyOf,
+      (digest) =>
+        `both have the endorsement key ${digest.slice(0, 16)}... pinned: two nodes are two devices; a TPM is in one of them`,
+    ),
+  ];
 }
 
 /** `undefined` when the name is not known. */
@@ -90,6 +111,15 @@ function declaredName(resource: StackResource): string | undefined {
   const name = typeof node === "object" && node !== null && "name" in node ? node.name : undefined;
   return typeof name === "string" ? name : undefined;
 }
+
+/** The endorsement key that a block pins; `undefined` when it pins none, or it is not known. */
+function pinnedKey(block: object | typeof unknownValue | undefined): string | undefined {
+  const digest = typeof block === "object" ? (block as RawBlock)["endorsementKeySha256"] : undefined;
+  return typeof digest === "string" ? digest : undefined;
+}
+
+const endorsementKeyOf = ({ type, inputs }: StackResource): string | undefined =>
+  type === blockTypes.tpm ? pinnedKey(inputs) : undefined;
 
 /** Where a device resource is; `undefined` for a component, and when it is not known. */
 function endpointOf(resource: StackResource): string | undefined {

@@ -10,6 +10,7 @@ import type { measuredBoot } from "../provider/resources/measured-boot.ts";
 import type { SealedVolumeInputs } from "../provider/resources/sealed-volume-inputs.ts";
 import type { SealedVolumeState } from "../provider/resources/sealed-volume-state.ts";
 import type { swap } from "../provider/resources/swap.ts";
+import type { tpmOwnership } from "../provider/resources/tpm-ownership.ts";
 import type { verifiedBoot } from "../provider/resources/verified-boot.ts";
 
 /** The blocks of a node, by their name in a site file, with the inputs of the resource behind each. */
@@ -20,6 +21,7 @@ export interface BlockInputs {
   readonly boot: Static<typeof verifiedBoot.inputs>;
   readonly firmware: Static<typeof firmwareConfig.inputs>;
   readonly measuredBoot: Static<typeof measuredBoot.inputs>;
+  readonly tpm: Static<typeof tpmOwnership.inputs>;
   /** By name. */
   readonly volumes: Readonly<Record<string, SealedVolumeInputs>>;
 }
@@ -32,6 +34,7 @@ export interface BlockStates {
   readonly boot: Static<typeof verifiedBoot.state>;
   readonly firmware: Static<typeof firmwareConfig.state>;
   readonly measuredBoot: Static<typeof measuredBoot.state>;
+  readonly tpm: Static<typeof tpmOwnership.state>;
   readonly volumes: Readonly<Record<string, SealedVolumeState>>;
 }
 
@@ -57,6 +60,7 @@ export const blockTypes = {
   boot: "edgeseal:boot:VerifiedBoot",
   firmware: "edgeseal:boot:FirmwareConfig",
   measuredBoot: "edgeseal:boot:MeasuredBoot",
+  tpm: "edgeseal:tpm:Ownership",
   volumes: "edgeseal:storage:SealedVolume",
 } as const satisfies Record<BlockName, `edgeseal:${string}`>;
 
@@ -84,6 +88,8 @@ export interface JudgedNode {
   /** `declared`: blocks hold inputs. `observed`: blocks hold state that was read back. */
   readonly basis: "declared" | "observed";
   readonly blocks: { readonly [B in BlockName]?: object | typeof unknownValue };
+  /** What was asked for of a node that is `observed`, as far as it was seen: which TPM a node has can be read back, which it must have can not. */
+  readonly asked?: JudgedNode["blocks"];
   /** Whether one resource of it is looked at by itself: what else the node must have is judged elsewhere. @default false */
   readonly partial?: boolean;
   /** What is asked of the chain of trust of its boot. @default baseline */

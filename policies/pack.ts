@@ -57,9 +57,9 @@ function policy(control: Control): ResourceValidationPolicy & StackValidationPol
 /** No point of the checklist, but what it rests on: that each node is a device of its own. */
 const distinctNodes: ResourceValidationPolicy = {
   name: "distinct-nodes",
-  description: "No two nodes have one name, or one address and port",
+  description: "No two nodes have one name, one address and port, or one TPM",
   enforcementLevel: "mandatory",
-  remediationSteps: "Give each node a name, and an address and port, of its own",
+  remediationSteps: "Give each node a name, an address and port, and a pinned endorsement key, of its own",
   validateResource: (args, reportViolation) => {
     if (!isJudged(args.type)) return;
     const resource = asInputs(args, args.opts.parent);

@@ -98,7 +98,7 @@ function onlyStrings(record: RawBlock): Record<string, string> {
 
 /**
  * The nodes of a stack: those that components declare, and those that resources are connected to. Each with the blocks its resources have: by
- * their inputs (`declared`) or by what was read back (`observed`). A node with two resources of one kind comes twice, so that both are judged.
+ * their inputs (`declared`) or by what was read back (`observed`, with what was `asked`). A node with two resources of one kind comes twice, so that both are judged.
  */
 export function nodesOf(resources: readonly StackResource[], basis: JudgedNode["basis"]): JudgedNode[] {
   const declared = resources.flatMap((resource) => declarationOf(resource)?.nodes ?? []);
@@ -114,16 +114,20 @@ export function nodesOf(resources: readonly StackResource[], basis: JudgedNode["
     );
     const own = declared.find((node) => node.name === name);
     const copies = Math.max(1, ...[...ofNode].map(([kind, each]) => (isSeveral(kind) ? 1 : each.length)));
+    const blocksOf = (by: JudgedNode["basis"], copy: number): JudgedNode["blocks"] =>
+      Object.fromEntries(
+        [...ofNode].map(([kind, each]) => {
+          const resources = each.map(({ resource }) => resource);
+          if (isSeveral(kind)) return [kind, byName(kind, resources, by)];
+          return [kind, partOf(resources[copy] ?? resources[0], by)];
+        }),
+      );
     return Array.from({ length: copies }, (_, copy): JudgedNode => ({
       name,
       basis,
-      blocks: Object.fromEntries(
-        [...ofNode].map(([kind, each]) => {
-          const resources = each.map(({ resource }) => resource);
-          if (isSeveral(kind)) return [kind, byName(kind, resources, basis)];
-          return [kind, partOf(resources[copy] ?? resources[0], basis)];
-        }),
-      ),
+      blocks: blocksOf(basis, copy),
+      // What the component says comes first: a report may hold a state against the site as it is to be.
+      ...(basis === "observed" ? { asked: { ...blocksOf("declared", copy), ...own?.blocks } } : {}),
       ...(own?.statements === undefined ? {} : { statements: own.statements }),
       ...(own?.assurance === undefined ? {} : { assurance: own.assurance }),
     }));

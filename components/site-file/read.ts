@@ -7,14 +7,15 @@ import {
   type BlockName,
 } from "../../policies/node.ts";
 import type { Waiver } from "../../policies/waiver.ts";
-import type { NodeFacts, TrustArgs } from "../block-args.ts";
+import type { TrustArgs } from "../block-args.ts";
 import type { InputProblem } from "../../provider/resource.ts";
 import { inputValidator, type InputValidator } from "../../provider/check/input-validator.ts";
 import type { Path, Properties } from "../../provider/host/values.ts";
+import { asksFirst, factOf, factsFor, factsOf, needsKeys } from "./facts.ts";
 import { isPlain, mergePatch, withoutRemovals, type Plain } from "./merge.ts";
 import { SiteFileError, type SiteProblem } from "./problem.ts";
 import { blockSchema } from "./schema-parts.ts";
-import { blockKinds, inputsFromElsewhere, siteSchema, type SiteFile, type SiteFileNode } from "./schema.ts";
+import { blockKinds, siteSchema, type SiteFile, type SiteFileNode } from "./schema.ts";
 import { semanticProblems } from "./semantics.ts";
 import { parseSource, type Source } from "./source.ts";
 import { readTrust, type SiteTrust } from "./trust.ts";
@@ -87,8 +88,14 @@ export function parseSite(file: string, text: string): SiteSpec {
 function schemaProblems(stripped: Plain, source: Source): SiteProblem[] {
   return siteValidator
     .validate(stripped as Properties, secretPaths(stripped))
-    .problems.map(({ path, message }) => source.problem(pathParts(path), message + mendOf(path, message)));
+    .problems.map(({ path, message }) => source.problem(pathParts(path), saidOf(path, message)));
 }
+
+/** A fault in words. Of a field that is one only here, the schema knows no more than that it is none there. */
+const saidOf = (path: string, message: string): string =>
+  path === "defaults.tpm.endorsementKeySha256"
+    ? "one TPM can't be that of every node; move it to the `tpm` block of the node whose endorsement key it is"
+    : message + mendOf(path, message);
 
 /** What the schema can't tell: where the value comes from, and what a word in place of a block was meant to say. */
 function mendOf(path: string, message: string): string {
@@ -178,63 +185,37 @@ function readBlocks(node: Plain, index: number, source: Source, trust: SiteTrust
     return inputs;
   };
   const facts = factsOf(node, trust);
-  const { trust: keys, ...ofNode } = facts;
+  const { trust: keys } = facts;
   for (const name of blockNames) {
     const given = node[name];
     // The schema tells of a block that is none; looking into it would tell of its letters.
     if ((given !== undefined && !isPlain(given)) || (given === undefined && asksFirst(name))) continue;
-    if (!isSeveral(name)) {
-      const inputs = readOne(name, [name], given ?? {}, name === "measuredBoot" ? { node: facts.node } : {});
-      if (inputs !== undefined) blocks[name] = inputs;
-      continue;
-    }
-    if (keys === undefined) {
+    const needing = needsKeys(name);
+    if (needing !== undefined && keys === undefined) {
       if (trust.problems.length === 0)
         problems.push(
           source.problem(
             origin(source, index, [name]),
-            "sealed volumes need the site's keys: `edgeseal keys new` makes them, and `trust:` names their public halves (docs/trust.md)",
+            `${needing} the site's keys: \`edgeseal keys new\` makes them, and \`trust:\` names their public halves (docs/trust.md)`,
           ),
         );
+      continue;
+    }
+    if (!isSeveral(name)) {
+      const inputs = readOne(name, [name], given ?? {}, factsFor(name, facts));
+      if (inputs !== undefined) blocks[name] = inputs;
       continue;
     }
     const each = Object.entries(given ?? {}).filter((entry): entry is [string, Plain] => isPlain(entry[1]));
     blocks[name] = Object.fromEntries(
       each.map(([key, instance]) => [
         key,
-        readOne(name, [name, key], instance, { ...keys, ...ofNode, name: key }),
+        readOne(name, [name, key], instance, { ...factsFor(name, facts), name: key }),
       ]),
     );
   }
   const { node: _name, ...read } = facts;
   return { blocks, problems, ...read };
-}
-
-const asksFirst = (name: BlockName): boolean => name in inputsFromElsewhere;
-
-/** What the blocks of a node are told that the site file says elsewhere. */
-function factsOf({ name }: Plain, { keys, approvalOf }: SiteTrust): NodeFacts {
-  const node = typeof name === "string" ? name : "";
-  // A name that is none is a fault of its own; it must not lead to a file.
-  const approval = /^[a-z0-9-]+$/.test(node) ? approvalOf(node) : undefined;
-  return {
-    node,
-    ...(keys === undefined ? {} : { trust: keys }),
-    ...(approval === undefined ? {} : { approval }),
-  };
-}
-
-/** Where a fault is that is not in the block itself; `undefined` when it is. */
-function factOf(block: BlockName, path: string): { readonly path?: Path; readonly said: string } | undefined {
-  const input = /^[A-Za-z]+/.exec(path)?.[0] ?? "";
-  const given: readonly string[] =
-    block in inputsFromElsewhere ? inputsFromElsewhere[block as "volumes"] : [];
-  if (!given.includes(input)) return undefined;
-  if (input === "policyKey" || input === "recoveryKey" || input === "generation")
-    return { path: ["trust", input], said: "" };
-  return {
-    said: input === "approval" ? `the node's approvals: ${path.replace(/^approval\.?/, "")}: ` : `${input}: `,
-  };
 }
 
 /** Where a value of a merged node comes from: the node itself, else `defaults`; for what is in neither, the node. */
@@ -273,5 +254,6 @@ const blockValidators: { readonly [B in keyof BlockInputs]: InputValidator } = {
   boot: inputValidator(blockSchema(blockKinds.boot)),
   firmware: inputValidator(blockSchema(blockKinds.firmware)),
   measuredBoot: inputValidator(blockSchema(blockKinds.measuredBoot)),
+  tpm: inputValidator(blockSchema(blockKinds.tpm)),
   volumes: inputValidator(blockSchema(blockKinds.volumes)),
 };

@@ -7,6 +7,7 @@ import { firmwareConfig } from "../../provider/resources/firmware-config.ts";
 import { measuredBoot } from "../../provider/resources/measured-boot.ts";
 import { sealedVolume } from "../../provider/resources/sealed-volume.ts";
 import { swap } from "../../provider/resources/swap.ts";
+import { tpmOwnership } from "../../provider/resources/tpm-ownership.ts";
 import { verifiedBoot } from "../../provider/resources/verified-boot.ts";
 import { assurances, type BlockName } from "../../policies/node.ts";
 import { partsOf } from "./schema-parts.ts";
@@ -19,6 +20,7 @@ export const blockKinds = {
   boot: verifiedBoot,
   firmware: firmwareConfig,
   measuredBoot,
+  tpm: tpmOwnership,
   volumes: sealedVolume,
 } as const satisfies Record<BlockName, { readonly inputs: TObject }>;
 
@@ -26,6 +28,7 @@ export const blockKinds = {
 export const inputsFromElsewhere = {
   firmware: [],
   measuredBoot: ["node"],
+  tpm: ["node", "recoveryPublicKey"],
   volumes: ["name", "node", "policyKey", "generation", "approval", "recoveryKey"],
 } as const;
 
@@ -64,6 +67,7 @@ const blocks = {
   boot: Type.Optional(partsOf(verifiedBoot)),
   firmware: Type.Optional(partsOf(firmwareConfig)),
   measuredBoot: Type.Optional(partsOf(measuredBoot, inputsFromElsewhere.measuredBoot)),
+  tpm: Type.Optional(partsOf(tpmOwnership, inputsFromElsewhere.tpm)),
   volumes: Type.Optional(
     Type.Record(
       Type.String({ pattern: "^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$" }),
@@ -71,6 +75,12 @@ const blocks = {
       { description: "Sealed volumes by name; `models` and `logs` are asked for by the checklist." },
     ),
   ),
+};
+
+/** Of a block in `defaults` all but what is one node's alone: a TPM that were pinned there would be that of every node. */
+const sharedBlocks = {
+  ...blocks,
+  tpm: Type.Optional(partsOf(tpmOwnership, [...inputsFromElsewhere.tpm, "endorsementKeySha256"])),
 };
 
 const trust = Type.Object(
@@ -101,7 +111,8 @@ const trust = Type.Object(
   },
   {
     additionalProperties: false,
-    description: "The public halves of the site's keys. Needed for sealed volumes (docs/trust.md).",
+    description:
+      "The public halves of the site's keys. Needed for sealed volumes and to own the TPM (docs/trust.md).",
   },
 );
 
@@ -155,7 +166,7 @@ export const siteSchema = Type.Object(
     trust: Type.Optional(trust),
     defaults: Type.Optional(
       Type.Object(
-        { ...shared, ...blocks },
+        { ...shared, ...sharedBlocks },
         {
           additionalProperties: false,
           description:

@@ -21,19 +21,29 @@ const readable = <K extends string>(value: unknown): Readable<K> =>
 
 const list = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : []);
 
+function endorsementKeyOf(node: unknown): string | undefined {
+  const digest = isPlain(node) && isPlain(node.tpm) ? node.tpm.endorsementKeySha256 : undefined;
+  return typeof digest === "string" ? digest : undefined;
+}
+
 /** Faults that no schema can express, in a site whose `defaults` have been merged into its nodes. All of them. */
 export function semanticProblems(site: Plain, source: Source): SiteProblem[] {
-  const nodes = list(site.nodes).map(readable<"name" | "address" | "hostKey">);
+  const given = list(site.nodes);
+  const nodes = given.map(readable<"name" | "address" | "hostKey">);
   const waivers = list(site.waivers).map(readable<"control" | "node" | "expires">);
   const statements = list(site.statements).map(readable<"control" | "node">);
   const names = nodes.map(({ name }) => name);
-  const placed = nodes.map(({ name, address, port }) => ({
+  const placed = nodes.map(({ name, address, port }, index) => ({
     name,
+    // One that `defaults` give is a fault there.
+    endorsementKey: source.has(["nodes", index, "tpm", "endorsementKeySha256"])
+      ? endorsementKeyOf(given[index])
+      : undefined,
     endpoint: address === undefined ? undefined : endpoint(address, port),
   }));
   return [
     ...clashesInList(placed).map(({ index, field, message }) =>
-      source.problem(["nodes", index, field], message),
+      source.problem(["nodes", index, ...field.split(".")], message),
     ),
     ...nodes.flatMap(({ address }, index) => {
       const fault = address === undefined ? undefined : addressFault(address);

@@ -44,17 +44,20 @@ describe("the table", () => {
       /^3\.swap-off +pi-1 +pass +no active area, no zram, nothing in fstab, no unit, no left-over file$/,
     );
     expect(row("1.tpm")).toMatch(
-      /^1\.tpm +pi-1 +waived +no resource observes this yet +until 2999-12-31 \(platform: bench device\)$/,
+      /^1\.tpm +pi-1 +pass +TPM 2\.0, endorsement key persistent, storage root key persistent, owner authorization ours, lockout/,
+    );
+    expect(row("3.memory-locked")).toMatch(
+      /^3\.memory-locked +pi-1 +waived +no resource observes this yet +until 2999-12-31 \(platform: bench device\)$/,
     );
     expect(lines.at(-1)).toBe(
-      "23 controls on 1 node: 8 pass, 15 waived; the checklist is met, waivers counted in",
+      "23 controls on 1 node: 9 pass, 14 waived; the checklist is met, waivers counted in",
     );
   });
 
   test("says what drifted", () => {
     const lines = reportLines(exported({ swap: { activeAreas: ["/swapfile"] } }), { now, width: 200 });
     expect(lines.find((line) => line.startsWith("3.swap-off"))).toMatch(/violation +\/swapfile in use$/);
-    expect(lines.at(-1)).toBe("23 controls on 1 node: 7 pass, 15 waived, 1 violation; 1 not met");
+    expect(lines.at(-1)).toBe("23 controls on 1 node: 8 pass, 1 violation, 14 waived; 1 not met");
   });
 
   test("keeps to the width", () => {
@@ -128,7 +131,9 @@ nodes:
       outcome: "violation",
       evidence: "the state has no edgeseal:memory:Swap of this node",
     });
-    expect(findings.find(({ control }) => control === "1.tpm")).toMatchObject({ outcome: "not-covered" });
+    expect(findings.find(({ control }) => control === "3.memory-locked")).toMatchObject({
+      outcome: "not-covered",
+    });
   });
 
   test.each([

@@ -37,6 +37,7 @@ test("what is filled in is what the provider would have filled in", () => {
     },
     firmware: { commandLine: { absent: ["quiet"] }, reboot: "ifNeeded" },
     measuredBoot: { reboot: "window", rebootWindow: "Sun 02:00-04:00" },
+    tpm: { endorsementKeySha256: "ab".repeat(32), maxTries: 10 },
   };
   const facts = {
     node: "pi-1",
@@ -53,10 +54,13 @@ test("what is filled in is what the provider would have filled in", () => {
     expect(problems).toEqual([]);
     return inputs;
   };
+  const fromElsewhere: Partial<Record<BlockName, object>> = {
+    measuredBoot: { node: "pi-1" },
+    tpm: { node: "pi-1", recoveryPublicKey: "(PEM)" },
+  };
   for (const name of blockNames) {
     if (name === "volumes") continue;
-    const node = name === "measuredBoot" ? { node: "pi-1" } : {};
-    expect(blocks[name]).toEqual(filledIn(name, { ...args[name], ...node }));
+    expect(blocks[name]).toEqual(filledIn(name, { ...args[name], ...fromElsewhere[name] }));
   }
   const { trust, approval, node } = facts;
   expect(blocks.volumes).toEqual({
@@ -67,4 +71,8 @@ test("what is filled in is what the provider would have filled in", () => {
 test("volumes without the site's keys are refused", () => {
   const volumes = { models: { device: "/dev/disk/by-id/nvme-a", mountPoint: "/srv/models" } };
   expect(() => withDefaults({ volumes }, { node: "pi-1" })).toThrow(/pi-1 has volumes and no `trust`/);
+});
+
+test("a TPM without the site's keys is refused", () => {
+  expect(() => withDefaults({ tpm: {} }, { node: "pi-1" })).toThrow(/pi-1 has a `tpm` block and no `trust`/);
 });

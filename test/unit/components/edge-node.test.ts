@@ -13,7 +13,7 @@ const secretSignature = "1b47061264138c4ac30d75fd1eb44270";
 
 const hostKey = `SHA256:${"A".repeat(43)}`;
 const waivers: readonly NodeWaiver[] = checklist
-  .filter(({ block }) => block === undefined || block === "measuredBoot" || block === "volumes")
+  .filter(({ block }) => block === undefined || ["measuredBoot", "tpm", "volumes"].includes(block))
   .map(({ id }) => ({ control: id, reason: "later", owner: "platform", expires: "2999-12-31" }));
 const args: EdgeNodeArgs = {
   connection: { address: "192.0.2.1", hostKey },
@@ -96,8 +96,8 @@ describe("EdgeNode", () => {
     ],
     [
       "a control that nothing serves",
-      { waivers: waivers.filter(({ control }) => control !== "1.tpm") },
-      '  - { control: 1.tpm, node: pi-1, reason: "", owner: "", expires: YYYY-MM-DD }',
+      { waivers: waivers.filter(({ control }) => control !== "3.memory-locked") },
+      '  - { control: 3.memory-locked, node: pi-1, reason: "", owner: "", expires: YYYY-MM-DD }',
     ],
   ])("%s refuses the node, before any of its resources is registered", async (_, changes, message) => {
     expect(() => new EdgeNode("pi-1", { ...args, ...changes })).toThrow(message);
@@ -138,8 +138,9 @@ describe("an EdgeNode with sealed volumes", () => {
     trust,
     approval: "(approval)",
     measuredBoot: { reboot: "ifNeeded" },
+    tpm: { endorsementKeySha256: "e1".repeat(32) },
     volumes: { models: volume("models"), logs: volume("logs") },
-    waivers: waivers.filter(({ control }) => !/^(1\.measured|2\.)/.test(control)),
+    waivers: waivers.filter(({ control }) => !/^(1\.measured|1\.tpm|2\.)/.test(control)),
   };
 
   test("hands each volume the site's keys and the node's approvals, and shows none of them to a component", async () => {
@@ -160,6 +161,47 @@ describe("an EdgeNode with sealed volumes", () => {
     expect(inputs.get("pi-1")).toMatchObject({ node: { blocks: { volumes: { logs: { name: "logs" } } } } });
   });
 
+  test("owns its TPM, after what brings it and before what is sealed to it", async () => {
+    new EdgeNode("pi-1", { ...sealed, firmware: {} });
+    await run.settled();
+    const inputs = new Map(run.registered.map(({ name, inputs: given }) => [name, given]));
+    expect(inputs.get("pi-1-tpm")).toMatchObject({
+      node: "pi-1",
+      recoveryPublicKey: trust.recoveryKey,
+      endorsementKeySha256: "e1".repeat(32),
+      maxTries: 32,
+      connection: { node: "pi-1" },
+    });
+    expect(inputs.get("pi-1")).toMatchObject({
+      node: { blocks: { tpm: { node: "pi-1", endorsementKeySha256: "e1".repeat(32) } } },
+    });
+    const after = (part: string) => run.registered.find(({ name }) => name === `pi-1-${part}`)?.after;
+    expect(after("tpm")).toEqual(["pi-1-firmware", "pi-1-measured-boot"]);
+    for (const volume of ["volume-models", "volume-logs"]) expect(after(volume)).toContain("pi-1-tpm");
+  });
+
+  test("keeps its TPM owned, whatever else is taken back when it is removed", async () => {
+    new EdgeNode("pi-1", { ...sealed, onDelete: "revert" });
+    await run.settled();
+    const inputs = new Map(run.registered.map(({ name, inputs: given }) => [name, given]));
+    expect(inputs.get("pi-1-tpm")).not.toHaveProperty("onDelete");
+    for (const other of ["measured-boot", "volume-logs", "swap"])
+      expect(inputs.get(`pi-1-${other}`)).toHaveProperty("onDelete", "revert");
+  });
+
+  test("without a `tpm` block is refused, though it seals and measures", () => {
+    const { tpm: _, ...without } = sealed;
+    expect(() => new EdgeNode("pi-1", without)).toThrow(
+      "1.tpm (checklist point 1) on pi-1: violation: the node has no `tpm` block (edgeseal:tpm:Ownership)",
+    );
+  });
+
+  test("that is strict is told to pin its TPM", () => {
+    expect(() => new EdgeNode("pi-1", { ...sealed, tpm: {}, assurance: "strict" })).toThrow(
+      "1.tpm (checklist point 1) on pi-1: violation: no endorsement key is pinned",
+    );
+  });
+
   test.each([
     ["measured", {}],
     ["sealed", { "edgeseal:boot:MeasuredBoot": { ...goodStates.measuredBoot, replay: "tampered" } }],
@@ -176,8 +218,9 @@ describe("an EdgeNode with sealed volumes", () => {
   });
 
   test("without the site's keys is refused", () => {
-    const { trust: _, ...without } = sealed;
+    const { trust: _, tpm: __, ...without } = sealed;
     expect(() => new EdgeNode("pi-1", without)).toThrow(/has volumes and no `trust`/);
+    expect(() => new EdgeNode("pi-1", { ...without, tpm: {} })).toThrow(/has a `tpm` block and no `trust`/);
   });
 });
 
@@ -252,6 +295,17 @@ describe("a Site of which two nodes are one", () => {
     );
     await run.settled();
     expect(types(run.registered)).toEqual(["edgeseal:index:Site plant"]);
+  });
+
+  test("is refused when they have one TPM pinned", () => {
+    const tpm = { endorsementKeySha256: "e1".repeat(32) };
+    const trust = { policyKey: "(PEM)", recoveryKey: "(PEM)" };
+    const { nodes, ...rest } = second("pi-2", { address: "192.0.2.2" });
+    expect(
+      () => new Site("plant", { nodes: nodes.map((each) => ({ ...each, tpm, trust })), ...rest }),
+    ).toThrow(
+      `nodes[1].tpm.endorsementKeySha256: expected a TPM of its own, got ${"e1".repeat(8)}..., which is pinned for nodes[0] (pi-1): two nodes are two devices`,
+    );
   });
 
   test.each([

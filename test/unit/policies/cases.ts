@@ -33,6 +33,14 @@ export const goodInputs: BlockInputs = {
     rebootUnapproved: "refuse",
   },
   measuredBoot: { node: "pi-1", reboot: "never", rebootUnapproved: "refuse" },
+  tpm: {
+    node: "pi-1",
+    recoveryPublicKey: "(PEM)",
+    endorsementKeySha256: "e1".repeat(32),
+    maxTries: 32,
+    recoveryTime: 600,
+    lockoutRecovery: 86_400,
+  },
   volumes: { models: goodVolume("models"), logs: goodVolume("logs") },
 };
 
@@ -209,6 +217,28 @@ export const goodStates: BlockStates = {
     bootSource: "PARTUUID=4f1c-01",
     files: {},
   },
+  tpm: {
+    tpm: "2.0",
+    tools: "installed",
+    manufacturer: "IFX",
+    firmwareVersion: "7.85",
+    endorsementKey: "persistent",
+    endorsementKeySha256: "e1".repeat(32),
+    storageKey: "persistent",
+    storageKeyType: "ecc",
+    storageKeySha256: "51".repeat(32),
+    ownerAuth: "ours",
+    lockoutAuth: "ours",
+    endorsementAuth: "empty",
+    maxTries: 32,
+    recoveryTime: 600,
+    lockoutRecovery: 86_400,
+    failedTries: 0,
+    inLockout: "no",
+    platformHierarchy: "enabled",
+    recovery: { owner: "AAAA", lockout: "AAAA" },
+    recoveryKey: "ef".repeat(32),
+  },
   volumes: { models: goodVolumeState("models"), logs: goodVolumeState("logs") },
 };
 
@@ -252,6 +282,7 @@ export const observed = (changes: Changes = {}, name = "pi-1"): JudgedNode => ({
   name,
   basis: "observed",
   blocks: changed(goodStates, changes),
+  asked: { ...goodInputs },
 });
 
 export const waiver = (changes: Partial<Waiver> = {}): Waiver => ({

@@ -1,7 +1,9 @@
 import { describe, expect, test } from "vitest";
+import { bootEvidence } from "../../../policies/boot-evidence.ts";
 import { checklist, points } from "../../../policies/checklist.ts";
 import type { Outcome } from "../../../policies/control.ts";
 import { blockNames, unknownValue, type JudgedNode } from "../../../policies/node.ts";
+import { levelReached } from "../../../provider/trust/level.ts";
 import { declared, observed } from "./cases.ts";
 
 /** One case of one control: what is judged, what comes out, and on which evidence. */
@@ -34,6 +36,17 @@ const unclear = (title: string, node: JudgedNode, evidence: string): Case => ({
 const rules = (more: Record<string, string>) => ({ firewall: { rules: more } });
 
 const level = (lacking: string) => `level ${lacking}`;
+
+/** An observed node of which something else was asked of the TPM; `{}` is no pin. */
+const asking = (asked: object, changes: Parameters<typeof observed>[0] = {}): JudgedNode => ({
+  ...observed(changes),
+  asked: { tpm: asked },
+});
+
+const owned =
+  "TPM 2.0, endorsement key persistent, storage root key persistent, owner authorization ours, lockout authorization ours";
+const anyTpm = "no endorsement key is pinned, so any TPM would do; `assurance: strict` asks for this node's";
+const digest = `${"e1".repeat(8)}...`;
 
 /** Every volume with the same change. */
 const volumes = (change: object) => ({ volumes: { models: change, logs: change } });
@@ -97,6 +110,113 @@ const cases: Readonly<Record<string, readonly Case[]>> = {
       "not read",
       observed({ measuredBoot: { replay: unknownValue } }),
       "measuredBoot.replay is not known at this time",
+    ),
+  ],
+  "1.tpm": [
+    pass("pinned", declared(), `owner and lockout authorization set, endorsement key ${"e1".repeat(32)}`),
+    pass(
+      "not pinned, where `baseline` is asked for",
+      declared({ tpm: { endorsementKeySha256: undefined } }),
+      "owner and lockout authorization set, endorsement key any",
+    ),
+    fail(
+      "not pinned, where `strict` is",
+      { ...declared({ tpm: { endorsementKeySha256: undefined } }), assurance: "strict" },
+      anyTpm,
+    ),
+    pass(
+      "pinned, where `strict` is asked for",
+      { ...declared(), assurance: "strict" },
+      `owner and lockout authorization set, endorsement key ${"e1".repeat(32)}`,
+    ),
+    fail("no block", declared({ tpm: undefined }), "the node has no `tpm` block (edgeseal:tpm:Ownership)"),
+    fail(
+      "no block, nor anything that uses a TPM",
+      declared({ tpm: undefined, measuredBoot: undefined, volumes: undefined }),
+      "the node has no `tpm` block (edgeseal:tpm:Ownership)",
+    ),
+    unclear(
+      "a pin that is not known yet",
+      declared({ tpm: { endorsementKeySha256: unknownValue } }),
+      "tpm.endorsementKeySha256 is not known at this time",
+    ),
+    pass("owned, and the pinned one", observed(), `${owned}, digest ${digest} as pinned`),
+    pass("owned, and none is pinned", asking({ maxTries: 32 }), `${owned}, digest ${digest}, none is pinned`),
+    fail("none is pinned, where `strict` is asked for", { ...asking({}), assurance: "strict" }, anyTpm),
+    fail(
+      "another TPM, owned or not",
+      observed({ tpm: { endorsementKeySha256: "0f".repeat(32) } }),
+      `digest ${"0f".repeat(8)}..., pinned is ${digest}`,
+    ),
+    fail(
+      "another TPM than the site is to have now",
+      asking({ endorsementKeySha256: "0f".repeat(32) }),
+      `digest ${digest}, pinned is ${"0f".repeat(8)}...`,
+    ),
+    unclear(
+      "a pin that can't be told",
+      asking({ endorsementKeySha256: unknownValue }),
+      "which endorsement key is pinned is not known",
+    ),
+    unclear(
+      "inputs that can't be told",
+      { ...observed(), asked: { tpm: unknownValue } },
+      "which endorsement key is pinned is not known",
+    ),
+    fail(
+      "no TPM",
+      observed({
+        tpm: {
+          tpm: "none",
+          endorsementKey: "unknown",
+          endorsementKeySha256: "none",
+          storageKey: "unknown",
+          ownerAuth: "unknown",
+          lockoutAuth: "unknown",
+        },
+      }),
+      "TPM none",
+    ),
+    fail("somebody else's", observed({ tpm: { ownerAuth: "foreign" } }), "owner authorization foreign"),
+    fail(
+      "cleared",
+      asking({}, { tpm: { storageKey: "none", ownerAuth: "empty", lockoutAuth: "empty" } }),
+      "storage root key none, owner authorization empty, lockout authorization empty",
+    ),
+    fail(
+      "something else where the endorsement key belongs",
+      asking({}, { tpm: { endorsementKey: "other" } }),
+      "endorsement key other",
+    ),
+    fail(
+      "a lockout authorization that is empty, whatever else can't be told",
+      observed({ tpm: { ownerAuth: "unknown", lockoutAuth: "empty" } }),
+      "lockout authorization empty",
+    ),
+    fail("a word of another version", observed({ tpm: { ownerAuth: "set" } }), "owner authorization set"),
+    unclear(
+      "without the tools that tell",
+      observed({
+        tpm: {
+          tools: "missing",
+          endorsementKey: "unknown",
+          endorsementKeySha256: "none",
+          storageKey: "unknown",
+          ownerAuth: "unknown",
+          lockoutAuth: "unknown",
+        },
+      }),
+      "endorsement key unknown, storage root key unknown, owner authorization unknown, lockout authorization unknown, its digest is not known",
+    ),
+    unclear(
+      "a secret",
+      observed({ tpm: { ownerAuth: unknownValue } }),
+      "tpm.ownerAuth is not known at this time",
+    ),
+    fail(
+      "not in the state",
+      observed({ tpm: undefined }),
+      "the state has no edgeseal:tpm:Ownership of this node",
     ),
   ],
   "2.sealed-volumes": [
@@ -499,6 +619,15 @@ describe("the checklist", () => {
       });
     },
   );
+});
+
+test("an owned TPM is no evidence of a level: neither is one more claimed with it, nor one less without", () => {
+  for (const changes of [{}, volumes({ pcr15Capped: false }), { measuredBoot: { replay: "tampered" } }]) {
+    const without = bootEvidence(observed({ ...changes, tpm: undefined }));
+    expect(bootEvidence(observed(changes))).toEqual(without);
+  }
+  const nothingElse = observed({ measuredBoot: undefined, volumes: undefined });
+  expect(levelReached(bootEvidence(nothingElse)).level).toBe("none");
 });
 
 test("a node of which nothing is known passes nothing", () => {

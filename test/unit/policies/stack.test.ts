@@ -59,8 +59,21 @@ const devices = (node: string) =>
 describe("nodes of a stack", () => {
   test("a node that is declared and has no resource is there, with nothing on it", () => {
     expect(nodesOf([siteOf([{ name: "pi-1", blocks: goodInputs }])], "observed")).toEqual([
-      { name: "pi-1", basis: "observed", blocks: {} },
+      { name: "pi-1", basis: "observed", blocks: {}, asked: goodInputs },
     ]);
+  });
+
+  test("what is asked of a node is what its component says, else its resource", () => {
+    const pinned = (digest: string) => ({ ...goodInputs.tpm, endorsementKeySha256: digest.repeat(64) });
+    const resource = device("tpm", "pi-1", { inputs: pinned("b") });
+    const asked = (resources: readonly StackResource[]) => nodesOf(resources, "observed")[0]?.asked?.tpm;
+    expect(asked([resource])).toMatchObject(pinned("b"));
+    expect(asked([siteOf([{ name: "pi-1", blocks: {} }]), resource])).toMatchObject(pinned("b"));
+    expect(asked([siteOf([{ name: "pi-1", blocks: { tpm: pinned("a") } }]), resource])).toEqual(pinned("a"));
+    expect(asked([{ ...resource, inputs: { connection: { node: "pi-1" } } }])).not.toHaveProperty(
+      "endorsementKeySha256",
+    );
+    expect(nodesOf([resource], "declared")[0]).not.toHaveProperty("asked");
   });
 
   test("a node that only resources know of is there, too", () => {
@@ -113,6 +126,20 @@ describe("observed", () => {
       ["3.swap-off", "/swapfile in use"],
     ]);
   });
+
+  test("a TPM that is not the one that the site pins is a violation, though nothing else is wrong with it", () => {
+    const another = devices("pi-1").map((each) =>
+      each.type === blockTypes.tpm
+        ? device("tpm", "pi-1", { outputs: { endorsementKeySha256: "0f".repeat(32) } })
+        : each,
+    );
+    const failing = evaluateObserved([site, ...another], checklist, now).filter(
+      ({ outcome }) => outcome === "violation",
+    );
+    expect(failing.map(({ control, evidence }) => [control, evidence])).toEqual([
+      ["1.tpm", `digest ${"0f".repeat(8)}..., pinned is ${"e1".repeat(8)}...`],
+    ]);
+  });
 });
 
 describe("the pack's judge", () => {
@@ -162,6 +189,7 @@ describe("the pack's judge", () => {
       whole: [
         "pi-1 1.verified-boot: the node has no `boot` block (edgeseal:boot:VerifiedBoot)",
         "pi-1 1.measured-boot: the node has no `measuredBoot` block (edgeseal:boot:MeasuredBoot)",
+        "pi-1 1.tpm: the node has no `tpm` block (edgeseal:tpm:Ownership)",
         "pi-1 2.sealed-volumes: the node has no `volumes` block (edgeseal:storage:SealedVolume)",
         "pi-1 2.unsealing-capped: the node has no `volumes` block (edgeseal:storage:SealedVolume)",
         "pi-1 5.default-deny: the node has no `firewall` block (edgeseal:network:Firewall)",
@@ -201,6 +229,7 @@ describe("the pack's judge", () => {
     expect(run([alone]).single).toEqual([
       "pi-1 1.verified-boot: the node has no `boot` block (edgeseal:boot:VerifiedBoot)",
       "pi-1 1.measured-boot: the node has no `measuredBoot` block (edgeseal:boot:MeasuredBoot)",
+      "pi-1 1.tpm: the node has no `tpm` block (edgeseal:tpm:Ownership)",
       "pi-1 2.sealed-volumes: the node has no `volumes` block (edgeseal:storage:SealedVolume)",
       "pi-1 2.unsealing-capped: the node has no `volumes` block (edgeseal:storage:SealedVolume)",
       "pi-1 3.core-dumps-off: the node has no `coreDumps` block (edgeseal:memory:CoreDumps)",
@@ -297,6 +326,24 @@ describe("nodes that can't be told apart", () => {
     expect(clashes([...at("pi-1", {}), ...at("pi-2", connection)])).toEqual([]);
   });
 
+  test("two nodes with one TPM are both named: side by side, and in a Site", () => {
+    const owned = (node: string, digest?: string) => [
+      device("tpm", node, {
+        inputs: { connection: { node, address: `${node}.lan` }, endorsementKeySha256: digest },
+      }),
+    ];
+    const key = "ab".repeat(32);
+    expect(clashes([...owned("pi-1", key), ...owned("pi-2", key)])).toEqual([
+      `pi-1 and pi-2 both have the endorsement key ${"ab".repeat(8)}... pinned: two nodes are two devices; a TPM is in one of them`,
+    ]);
+    expect(clashes([...owned("pi-1", key), ...owned("pi-2", "cd".repeat(32))])).toEqual([]);
+    expect(clashes([...owned("pi-1"), ...owned("pi-2")])).toEqual([]);
+    const node = (name: string) => ({ name, blocks: { tpm: { endorsementKeySha256: key } } });
+    expect(clashes([siteOf([node("pi-1"), node("pi-2")])])).toEqual([
+      `nodes[1].tpm.endorsementKeySha256: expected a TPM of its own, got ${"ab".repeat(8)}..., which is pinned for nodes[0] (pi-1): two nodes are two devices`,
+    ]);
+  });
+
   test("two EdgeNodes with one name are both named", () => {
     expect(clashes([edgeNode("pi-1", "a"), edgeNode("pi-1", "b"), edgeNode("pi-2", "b")])).toEqual([
       `urn:a$${edgeNodeType}::pi-1 and urn:b$${edgeNodeType}::pi-1 are both named pi-1: give each a name of its own`,
@@ -304,7 +351,7 @@ describe("nodes that can't be told apart", () => {
   });
 
   test("a Site and the EdgeNode it makes are one; a Site with a name twice is told", () => {
-    const nodes = (...names: string[]) => siteOf(names.map((name) => ({ name, blocks: goodInputs })));
+    const nodes = (...names: string[]) => siteOf(names.map((name) => ({ name, blocks: {} })));
     expect(clashes([nodes("pi-1"), edgeNode("pi-1", "site"), ...at("pi-1", {})])).toEqual([]);
     expect(clashes([nodes("pi-1", "pi-2", "pi-1")])).toEqual([
       'nodes[2].name: expected a name of its own, got "pi-1", which is the name of nodes[0]',

@@ -73,29 +73,19 @@ function trustIn(folder: string): string {
   return `trust: { policyKey: ${folder}/policy.pub.pem, recoveryKey: ${folder}/recovery.pub.pem }\n`;
 }
 
-/** Of kinds that no block of a site file stands for yet. */
-const withoutBlock: readonly string[] = ["docs/resources/tpm-ownership.md"];
+describe.each(documents.filter((name) => name.startsWith("docs/resources/")))("%s", (name) => {
+  let folder: string;
+  beforeEach(() => void (folder = mkdtempSync(join(tmpdir(), "edgeseal-site-"))));
+  afterEach(() => rmSync(folder, { recursive: true }));
 
-test.each(withoutBlock)("%s says that there is no block", (name) => {
-  expect(read(name)).toContain("no block in a site file yet");
+  test("shows a block as a node of a site file takes it", () => {
+    const [block = ""] = yamlIn(read(name));
+    expect(Object.keys(blockKinds)).toContain(block.split(":")[0]);
+    const rest = block.startsWith("firewall") ? "" : "    firewall: { management: [192.0.2.0/24] }\n";
+    const site = `site: test\n${/^(volumes|tpm):/.test(block) ? trustIn(folder) : ""}nodes:\n  - name: pi-1\n    address: 192.0.2.1\n    hostKey: ${hostKey}\n${rest}${indented(block, 4)}`;
+    expect(faults(site)).toEqual([]);
+  });
 });
-
-describe.each(documents.filter((name) => name.startsWith("docs/resources/") && !withoutBlock.includes(name)))(
-  "%s",
-  (name) => {
-    let folder: string;
-    beforeEach(() => void (folder = mkdtempSync(join(tmpdir(), "edgeseal-site-"))));
-    afterEach(() => rmSync(folder, { recursive: true }));
-
-    test("shows a block as a node of a site file takes it", () => {
-      const [block = ""] = yamlIn(read(name));
-      expect(Object.keys(blockKinds)).toContain(block.split(":")[0]);
-      const rest = block.startsWith("firewall") ? "" : "    firewall: { management: [192.0.2.0/24] }\n";
-      const site = `site: test\n${block.startsWith("volumes") ? trustIn(folder) : ""}nodes:\n  - name: pi-1\n    address: 192.0.2.1\n    hostKey: ${hostKey}\n${rest}${indented(block, 4)}`;
-      expect(faults(site)).toEqual([]);
-    });
-  },
-);
 
 describe("a first site of one's own", () => {
   const example = read("stacks/example.yaml");

@@ -1,5 +1,9 @@
-import { describe, expect, test } from "vitest";
-import { faults, hostKey, siteText } from "./site-text.ts";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { testKey } from "../trust/keys.ts";
+import { faults, hostKey, parse, siteText } from "./site-text.ts";
 
 test("a site that is right has none", () => {
   expect(faults(siteText())).toEqual([]);
@@ -268,6 +272,79 @@ describe("what no schema can express", () => {
     ).toEqual([
       "stacks/test.yaml:9:7: statements[0].control: 3.swap-off is judged on the `swap` block, so a statement says nothing; remove it",
     ]);
+  });
+});
+
+describe("a TPM", () => {
+  const digest = "ab".repeat(32);
+  let folder: string;
+  beforeEach(() => void (folder = mkdtempSync(join(tmpdir(), "edgeseal-tpm-"))));
+  afterEach(() => rmSync(folder, { recursive: true }));
+
+  /** The site's keys; of another purpose where they are mixed up. */
+  const trust = (recovery: "policy" | "recovery" = "recovery"): string => {
+    writeFileSync(join(folder, "policy.pem"), testKey("policy").publicKeyPem);
+    writeFileSync(join(folder, "recovery.pem"), testKey(recovery).publicKeyPem);
+    return `trust: { policyKey: ${folder}/policy.pem, recoveryKey: ${folder}/recovery.pem }\n`;
+  };
+  const second = (tpm: string): string =>
+    `  - name: pi-2\n    address: 192.0.2.2\n    hostKey: ${hostKey}\n${tpm}`;
+  const inDefaults = (tpm: string): string => siteText().replace("nodes:\n", `  tpm: ${tpm}\nnodes:\n`);
+
+  test("is asked for by defaults for all, pinned by each node, and left alone where nobody asks", () => {
+    const text = `${inDefaults("{ maxTries: 10 }")}    tpm: { endorsementKeySha256: ${digest} }\n${second("    tpm: null\n")}${trust()}`;
+    const [first, other] = parse(text).nodes;
+    expect(first?.blocks.tpm).toEqual({
+      node: "pi-1",
+      recoveryPublicKey: readFileSync(join(folder, "recovery.pem"), "utf8"),
+      endorsementKeySha256: digest,
+      maxTries: 10,
+      recoveryTime: 600,
+      lockoutRecovery: 86_400,
+    });
+    expect(other?.blocks).not.toHaveProperty("tpm");
+    expect(parse(siteText()).nodes[0]?.blocks).not.toHaveProperty("tpm");
+  });
+
+  test("that defaults pin is refused once, there: it would be that of every node", () => {
+    const text = `${inDefaults(`{ endorsementKeySha256: ${digest} }`)}${second("")}${trust()}`;
+    expect(faults(text)).toEqual([
+      "stacks/test.yaml:4:10: defaults.tpm.endorsementKeySha256: one TPM can't be that of every node; move it to the `tpm` block of the node whose endorsement key it is",
+    ]);
+  });
+
+  test("that two nodes pin is refused at the second, however it came there", () => {
+    const pinned = siteText("", `    tpm: &tpm { endorsementKeySha256: ${digest} }\n`);
+    expect(faults(`${pinned}${second("    tpm: { <<: *tpm, maxTries: 10 }\n")}${trust()}`)).toEqual([
+      `stacks/test.yaml:8:17: nodes[1].tpm.endorsementKeySha256: expected a TPM of its own, got ${"ab".repeat(8)}..., which is pinned for nodes[0] (pi-1): two nodes are two devices`,
+    ]);
+  });
+
+  test("without the site's keys is refused with the mend, where it is asked for", () => {
+    const mend =
+      "to own the TPM takes the site's keys: `edgeseal keys new` makes them, and `trust:` names their public halves (docs/trust.md)";
+    expect(faults(siteText("", "    tpm: {}\n"))).toEqual([`stacks/test.yaml:8:5: nodes[0].tpm: ${mend}`]);
+    expect(faults(inDefaults("{}"))).toEqual([`stacks/test.yaml:4:3: defaults.tpm: ${mend}`]);
+  });
+
+  test("with a recovery key that is none is a fault of the trust block", () => {
+    const [fault = "", ...others] = faults(siteText(trust("policy"), "    tpm: {}\n"));
+    expect(others).toEqual([]);
+    expect(fault).toMatch(/^stacks\/test\.yaml:9:\d+: trust\.recoveryKey: /);
+  });
+
+  test("takes neither the node's name nor a key: both are said elsewhere", () => {
+    const found = faults(siteText(trust(), "    tpm: { node: pi-9, recoveryPublicKey: x }\n"));
+    expect(found.map((line) => line.split(": ").slice(1, 3).join(" "))).toEqual([
+      expect.stringMatching(/^nodes\[0\]\.tpm\.node unknown field/),
+      expect.stringMatching(/^nodes\[0\]\.tpm\.recoveryPublicKey unknown field/),
+    ]);
+  });
+
+  test("whose digest is none is told in words", () => {
+    expect(
+      faults(siteText(trust(), `    tpm: { endorsementKeySha256: ${digest.toUpperCase()} }\n`))[0],
+    ).toMatch(/^stacks\/test\.yaml:8:12: nodes\[0\]\.tpm\.endorsementKeySha256: /);
   });
 });
 

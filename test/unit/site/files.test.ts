@@ -62,6 +62,8 @@ describe("the schema for editors", () => {
       site({ firewall: { egress: "open" } }, { firewall: { management: ["192.0.2.0/24"] } }),
       true,
     ],
+    ["a TPM that a node pins", site({ tpm: { endorsementKeySha256: "ab".repeat(32) } }, { tpm: {} }), true],
+    ["a TPM that all nodes pin", site({}, { tpm: { endorsementKeySha256: "ab".repeat(32) } }), false],
     ["an unknown field", site({ firewall: { egres: "open" } }), false],
     ["a reference to a secret", site({ privateKey: { config: "sshKey" } }), true],
     ["a literal key", site({ privateKey: "x" }), false],
