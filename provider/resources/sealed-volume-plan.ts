@@ -1,3 +1,4 @@
+import type { Probe } from "../device/probe.ts";
 import { quote } from "../device/shell-quote.ts";
 import { debianPackage, directory, file, remove, run, type RunStep, type Step } from "../device/step.ts";
 import { PlanRefused } from "../resource.ts";
@@ -71,9 +72,7 @@ export function planVolume(inputs: SealedVolumeInputs, state: SealedVolumeState)
   if (formed) requireOurs(inputs, state);
   const formation = formed ? [] : form(inputs, state);
   return [
-    ...state.missingPackages.map((name) =>
-      debianPackage({ title: `install ${name}`, package: name, installed: true }),
-    ),
+    ...packages(state),
     ...installed(inputs, state, formation.length > 0),
     ...(formed ? maintain(inputs, state) : formation),
     ...mounted(inputs, state, formed),
@@ -100,7 +99,7 @@ function requireOurs(inputs: SealedVolumeInputs, state: SealedVolumeState): void
   if (!state.headerMatchesPins && !state.markerLeft) {
     throw new PlanRefused(
       `the header of ${name} on ${state.device} is not the pinned one: ${state.headerDifferences.join("; ")}`,
-      "somebody changed or exchanged it; with the original back the next boot opens the volume",
+      "somebody changed or exchanged it: with the original back the next boot opens the volume; where edgeseal volume recover was cut off, run it again",
     );
   }
   const fixed = (what: string, is: string, wanted: string, mend: string): void => {
@@ -151,7 +150,7 @@ function requireFormable(inputs: SealedVolumeInputs, state: SealedVolumeState): 
     throw new PlanRefused(
       `${device} is not blank, it holds ${found.join(", ")}`,
       found.some((type) => type.startsWith("edgeseal:"))
-        ? "that is a sealed volume; edgeseal volume recover opens it. Only if what is on it may be lost, name it in mayErase"
+        ? `that is a sealed volume, whose records are not on this node: with ${recordsDirectory}/${name} and ${settingsDirectory}/${name}.pins back from a backup, edgeseal volume recover opens it. Only if what is on it may be lost, name it in mayErase`
         : `only if that may be lost, name it in mayErase of the volume ${name}`,
     );
   }
@@ -163,6 +162,9 @@ function requireFormable(inputs: SealedVolumeInputs, state: SealedVolumeState): 
 }
 
 // --- what is installed ---
+
+const packages = ({ missingPackages }: SealedVolumeState): readonly Step[] =>
+  missingPackages.map((name) => debianPackage({ title: `install ${name}`, package: name, installed: true }));
 
 const publicDirectories: readonly string[] = ["/usr/lib/edgeseal", "/etc/edgeseal", trustDirectory];
 
@@ -393,9 +395,18 @@ grep -qv '^0*$' /sys/class/tpm/tpm0/pcr-sha256/15 || { echo 'PCR 15 is still zer
   ];
 }
 
+/** Asks the node whether a finished volume may be sealed anew: its header has to be the pinned one, but for the TPM's slot. The answer is what is in the way, or `undefined`. */
+export const resealProbe = (inputs: SealedVolumeInputs, device: string): Probe<string | undefined> => ({
+  id: `reseal#${inputs.name}`,
+  parts: { header: [lookingFor(inputs), `device=${quote(device)}`, "may_seal_again"].join("\n") },
+  parse: ({ header }) =>
+    header?.code === 0 ? undefined : (header?.stderr.trim().split("\n").at(-1) ?? "the node did not answer"),
+});
+
 /**
  * Steps that have the TPM which is there now open a finished volume, by the policy key of the inputs, and that open and mount it: after another TPM was put in, or a new
- * generation of the policy key. The old slot goes, and with it whatever its approvals opened. What is on the volume stays.
+ * generation of the policy key. The old slot goes, and with it whatever its approvals opened. Where the site has another recovery key, the volume's is encrypted to that one from
+ * then on. What is on the volume stays.
  *
  * No plan of `pulumi up` holds them, since they take the recovery key, which never enters Pulumi.
  * @param recoveryKey The volume's, as `openRecovery` gives it; travels on standard input.
@@ -406,7 +417,7 @@ export function recoverVolume(
   state: SealedVolumeState,
   recoveryKey: string,
 ): readonly Step[] {
-  const { name, generation } = inputs;
+  const { name, node, generation } = inputs;
   if (state.formation !== "complete") {
     throw new PlanRefused(
       `the volume ${name} was not finished, so there is nothing to recover`,
@@ -416,10 +427,17 @@ export function recoverVolume(
   const enrol = forming(inputs, {
     title: `seal ${name} to the TPM anew, and open it`,
     call: "enrol_again",
-    values: { device: state.device, generation: String(generation) },
+    unless: "may_seal_again",
+    values: {
+      device: state.device,
+      node,
+      generation: String(generation),
+      recovery_key: recoveryKeyOf(inputs),
+    },
     timeoutSeconds: enrolSeconds,
   });
   return [
+    ...packages(state),
     ...installed(inputs, state, false),
     { ...enrol, stdin: recoveryKey },
     run({

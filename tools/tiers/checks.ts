@@ -28,6 +28,7 @@ export const CHECKS: readonly Check[] = [
       ".ci/run",
       "tools/install-debian-packages",
       "tools/language-host/pulumi-language-nodejs",
+      "cli/node-add/first-contact",
       ...[
         "measure",
         "initramfs-hook",

@@ -7,11 +7,12 @@ import { UnknownObservation } from "../../../provider/device/probe.ts";
 import { diffState } from "../../../provider/diff.ts";
 import { PlanRefused } from "../../../provider/resource.ts";
 import { policyKeyOf } from "../../../provider/resources/sealed-volume-files.ts";
-import { recoverVolume } from "../../../provider/resources/sealed-volume-plan.ts";
+import { recoverVolume, resealProbe } from "../../../provider/resources/sealed-volume-plan.ts";
 import { sealedVolume } from "../../../provider/resources/sealed-volume.ts";
 import type { SealedVolumeInputs } from "../../../provider/resources/sealed-volume-inputs.ts";
 import { openRecovery } from "../../../provider/trust/recovery.ts";
-import { approved, inputs, recovery, site } from "./sealed-volume-example.ts";
+import { testKey } from "../trust/keys.ts";
+import { approved, inputs, luksJson, recovery, site } from "./sealed-volume-example.ts";
 import { deviceBytes, headerBytes, StepFailed, VolumeNode } from "./sealed-volume-node.ts";
 
 /*
@@ -389,6 +390,68 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
     expect(node.observe(inputs).lockedReason).toMatch(/^header-differs/);
     recover(inputs, key);
     expectDone();
+  });
+
+  test("goes on where it was cut off after the old slot went, before there was a new one", () => {
+    const key = locked();
+    node.sh(`systemd-cryptenroll --wipe-slot=tpm2 -- ${inputs.device as string}`);
+    expect(node.observe(inputs)).toMatchObject({ headerMatchesPins: false, tokens: [] });
+    recover(inputs, key);
+    expectDone();
+  });
+
+  test.each([
+    [
+      "another cipher, though one that edgeseal uses",
+      (json: string) =>
+        json.replace(
+          '"encryption":"aes-xts-plain64","sector_size"',
+          '"encryption":"xchacha12,aes-adiantum-plain64","sector_size"',
+        ),
+    ],
+    [
+      "another salt in the recovery key's slot",
+      (json: string) => json.replace('"salt":"vH7K', '"salt":"vH7L'),
+    ],
+    ["another digest of the volume key", (json: string) => json.replace(/"digest":"./, '"digest":"!')],
+  ])("is refused where the header has %s, before the key is used", (_, change) => {
+    const key = locked();
+    const json = change(JSON.stringify(JSON.parse(luksJson)));
+    expect(json).not.toBe(JSON.stringify(JSON.parse(luksJson)));
+    const area = Buffer.alloc(16_384 - 4096);
+    area.write(json, "latin1");
+    writeAt(4096, area);
+    node.remove("/commands");
+    const before = diskDigest();
+    expect(() => {
+      recover(inputs, key);
+    }).toThrow(/the header of models on .* is not the pinned one, in more than the TPM's slot/);
+    expect(diskDigest()).toBe(before);
+    expect(node.commands.filter((each) => each.includes("--test-passphrase"))).toEqual([]);
+    const state = node.observe(inputs);
+    const probe = resealProbe(inputs, state.device);
+    const answer = Object.fromEntries(
+      Object.entries(probe.parts).map(([part, script]) => [part, node.sh(script)]),
+    );
+    expect(probe.parse(answer)).toMatch(/in more than the TPM's slot/);
+  });
+
+  test("encrypts the volume's key to the site's new recovery key, where it has one; else the ciphertext stays", async () => {
+    const key = locked();
+    const before = node.observe(inputs).recoveryCiphertext;
+    recover(inputs, key);
+    expect(node.observe(inputs).recoveryCiphertext).toBe(before);
+    const another = testKey("recovery");
+    const next = { ...inputs, recoveryKey: another.publicKeyPem };
+    expect(() => node.plan(next)).toThrow(
+      /the recovery key of the volume models is .*edgeseal volume recover/,
+    );
+    recover(next, key);
+    expectDone(next);
+    const { recoveryCiphertext, recoveryFor } = node.observe(next);
+    const binding = { kind: "luks", node: "pi-1", subject: recoveryFor } as const;
+    const opened = await openRecovery(Buffer.from(recoveryCiphertext, "base64"), another.privateKey, binding);
+    expect(opened).toBe(key);
   });
 
   test("refuses another key, and a volume that was not finished, and changes nothing", () => {

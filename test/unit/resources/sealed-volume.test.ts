@@ -284,7 +284,7 @@ describe("the plan", () => {
       open: false,
     };
     expect(() => planOf(state)).toThrow(
-      "the header of models on /dev/disk/by-id/virtio-model is not the pinned one: key slot 2 (luks2) was added; somebody changed or exchanged it; with the original back the next boot opens the volume",
+      "the header of models on /dev/disk/by-id/virtio-model is not the pinned one: key slot 2 (luks2) was added; somebody changed or exchanged it: with the original back the next boot opens the volume; where edgeseal volume recover was cut off, run it again",
     );
   });
 

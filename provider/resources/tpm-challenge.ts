@@ -1,0 +1,201 @@
+import { newNonce, parseProbes, renderProbes, renderScript, requireComplete } from "../device/batch.ts";
+import type { PartOutput } from "../device/probe.ts";
+import type { Session } from "../device/session.ts";
+import { quote } from "../device/shell-quote.ts";
+import { AttestationKeyRefused, readAttestationKey } from "../trust/attestation-key.ts";
+import {
+  EndorsementKeyRefused,
+  newChallenge,
+  readEndorsementKey,
+  tpm2ToolsCredential,
+  type Challenge,
+} from "../trust/credential.ts";
+import { onDevice } from "./managed-files.ts";
+
+/*
+ * A challenge to the TPM of a node, over the connection that a secret is going to be sent on (TPM 2.0 Library, Part 1, 24): the node shows its endorsement key, which has to be the pinned
+ * one, and a fresh attestation key; only a TPM that has both unwraps what is sent then.
+ *
+ * It shows that this TPM is at hand, at the other end or behind it: a machine in the middle can pass the questions on. So it is of use with the pinned host key, and not in its place.
+ */
+
+/**
+ * Why a challenge did not succeed.
+ *
+ * - `noTpm`: the node has no TPM 2.0. `noTools`: tpm2-tools are not installed there.
+ * - `otherTpm`: the endorsement key is not the pinned one.
+ * - `badKey`: what it showed is not an endorsement key of the default template, or not an attestation key that can't leave its TPM.
+ * - `notAnswered`: the TPM did not unwrap the challenge. `wrongAnswer`: something came back that was not in it.
+ * - `failed`: the TPM or its tools failed before that.
+ */
+export type ChallengeFault =
+  "noTpm" | "noTools" | "otherTpm" | "badKey" | "notAnswered" | "wrongAnswer" | "failed";
+
+/** The TPM did not show that it is the pinned one. Nothing secret was sent. */
+export class ChallengeFailed extends Error {
+  override readonly name = "ChallengeFailed";
+  readonly fault: ChallengeFault;
+  /** The mend. */
+  readonly hint: string | undefined;
+  /** Digest of the endorsement key that was shown, as far as one was. */
+  readonly endorsementKeySha256: string | undefined;
+  constructor(
+    fault: ChallengeFault,
+    message: string,
+    details: {
+      readonly hint?: string;
+      readonly endorsementKeySha256?: string;
+      readonly cause?: unknown;
+    } = {},
+  ) {
+    super(message, { cause: details.cause });
+    this.fault = fault;
+    this.hint = details.hint;
+    this.endorsementKeySha256 = details.endorsementKeySha256;
+  }
+}
+
+export interface ChallengeOptions {
+  /**
+   * SHA-256 of the public area of the endorsement key that the node's TPM must have, 64 lower-case hex digits. `undefined`: any, which shows of a TPM only that something
+   * answers with a key of that form; a program without a TPM can do that.
+   */
+  readonly pinned: string | undefined;
+  readonly signal?: AbortSignal;
+}
+
+/** A challenge that was answered. */
+export interface AnsweredChallenge {
+  /** SHA-256 of the public area of the endorsement key that answered. */
+  readonly endorsementKeySha256: string;
+}
+
+/** A TPM on SPI takes half a minute for an RSA key that is not persistent. */
+const timeoutMs = 180_000;
+
+const functions = `${onDevice("own-tpm")}\n${onDevice("challenge-tpm")}`;
+
+/**
+ * Challenges the TPM of a node. Two execs on the session's connection; nothing stays on the node.
+ * @throws ChallengeFailed, DeviceError
+ */
+export async function challengeTpm(session: Session, options: ChallengeOptions): Promise<AnsweredChallenge> {
+  const { node } = session;
+  const ask = (call: string): Promise<PartOutput> => runOnNode(session, call, options.signal);
+  const shown = introduction(node, await ask("introduce_tpm"));
+  let question: { readonly challenge: Challenge; readonly digest: string };
+  try {
+    question = questionFor(node, shown, options.pinned);
+  } catch (error) {
+    // It is in memory, and goes with the next boot or the next challenge; what is said is why it was refused.
+    await ask(`folder=${quote(shown.folder)}\ndrop_challenge`).catch(() => undefined);
+    throw error;
+  }
+  const { challenge, digest: endorsementKeySha256 } = question;
+  const credential = tpm2ToolsCredential(challenge.credential).toString("base64");
+  const { code, stdout, stderr } = await ask(
+    `folder=${quote(shown.folder)}\ncredential=${quote(credential)}\nanswer_challenge`,
+  );
+  if (code !== 0) {
+    throw new ChallengeFailed(
+      "notAnswered",
+      `the TPM of ${node} did not answer the challenge: ${lastLine(stderr)}`,
+      {
+        endorsementKeySha256,
+        hint: "nothing secret was sent; run it again, and if it stays so: the key that the node shows is not in the TPM that it has",
+      },
+    );
+  }
+  const answer = /^answer ([0-9a-f]*)$/m.exec(stdout)?.[1] ?? "";
+  if (!challenge.isAnswer(Buffer.from(answer, "hex"))) {
+    throw new ChallengeFailed("wrongAnswer", `what ${node} answered is not what the challenge held`, {
+      endorsementKeySha256,
+      hint: "nothing secret was sent; something else than this TPM answers there: look at the node before you try again",
+    });
+  }
+  return { endorsementKeySha256 };
+}
+
+async function runOnNode(
+  session: Session,
+  call: string,
+  signal: AbortSignal | undefined,
+): Promise<PartOutput> {
+  const nonce = newNonce();
+  const probe = { id: "tpm", parts: { call: `${functions}\n${call}` }, parse: () => undefined };
+  const result = await session.run(renderScript(renderProbes([probe], nonce), nonce), {
+    timeoutMs,
+    ...(signal === undefined ? {} : { signal }),
+  });
+  requireComplete(session.node, result, nonce);
+  const part = parseProbes(result.stdout, result.stderr, nonce).get(probe.id)?.["call"];
+  return part ?? { code: 1, stdout: "", stderr: "no answer" };
+}
+
+interface Introduction {
+  readonly endorsementKey: Buffer;
+  readonly attestationKey: Buffer;
+  readonly folder: string;
+}
+
+function introduction(node: string, { code, stdout, stderr }: PartOutput): Introduction {
+  if (code === 66) {
+    throw new ChallengeFailed("noTpm", `${node} has no TPM 2.0`, {
+      hint: "on a Pi 5: dtparam=spi=on and dtoverlay=tpm-slb9670 in config.txt (edgeseal:boot:FirmwareConfig), and a reboot",
+    });
+  }
+  if (code === 67) {
+    throw new ChallengeFailed("noTools", `tpm2-tools are not installed on ${node}`, {
+      hint: "run `sudo apt-get install --no-install-recommends tpm2-tools` there",
+    });
+  }
+  const value = (name: string, form: string): string | undefined =>
+    new RegExp(`^${name} (${form})$`, "m").exec(stdout)?.[1];
+  const endorsementKey = value("endorsement-key", "(?:[0-9a-f]{2})+");
+  const attestationKey = value("attestation-key", "(?:[0-9a-f]{2})+");
+  // It comes back as a part of a path.
+  const folder = value("folder", "challenge\\.[A-Za-z0-9]{8}");
+  if (code !== 0 || endorsementKey === undefined || attestationKey === undefined || folder === undefined) {
+    throw new ChallengeFailed("failed", `${node} can't show its TPM: ${lastLine(stderr)}`, {
+      hint: "nothing secret was sent; `sudo tpm2_getcap properties-variable` on the node tells more (a lockout, an authorization that is set)",
+    });
+  }
+  return {
+    endorsementKey: Buffer.from(endorsementKey, "hex"),
+    attestationKey: Buffer.from(attestationKey, "hex"),
+    folder,
+  };
+}
+
+function questionFor(
+  node: string,
+  shown: Introduction,
+  pinned: string | undefined,
+): { readonly challenge: Challenge; readonly digest: string } {
+  try {
+    const endorsementKey = readEndorsementKey(shown.endorsementKey);
+    const { digest } = endorsementKey;
+    if (pinned !== undefined && digest !== pinned) {
+      throw new ChallengeFailed(
+        "otherTpm",
+        `${node} has another TPM: the digest of its endorsement key is ${digest}, and ${pinned} is pinned`,
+        {
+          endorsementKeySha256: digest,
+          hint: "if the TPM was replaced on purpose, compare the digest on the node's console, and pin it; nothing secret was sent",
+        },
+      );
+    }
+    const { name } = readAttestationKey(shown.attestationKey);
+    return { challenge: newChallenge(endorsementKey, name), digest };
+  } catch (error) {
+    if (!(error instanceof EndorsementKeyRefused || error instanceof AttestationKeyRefused)) throw error;
+    throw new ChallengeFailed("badKey", `${node} shows a key that can't be challenged: ${error.message}`, {
+      cause: error,
+      hint: "at 0x81010001 the TPM has something else than its endorsement key of the default template, or something else than a TPM answers; nothing secret was sent",
+    });
+  }
+}
+
+/** The tools say much before they say what matters; what refuses says it last. */
+const lastLine = (stderr: string): string =>
+  (stderr.trim().split("\n").at(-1) ?? "").slice(0, 300) || "no error output";

@@ -1,0 +1,266 @@
+import { afterEach, beforeEach, describe, expect, test, type TestContext } from "vitest";
+import { constants, createDecipheriv, createHash, generateKeyPairSync, privateDecrypt } from "node:crypto";
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import type { PartOutput } from "../../../provider/device/probe.ts";
+import type { Session } from "../../../provider/device/session.ts";
+import { challengeTpm, ChallengeFailed } from "../../../provider/resources/tpm-challenge.ts";
+import { kdfa } from "../../../provider/trust/credential.ts";
+import { softwareTpm, type SoftwareTpm } from "../trust/software-tpm.ts";
+import { FakeRoot } from "./fake-root.ts";
+
+/** A node with a TPM that tpm2-tools reach. */
+class TpmRoot extends FakeRoot {
+  constructor() {
+    super();
+    this.write("/sys/class/tpm/tpm0/tpm_version_major", "2\n");
+    this.write("/run/.keep", "");
+  }
+
+  insert(tpm: SoftwareTpm): void {
+    this.write("/tpm", `TPM2TOOLS_TCTI=swtpm:path=${join(tpm.folder, "socket")}; export TPM2TOOLS_TCTI\n`);
+  }
+
+  override sh(script: string, stdin?: string): PartOutput {
+    return super.sh(`if [ -e "$ROOT/tpm" ]; then . "$ROOT/tpm"; fi\n${script}`, stdin);
+  }
+}
+
+let root: TpmRoot;
+beforeEach(() => (root = new TpmRoot()));
+afterEach(() => root[Symbol.dispose]());
+
+/** What is done to what the node answers, in the order of the calls. */
+type Meddler = (stdout: string, call: number) => string;
+
+/** A session with the node; what it answers can be exchanged on the way. */
+function sessionWith(meddle: Meddler = (stdout) => stdout): Session & { readonly asked: string[] } {
+  const asked: string[] = [];
+  const run: Session["run"] = (script) => {
+    asked.push(script);
+    const { code, stdout, stderr } = root.sh(script);
+    return Promise.resolve({ code, stdout: meddle(stdout, asked.length), stderr: `${stderr}\n` });
+  };
+  return {
+    node: "pi-1",
+    run,
+    runOnNewConnection: run,
+    connect: () => Promise.resolve(),
+    close: () => Promise.resolve(),
+    connected: true,
+    counts: { connections: 1, execs: 1 },
+    asked,
+  };
+}
+
+const faultOf = (challenge: Promise<unknown>): Promise<unknown> =>
+  challenge.then(
+    () => "answered",
+    (error: unknown) => (error instanceof ChallengeFailed ? error.fault : error),
+  );
+
+const left = (): readonly string[] =>
+  root.exists("/run/edgeseal") ? readdirSync(join(root.root, "run/edgeseal")) : [];
+
+describe("a TPM", () => {
+  const tpmOf = softwareTpm();
+  const otherTpmOf = softwareTpm();
+  const withTpm = async (context: TestContext): Promise<{ tpm: SoftwareTpm; digest: string }> => {
+    const tpm = tpmOf(context);
+    root.insert(tpm);
+    await tpm.run("tpm2_clear", "-c", "p");
+    return { tpm, digest: await digestOf(tpm) };
+  };
+  /** As a person reads it on the console. */
+  const digestOf = async (tpm: SoftwareTpm): Promise<string> => {
+    await tpm.run("tpm2_createek", ..."-G rsa -c console.ctx -u console.pub".split(" "));
+    const area = (await tpm.read("console.pub")).subarray(2);
+    return createHash("sha256").update(area).digest("hex");
+  };
+  const loaded = async (tpm: SoftwareTpm): Promise<string> =>
+    (await tpm.run("tpm2_getcap", "handles-transient")) +
+    (await tpm.run("tpm2_getcap", "handles-loaded-session")) +
+    (await tpm.run("tpm2_getcap", "handles-saved-session"));
+
+  test("that is pinned answers, by a key that is made for it, and nothing is left in it or on the node", async (context) => {
+    const { tpm, digest } = await withTpm(context);
+    const session = sessionWith();
+    expect(await challengeTpm(session, { pinned: digest })).toEqual({ endorsementKeySha256: digest });
+    expect(session.asked).toHaveLength(2);
+    expect(left()).toEqual([]);
+    expect((await loaded(tpm)).trim()).toBe("");
+  });
+
+  test("answers with its persistent endorsement key, too", async (context) => {
+    const { tpm, digest } = await withTpm(context);
+    await tpm.run("tpm2_createek", ..."-G rsa -c ek.ctx".split(" "));
+    await tpm.run("tpm2_evictcontrol", ..."-C o -c ek.ctx 0x81010001".split(" "));
+    root.write("/bin/tpm2_createek", "#!/bin/sh\necho 'not again' >&2\nexit 1\n");
+    root.sh('chmod 755 "$ROOT/bin/tpm2_createek"');
+    expect(await challengeTpm(sessionWith(), { pinned: digest })).toEqual({ endorsementKeySha256: digest });
+    expect((await loaded(tpm)).trim()).toBe("");
+  });
+
+  test("that is another one is refused, both named, and is asked nothing", async (context) => {
+    await withTpm(context);
+    const other = otherTpmOf(context);
+    const pinned = await digestOf(other);
+    const session = sessionWith();
+    const challenge = challengeTpm(session, { pinned });
+    await expect(challenge).rejects.toThrow(
+      new RegExp(`has another TPM: .* is [0-9a-f]{64}, and ${pinned} is pinned`),
+    );
+    expect(await faultOf(challenge)).toBe("otherTpm");
+    expect(session.asked.some((script) => script.includes("\nanswer_challenge'"))).toBe(false);
+    expect(left()).toEqual([]);
+  });
+
+  test("does not answer for another TPM whose endorsement key the node shows", async (context) => {
+    const { tpm } = await withTpm(context);
+    const other = otherTpmOf(context);
+    const pinned = await digestOf(other);
+    const shown = (await other.read("console.pub")).toString("hex");
+    const session = sessionWith((stdout) =>
+      stdout.replace(/^endorsement-key .*$/m, `endorsement-key ${shown}`),
+    );
+    const challenge = challengeTpm(session, { pinned });
+    await expect(challenge).rejects.toThrow("the TPM did not unwrap the challenge");
+    expect(await faultOf(challenge)).toBe("notAnswered");
+    expect(left()).toEqual([]);
+    expect((await loaded(tpm)).trim()).toBe("");
+  });
+
+  test("does not answer for a key in software that the node shows as its attestation key", async (context) => {
+    const { digest } = await withTpm(context);
+    const { x = "", y = "" } = generateKeyPairSync("ec", { namedCurve: "P-256" }).publicKey.export({
+      format: "jwk",
+    });
+    const hex = (coordinate: string): string => Buffer.from(coordinate, "base64url").toString("hex");
+    const shown = `0023000b00050072000000100018000b000300100020${hex(x)}0020${hex(y)}`;
+    const session = sessionWith((stdout) =>
+      stdout.replace(/^attestation-key .*$/m, `attestation-key ${shown}`),
+    );
+    expect(await faultOf(challengeTpm(session, { pinned: digest }))).toBe("notAnswered");
+  });
+
+  test("whose attestation key could leave it is asked nothing", async (context) => {
+    const { digest } = await withTpm(context);
+    const session = sessionWith((stdout) => stdout.replace("0023000b00050072", "0023000b00040072"));
+    expect(await faultOf(challengeTpm(session, { pinned: digest }))).toBe("badKey");
+    expect(left()).toEqual([]);
+  });
+
+  test("gives an answer that is good for one question: the recorded one is refused", async (context) => {
+    const { digest } = await withTpm(context);
+    let recorded = "";
+    const record = sessionWith((stdout) => {
+      recorded = /^answer .*$/m.exec(stdout)?.[0] ?? recorded;
+      return stdout;
+    });
+    await challengeTpm(record, { pinned: digest });
+    expect(recorded).toMatch(/^answer [0-9a-f]{64}$/);
+    const replay = sessionWith((stdout) => stdout.replace(/^answer .*$/m, recorded));
+    expect(await faultOf(challengeTpm(replay, { pinned: digest }))).toBe("wrongAnswer");
+    expect(
+      await faultOf(
+        challengeTpm(
+          sessionWith((stdout) => stdout.replace(/^answer .*$/m, "")),
+          { pinned: digest },
+        ),
+      ),
+    ).toBe("wrongAnswer");
+  });
+
+  test("with an endorsement authorization that nobody here knows says so", async (context) => {
+    const { tpm, digest } = await withTpm(context);
+    await tpm.run("tpm2_changeauth", "-c", "endorsement", "theirs");
+    const challenge = challengeTpm(sessionWith(), { pinned: digest });
+    await expect(challenge).rejects.toThrow("is an endorsement authorization set?");
+    expect(await faultOf(challenge)).toBe("failed");
+    expect(left()).toEqual([]);
+    await tpm.run("tpm2_clear", "-c", "p");
+  });
+
+  test("with something else at the place of the endorsement key is refused", async (context) => {
+    const { tpm, digest } = await withTpm(context);
+    await tpm.run("tpm2_createprimary", ..."-C e -G rsa -c x.ctx".split(" "));
+    await tpm.run("tpm2_evictcontrol", ..."-C o -c x.ctx 0x81010001".split(" "));
+    expect(await faultOf(challengeTpm(sessionWith(), { pinned: digest }))).toBe("failed");
+    expect(left()).toEqual([]);
+  });
+});
+
+test("without a pin, a program without a TPM answers as well: what such a challenge is worth", async () => {
+  const pair = generateKeyPairSync("rsa", { modulusLength: 2048 });
+  const modulus = Buffer.from(pair.publicKey.export({ format: "jwk" }).n ?? "", "base64url").toString("hex");
+  const ek = `0001000b000300b20020837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa00060080004300100800000000000100${modulus}`;
+  const ak = `0023000b00050072000000100018000b000300100001aa0001bb`;
+  /** What TPM2_ActivateCredential does, by whoever has the private key. */
+  const activate = (blob: Buffer): Buffer => {
+    const idObject = blob.subarray(10, 10 + blob.readUInt16BE(8));
+    const wrapped = blob.subarray(10 + idObject.length + 2);
+    const seed = privateDecrypt(
+      {
+        key: pair.privateKey,
+        padding: constants.RSA_PKCS1_OAEP_PADDING,
+        oaepHash: "sha256",
+        oaepLabel: Buffer.from("IDENTITY\0"),
+      },
+      wrapped,
+    );
+    const name = Buffer.concat([
+      Buffer.from("000b", "hex"),
+      createHash("sha256").update(Buffer.from(ak, "hex")).digest(),
+    ]);
+    const decipher = createDecipheriv("aes-128-cfb", kdfa(seed, "STORAGE", name, 128), Buffer.alloc(16));
+    return Buffer.concat([decipher.update(idObject.subarray(34)), decipher.final()]).subarray(2);
+  };
+  const impostor: Session = {
+    ...sessionWith(),
+    run: (script) => {
+      const nonce = /@%s %s\\n' ([0-9a-f]{32})/.exec(script)?.[1] ?? "";
+      const credential = /\ncredential=([A-Za-z0-9+/=]+)/.exec(script)?.[1];
+      const said =
+        credential === undefined
+          ? `endorsement-key ${ek}\nattestation-key ${ak}\nfolder challenge.ABCDEFGH`
+          : `answer ${activate(Buffer.from(credential, "base64")).toString("hex")}`;
+      const framed = `\n@${nonce} begin tpm call\n${said}\n@${nonce} end 0\n\n@${nonce} done\n`;
+      return Promise.resolve({ code: 0, stdout: framed, stderr: framed });
+    },
+  };
+  const digest = createHash("sha256").update(Buffer.from(ek, "hex")).digest("hex");
+  expect(await challengeTpm(impostor, { pinned: undefined })).toEqual({ endorsementKeySha256: digest });
+  expect(await faultOf(challengeTpm(impostor, { pinned: "ab".repeat(32) }))).toBe("otherTpm");
+});
+
+describe("a node", () => {
+  test("without a TPM 2.0 says so", async () => {
+    root.write("/sys/class/tpm/tpm0/tpm_version_major", "1\n");
+    expect(await faultOf(challengeTpm(sessionWith(), { pinned: undefined }))).toBe("noTpm");
+    root.remove("/sys/class/tpm");
+    expect(await faultOf(challengeTpm(sessionWith(), { pinned: undefined }))).toBe("noTpm");
+  });
+
+  test("without tpm2-tools says so", async () => {
+    const session: Session = {
+      ...sessionWith(),
+      run: (script) => {
+        const { code, stdout, stderr } = root.sh(script.replaceAll('command -v "$tool"', "false"));
+        return Promise.resolve({ code, stdout, stderr: `${stderr}\n` });
+      },
+    };
+    expect(await faultOf(challengeTpm(session, { pinned: undefined }))).toBe("noTools");
+  });
+
+  test.each([
+    ["a folder that leads elsewhere", "folder challenge.../../etc"],
+    ["no folder", ""],
+  ])("that names %s is not asked again", async (_, folder) => {
+    const session = sessionWith((stdout) =>
+      stdout.replace(/^@(\w+) end \d+$/m, `endorsement-key 00\nattestation-key 00\n${folder}\n@$1 end 0`),
+    );
+    root.remove("/sys/class/tpm");
+    expect(await faultOf(challengeTpm(session, { pinned: undefined }))).toBe("failed");
+    expect(session.asked).toHaveLength(1);
+  });
+});
