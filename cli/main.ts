@@ -5,10 +5,12 @@ import * as demo from "./demo.ts";
 import * as doctor from "./doctor.ts";
 import { UserError } from "./errors.ts";
 import * as keys from "./keys.ts";
+import * as node from "./node.ts";
 import * as pi from "./pi.ts";
 import * as report from "./report.ts";
 import * as site from "./site.ts";
 import * as test from "./test.ts";
+import * as update from "./update.ts";
 
 /** The shell's convention for a program ended by SIGINT. */
 const INTERRUPTED = 130;
@@ -25,7 +27,8 @@ const program = new Command("edgeseal")
   .exitOverride();
 
 // Each file registers names and options only, and loads what does the work when it is asked to.
-for (const command of [demo, site, keys, approve, report, pi, test, doctor]) command.register(program);
+for (const command of [demo, site, node, keys, approve, update, report, pi, test, doctor])
+  command.register(program);
 
 // A command that has something to put back listens for SIGINT itself, and ends when it has.
 process.once("SIGINT", () => {
@@ -48,5 +51,6 @@ function exitCodeFor(error: unknown): number {
   } else {
     console.error(error);
   }
-  return process.exitCode === INTERRUPTED ? INTERRUPTED : 1;
+  // A command may have a status of its own for what it throws.
+  return Number(process.exitCode) || 1;
 }

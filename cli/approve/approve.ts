@@ -46,6 +46,29 @@ export async function approve(node: string, options: ApproveOptions): Promise<vo
     return;
   }
   const reading = await readingOf(site, options);
+  const { assessment, written } = await approveReading(node, reading, {
+    approvals,
+    key,
+    options,
+    siteGeneration: site?.policyKey?.generation,
+  });
+  if (options.json) {
+    console.log(JSON.stringify({ ...assessmentJson(assessment), written: written ?? null }, undefined, 2));
+  }
+}
+
+/** What became of a state that was to be approved. */
+export interface Outcome {
+  readonly assessment: Assessment;
+  /** The approval with the state in it; `undefined` when it was not approved, and `process.exitCode` says why. */
+  readonly approval: Approval | undefined;
+  /** The file that was written; `undefined` when nothing was. */
+  readonly written: string | undefined;
+}
+
+/** Shows what a node said, unless for JSON, and approves it if it may be and is to be. */
+export async function approveReading(node: string, reading: NodeReading, means: Means): Promise<Outcome> {
+  const { approvals, key, options, siteGeneration } = means;
   const approval = await approvals.read(node);
   const assessment = assess({
     node,
@@ -54,15 +77,14 @@ export async function approve(node: string, options: ApproveOptions): Promise<vo
     approval,
     approvedTexts: await approvals.texts(approval?.states.at(-1)?.events ?? []),
     key,
-    siteGeneration: site?.policyKey?.generation,
+    siteGeneration,
     artifacts: options.artifacts === undefined ? undefined : await artifactEvents(options.artifacts),
     programDigest: sha256Hex(await readFile(ownProgram)),
   });
   if (!options.json) for (const line of assessmentLines(assessment)) console.log(line);
-  const written = await carryOut(assessment, reading, { approvals, key, options });
-  if (options.json) {
-    console.log(JSON.stringify({ ...assessmentJson(assessment), written: written ?? null }, undefined, 2));
-  }
+  if (!mayBeApproved(assessment)) return { assessment, approval: undefined, written: undefined };
+  if (assessment.approved) return { assessment, approval, written: undefined };
+  return { assessment, ...(await approveAssessed(assessment, reading, means)) };
 }
 
 /** What the node says: from files, where some are given, else from itself. */
@@ -101,32 +123,36 @@ async function textsOf(folder: string): Promise<readonly string[]> {
   }
 }
 
-interface Means {
+export interface Means {
   readonly approvals: ApprovalsFolder;
   readonly key: PolicyKey;
   readonly options: ApproveOptions;
+  /** Generation of the policy key that the site file names, where one was read. */
+  readonly siteGeneration: number | undefined;
 }
 
-/** Approves what was assessed, if it may be and is to be. @returns the path that was written */
-async function carryOut(
-  assessment: Assessment,
-  reading: NodeReading,
-  { approvals, key, options }: Means,
-): Promise<string | undefined> {
-  const { artifacts } = assessment;
-  if (assessment.objections.length > 0) {
+/** Whether nothing but a person's yes is missing. Sets the exit status where it is not so. */
+function mayBeApproved({ objections, artifacts }: Assessment): boolean {
+  if (objections.length > 0) {
     process.exitCode = exitStatus.notApprovable;
-    return undefined;
+    return false;
   }
   if (artifacts !== undefined && artifacts.differences.length + artifacts.remarks.length > 0) {
     process.exitCode = exitStatus.artifactsDiffer;
-    return undefined;
+    return false;
   }
-  if (assessment.approved) return undefined;
+  return true;
+}
+
+async function approveAssessed(
+  assessment: Assessment,
+  reading: NodeReading,
+  { approvals, key, options }: Means,
+): Promise<Pick<Outcome, "approval" | "written">> {
   if (options.dryRun || !(await confirmed(`Approve this state of ${assessment.node}?`, options))) {
     if (!options.json) console.log("not approved; nothing was written");
     process.exitCode = exitStatus.notApproved;
-    return undefined;
+    return { approval: undefined, written: undefined };
   }
   const signingKey = await key.open();
   const state = await approveState(signingKey, {
@@ -140,12 +166,12 @@ async function carryOut(
     states: [...assessment.kept, state],
   });
   const details = assessment.log.events.map(({ detail }) => detail);
-  const path = await approvals.write(approval, [...reading.texts, ...details]);
+  const written = await approvals.write(approval, [...reading.texts, ...details]);
   if (!options.json) {
-    console.log(`approved: wrote ${path} (${approval.states.length} approved)`);
+    console.log(`approved: wrote ${written} (${approval.states.length} approved)`);
     console.log("  commit it, and have it reviewed; `pulumi up` ships it to the node, before it reboots");
   }
-  return path;
+  return { approval, written };
 }
 
 /** Whether the user says yes. Without a terminal, and with --json, only --yes does. */

@@ -1,15 +1,7 @@
-import {
-  newNonce,
-  parseProbes,
-  renderProbes,
-  renderScript,
-  requireComplete,
-} from "../../provider/device/batch.ts";
+import type { Connection } from "../../provider/connection.ts";
 import { DeviceError } from "../../provider/device/errors.ts";
 import type { PartOutput } from "../../provider/device/probe.ts";
-import { createSession, type Session } from "../../provider/device/session.ts";
-import { ssh2Transport } from "../../provider/device/ssh2-transport.ts";
-import type { Connection } from "../../provider/connection.ts";
+import { askNode, type AskOptions } from "../ask-node.ts";
 
 /** Which state of a node is meant: what its next boot will measure, or what this one has measured. */
 export type WhichState = "next" | "current";
@@ -23,9 +15,6 @@ export interface NodeReading {
   /** PCR 11 as the TPM has it now, 64 lower-case hex digits; only with the current state, `undefined` when the kernel does not show it. */
   readonly pcr11: string | undefined;
 }
-
-/** A boot partition of some hundred megabytes is hashed, on a card. */
-const timeoutMs = 180_000;
 
 /** Ends the log; no line of one is like it. */
 const textsFollow = "texts";
@@ -57,30 +46,16 @@ const missing: Readonly<Record<WhichState, string>> = {
 
 /**
  * Asks a node what its next boot will measure, or what this boot has measured. One connection, one exec; nothing is changed.
- * @param options.session Only for tests.
  * @throws DeviceError
  */
 export async function readNode(
   connection: Connection,
   which: WhichState,
-  options: { readonly session?: Session; readonly signal?: AbortSignal } = {},
+  options: AskOptions = {},
 ): Promise<NodeReading> {
-  const session = options.session ?? createSession({ connection, transport: ssh2Transport() });
-  const nonce = newNonce();
-  const probe = { id: "approve", parts: parts[which], parse: () => undefined };
-  try {
-    const result = await session.run(renderScript(renderProbes([probe], nonce), nonce), {
-      timeoutMs,
-      readOnly: true,
-      ...(options.signal === undefined ? {} : { signal: options.signal }),
-    });
-    requireComplete(connection.node, result, nonce);
-    const answers = parseProbes(result.stdout, result.stderr, nonce).get(probe.id) ?? {};
-    const pcr11 = /^[0-9A-Fa-f]{64}$/.exec(answers["pcr11"]?.stdout.trim() ?? "")?.[0].toLowerCase();
-    return { ...logAndTexts(connection.node, which, answers["log"]), pcr11 };
-  } finally {
-    await session.close();
-  }
+  const answers = await askNode(connection, parts[which], options);
+  const pcr11 = /^[0-9A-Fa-f]{64}$/.exec(answers["pcr11"]?.stdout.trim() ?? "")?.[0].toLowerCase();
+  return { ...logAndTexts(connection.node, which, answers["log"]), pcr11 };
 }
 
 function logAndTexts(
@@ -96,11 +71,14 @@ function logAndTexts(
   if (part?.code !== 0) {
     throw new DeviceError("unknown", node, "the node can't say what it measures", {
       originalMessage: part?.stderr.slice(0, 300) ?? "no answer",
+      hint: "run `pulumi up`: it brings the measuring program to what it must be",
     });
   }
   const [log, encoded] = splitOnce(part.stdout, `${textsFollow}\n`);
   if (encoded === undefined) {
-    throw new DeviceError("unknown", node, "the node's answer has no measured texts after the log");
+    throw new DeviceError("unknown", node, "the node's answer has no measured texts after the log", {
+      hint: "run `pulumi up`: it brings the measuring program to what it must be",
+    });
   }
   const lines = encoded.split("\n").filter((line) => line !== "");
   return { log, texts: lines.map((line) => Buffer.from(line, "base64").toString("utf8")) };

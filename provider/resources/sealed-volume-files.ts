@@ -1,3 +1,4 @@
+import type { Approval } from "../trust/approval-schema.ts";
 import { signatureFile, parseApproval } from "../trust/approval.ts";
 import { fingerprint, readPublicKey } from "../trust/public-key.ts";
 import { onDevice, type ManagedFile } from "./managed-files.ts";
@@ -37,7 +38,7 @@ export const mappingOf = (name: string): string => `edgeseal-${name}`;
  * @throws ApprovalRefused, PublicKeyRefused for inputs that `check` refuses.
  */
 export function managedFiles(inputs: SealedVolumeInputs): readonly ManagedFile[] {
-  const { name, mountPoint, filesystem, readOnly, generation, policyKey, recoveryKey } = inputs;
+  const { name, mountPoint, filesystem, readOnly, generation, policyKey, recoveryKey, approval } = inputs;
   const settings = [
     "# Written by edgeseal (edgeseal:storage:SealedVolume).",
     `mount-point=${mountPoint}`,
@@ -52,7 +53,7 @@ export function managedFiles(inputs: SealedVolumeInputs): readonly ManagedFile[]
       content: pem(policyKey, "policy"),
     },
     { path: `${trustDirectory}/recovery.pub.pem`, mode: "0644", content: pem(recoveryKey, "recovery") },
-    { path: `${trustDirectory}/approvals.json`, mode: "0644", content: approvalsOf(inputs) },
+    approvalsFile(approval === undefined ? undefined : parseApproval(approval)),
     ...Object.entries(programs).map(([path, content]) => ({ path, mode: "0755", content })),
     ...Object.entries(units).map(([path, content]) => ({ path, mode: "0644", content })),
   ];
@@ -65,9 +66,14 @@ export const isUnit = (path: string): boolean => path in units;
 const pem = (text: string, purpose: "policy" | "recovery"): string =>
   readPublicKey(text, purpose).export({ type: "spki", format: "pem" }).toString();
 
-function approvalsOf({ approval }: SealedVolumeInputs): string {
-  const signatures = approval === undefined ? { sha256: [] } : signatureFile(parseApproval(approval));
-  return `${JSON.stringify(signatures, undefined, 1)}\n`;
+/** The signatures that a node's volumes open by, in systemd's form. */
+export function approvalsFile(approval: Approval | undefined): ManagedFile {
+  const signatures = approval === undefined ? { sha256: [] } : signatureFile(approval);
+  return {
+    path: `${trustDirectory}/approvals.json`,
+    mode: "0644",
+    content: `${JSON.stringify(signatures, undefined, 1)}\n`,
+  };
 }
 
 /** Fingerprints of the site's keys, as the state has them. */

@@ -58,7 +58,7 @@ async function nextPolicy(): Promise<string> {
 
 /** Approves the states with these digests. */
 function approve(...policies: readonly string[]): void {
-  const states = policies.map((pol) => ({ pol, sig: "c2ln" }));
+  const states = policies.map((pol) => ({ pcr11: "", pol, sig: "c2ln" }));
   const json = JSON.stringify(systemdSignature("ab".repeat(32), states));
   node.write("/etc/edgeseal/trust/approvals.json", json);
 }
@@ -154,10 +154,10 @@ describe("after an update", () => {
     expect(keepBoot("judge")).toEqual({ code: 0, stdout: "", stderr: "" });
     refused(keepBoot("confirm"), /has not booted since/);
     expect(boot("boot-2", { models: "state=open\nby=tpm\n" }).stdout).toContain("waiting");
-    expect(keepBoot("status").stdout).toBe("phase=judging\n");
+    expect(keepBoot("status").stdout).toMatch(/^phase=judging\nkept=[0-9a-f]{64}\n$/);
     expect(keepBoot("confirm").code).toBe(0);
     expect(node.read("/boot/firmware/kernel_2712.img")).toBe("another kernel");
-    expect(keepBoot("status").stdout).toBe("phase=none\n");
+    expect(keepBoot("status").stdout).toMatch(/^phase=none$/m);
     expect(node.list("/etc/systemd/system").filter((name) => name.startsWith("edgeseal"))).toEqual([]);
     expect(node.list("/etc/systemd/system/sysinit.target.wants")).toEqual([]);
     expect(boot("boot-3", { models: "state=locked\nreason=x\n" }, 4000)).toMatchObject({
@@ -174,14 +174,14 @@ describe("after an update", () => {
     isOriginal();
     expect(node.list("/boot/firmware")).not.toContain("more");
     expect(asked()).toEqual(["--no-block reboot"]);
-    expect(keepBoot("status").stdout).toBe(
+    expect(keepBoot("status").stdout).toContain(
       "phase=back\nreason=the volume logs stays locked: tpm-refused: another TPM\n",
     );
     expect(boot("boot-3", locked, 4000).stderr).toContain("gone back to");
     expect(asked()).toEqual(["--no-block reboot"]);
     refused(keepBoot("confirm"), "taken back");
     expect(keepBoot("disarm").code).toBe(0);
-    expect(keepBoot("status").stdout).toBe("phase=none\n");
+    expect(keepBoot("status").stdout).toMatch(/^phase=none$/m);
   });
 
   test("nobody's confirmation within the time takes it back", async () => {
@@ -190,7 +190,9 @@ describe("after an update", () => {
     expect(boot("boot-2", {}, 599).stdout).toContain("waiting");
     boot("boot-2", {}, 600);
     isOriginal();
-    expect(keepBoot("status").stdout).toBe("phase=back\nreason=nobody confirmed the update within 600 s\n");
+    expect(keepBoot("status").stdout).toContain(
+      "phase=back\nreason=nobody confirmed the update within 600 s\n",
+    );
   });
 
   test("the power goes while the files are put back: the next boot goes on", async () => {
@@ -218,7 +220,7 @@ exec /bin/mv "$@"`,
       "kernel_2712.img",
       "overlays",
     ]);
-    expect(keepBoot("status").stdout).toBe("phase=back\nreason=the volume models stays locked: x\n");
+    expect(keepBoot("status").stdout).toContain("phase=back\nreason=the volume models stays locked: x\n");
     expect(asked()).toEqual(["--no-block reboot"]);
   });
 

@@ -1,0 +1,246 @@
+import type { Connection } from "../../provider/connection.ts";
+import type { Device } from "../../provider/device/device.ts";
+import { createDevices } from "../../provider/device/devices.ts";
+import { DeviceError } from "../../provider/device/errors.ts";
+import type { Step } from "../../provider/device/step.ts";
+import { measuredBoot } from "../../provider/resources/measured-boot.ts";
+import type { MeasuredBootState } from "../../provider/resources/measured-boot-observation.ts";
+import {
+  bootApproved,
+  confirmUpdate,
+  endUpdate,
+  keepApproved,
+  upgradePackages,
+} from "../../provider/resources/measured-boot-update.ts";
+import type { Approval } from "../../provider/trust/approval-schema.ts";
+import { ApprovalsFolder } from "../approve/approvals-folder.ts";
+import { approveReading, type Outcome } from "../approve/approve.ts";
+import { exitStatus as approveStatus, type ApproveOptions } from "../approve/options.ts";
+import { policyKeyOf, requireKeyOfSite } from "../approve/policy-key.ts";
+import { readNode } from "../approve/read-node.ts";
+import { assessmentJson } from "../approve/report.ts";
+import { UserError } from "../errors.ts";
+import { siteNode } from "../site-node.ts";
+import { visible } from "../visible.ts";
+import { readUpdate, type UpdateReading } from "./read-update.ts";
+
+/** The options of `edgeseal update`, as commander gives them. */
+export interface UpdateOptions extends Omit<ApproveOptions, "log" | "texts" | "current" | "forget" | "site"> {
+  readonly site: string;
+  readonly upgrade?: true;
+  /** Seconds, in digits. */
+  readonly confirmWithin: string;
+  /** `false` with --no-way-back. */
+  readonly wayBack: boolean;
+}
+
+/** Exit statuses beside those of `edgeseal approve`. */
+export const exitStatus = { ...approveStatus, wentBack: 7 } as const;
+
+/** How an update ended. */
+interface Ended {
+  readonly how: "nothing-to-do" | "not-approved" | "not-booted" | "confirmed" | "went-back";
+  readonly reading: UpdateReading;
+  /** Of the state that was looked at. */
+  readonly outcome?: Outcome;
+}
+
+/**
+ * `edgeseal update NODE`.
+ * @throws UserError, and what the trust library and the device layer throw.
+ */
+export async function update(node: string, options: UpdateOptions): Promise<void> {
+  const confirmSeconds = wholeSeconds(options.confirmWithin);
+  const site = await siteNode(options.site, node, options.stack);
+  const approvals = new ApprovalsFolder(options.approvals ?? site.approvals);
+  const key = await policyKeyOf(options, site.policyKey);
+  if (site.policyKey !== undefined) await requireKeyOfSite(key, site.policyKey);
+  const connection = await site.connection();
+  const say = (line: string): void => {
+    if (!options.json) console.log(line);
+  };
+
+  const ended = await withNode(connection, say, async (run): Promise<Ended> => {
+    const before = await readUpdate(connection);
+    if (before.phase === "back" || before.phase === "restoring") return { how: "went-back", reading: before };
+    if (before.phase === "judging") {
+      say(`${node}: booted, and waits for the confirmation of an update that was begun before`);
+      if (!options.dryRun) await run(confirmUpdate());
+      return { how: "confirmed", reading: before };
+    }
+    if (!options.dryRun) await prepare(run, before, options);
+    const outcome = await approveReading(node, await readNode(connection, "next"), {
+      approvals,
+      key,
+      options,
+      siteGeneration: site.policyKey?.generation,
+    });
+    const { assessment, approval } = outcome;
+    const now = await readUpdate(connection);
+    if (approval === undefined) return { how: "not-approved", reading: now, outcome };
+    if (assessment.pcr11 === now.pcr11 && now.consistent)
+      return { how: "nothing-to-do", reading: now, outcome };
+    if (options.dryRun) return { how: "not-booted", reading: now, outcome };
+    if (options.wayBack) requireWayBack(now);
+    const after = await throughBoot(connection, {
+      run,
+      approval,
+      confirmSeconds: options.wayBack ? confirmSeconds : undefined,
+      before: now,
+    });
+    if (after.phase === "back" || after.phase === "restoring")
+      return { how: "went-back", reading: after, outcome };
+    requireAsPredicted(after, assessment.pcr11);
+    if (after.phase === "judging") await run(confirmUpdate());
+    return { how: "confirmed", reading: after, outcome };
+  });
+  if (ended.how === "went-back") process.exitCode = exitStatus.wentBack;
+  if (ended.how === "went-back" && ended.reading.phase === "back" && !options.dryRun) {
+    await withNode(connection, say, (run) => run([endUpdate()]));
+  }
+  for (const line of endLines(node, ended)) say(line);
+  if (options.json) console.log(JSON.stringify(endJson(node, ended), undefined, 2));
+}
+
+/** Brings the node to where its next boot can be looked at, with a copy of what it would go back to. */
+async function prepare(run: Run, before: UpdateReading, options: UpdateOptions): Promise<void> {
+  // Armed, and never booted: it was interrupted in between.
+  if (before.phase === "armed") await run([endUpdate()]);
+  if (options.wayBack) {
+    // It may be in an approved state no more: then what was kept before is what is gone back to.
+    await run([keepApproved()]).catch((error: unknown) => {
+      if (!(error instanceof DeviceError) || error.kind !== "stepFailed") throw error;
+    });
+  }
+  if (options.upgrade) await run([upgradePackages()]);
+}
+
+function wholeSeconds(text: string): number {
+  const seconds = Number(text);
+  if (/^\d+$/.test(text) && seconds >= 120 && seconds <= 86_400) return seconds;
+  throw new UserError(`--confirm-within takes whole seconds from 120 to 86400, not '${text}'`, {
+    hint: "a boot of a Pi 5 takes 20 to 60 s, and the confirmation comes when it answers again",
+  });
+}
+
+function requireWayBack({ canGoBack }: UpdateReading): void {
+  if (canGoBack) return;
+  throw new UserError("the node has no copy of an approved boot partition that it could go back to", {
+    hint: "a copy is kept before each run of apt, and by this command, while the boot partition is in an approved state; put the files back as they were approved and run this again, or give --no-way-back and have a keyboard at hand",
+  });
+}
+
+/** What was measured is what was approved, or nobody confirms it. */
+function requireAsPredicted({ pcr11, consistent, volumes }: UpdateReading, predicted: string): void {
+  const locked = Object.keys(volumes).filter((name) => volumes[name] === false);
+  const goesBack = "it is not confirmed, and the node goes back by itself when the time is over";
+  if (pcr11 !== predicted || !consistent) {
+    throw new UserError(
+      `PCR 11 is ${pcr11} after the boot, and ${predicted} was predicted and approved: something else booted`,
+      { hint: goesBack },
+    );
+  }
+  if (locked.length > 0) throw new UserError(`locked: ${locked.join(", ")}`, { hint: goesBack });
+}
+
+type Run = (steps: readonly Step[]) => Promise<void>;
+
+interface Boot {
+  readonly run: Run;
+  readonly approval: Approval;
+  readonly confirmSeconds: number | undefined;
+  readonly before: UpdateReading;
+}
+
+/** Boots what was approved, and reads what became of it: of this boot, or of the one after it, when the node went back. */
+async function throughBoot(
+  connection: Connection,
+  { run, approval, confirmSeconds, before }: Boot,
+): Promise<UpdateReading> {
+  let trouble: unknown;
+  try {
+    await run(bootApproved(approval, confirmSeconds));
+  } catch (error) {
+    // A node that goes back boots twice, the second time maybe in the middle of being read.
+    if (!(error instanceof DeviceError)) throw error;
+    trouble = error;
+  }
+  const after = await readUpdate(connection).catch((error: unknown) => {
+    const goesBack =
+      confirmSeconds === undefined
+        ? "it has no way back of its own: see what its console says"
+        : `if it boots at all, it goes back by itself ${confirmSeconds} s after that boot began; run this command again to see`;
+    throw new UserError(
+      `the node does not answer as it should after its boot: ${((trouble ?? error) as Error).message}`,
+      { cause: trouble ?? error, hint: goesBack },
+    );
+  });
+  if (after.bootId !== before.bootId) return after;
+  throw trouble instanceof Error ? trouble : new UserError("the node is in the same boot as before");
+}
+
+function endLines(node: string, { how, reading }: Ended): readonly string[] {
+  const names = Object.keys(reading.volumes).join(", ");
+  switch (how) {
+    case "not-approved":
+      return [];
+    case "not-booted":
+      return [`${node}: that state is approved, and not booted yet`];
+    case "nothing-to-do":
+      return [`${node}: this boot is in the state that the next one will have, and that is approved`];
+    case "confirmed":
+      return [
+        `${node}: booted as predicted: PCR 11 is ${reading.pcr11}${names === "" ? "" : `; open: ${names}`}`,
+      ];
+    case "went-back":
+      return [
+        `${node}: WENT BACK to the boot partition as it was before: ${visible(reading.reason ?? "unknown")}`,
+        "  the state that did not hold is still approved; `edgeseal approve --forget` withdraws it",
+      ];
+  }
+}
+
+const endJson = (node: string, { how, reading, outcome }: Ended): Readonly<Record<string, unknown>> => ({
+  node,
+  outcome: how,
+  pcr11: reading.pcr11,
+  volumes: reading.volumes,
+  reason: reading.reason ?? null,
+  approval:
+    outcome === undefined
+      ? null
+      : { ...assessmentJson(outcome.assessment), written: outcome.written ?? null },
+});
+
+/**
+ * Runs steps on a node, with its lock, each title told as it begins. Ctrl-C ends what is going on here; what the node does by then it ends itself.
+ * @throws DeviceError
+ */
+async function withNode<T>(
+  connection: Connection,
+  say: (line: string) => void,
+  work: (run: Run) => Promise<T>,
+): Promise<T> {
+  const devices = createDevices({ kinds: [measuredBoot] });
+  const interruption = new AbortController();
+  const interrupt = (): void => {
+    interruption.abort();
+  };
+  process.once("SIGINT", interrupt);
+  const inputs = { node: connection.node, reboot: "never", rebootUnapproved: "refuse" } as const;
+  try {
+    const device: Device = devices.get(connection);
+    return await work(async (steps) => {
+      const applied = await device.apply<MeasuredBootState>(measuredBoot, inputs, steps, {
+        signal: interruption.signal,
+        onProgress: (title) => {
+          say(`  ${title}`);
+        },
+      });
+      if (applied.failure !== undefined) throw applied.failure;
+    });
+  } finally {
+    process.off("SIGINT", interrupt);
+    await devices.close();
+  }
+}
