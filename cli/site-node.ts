@@ -14,6 +14,8 @@ const checkout = fileURLToPath(new URL("..", import.meta.url));
 
 /** A node of a site file, for a command that goes to it. */
 export interface SiteNode {
+  /** What the site file says of it; of its approvals only where nothing in the site's is wrong. */
+  readonly spec: NodeSpec;
   /** How it is reached. A private key that is in Pulumi configuration is asked of Pulumi, as a program would get it. */
   readonly connection: () => Promise<Connection>;
   /** The folder of the site's approvals. */
@@ -37,7 +39,7 @@ export async function siteNode(siteFile: string, nodeName: string, stack?: strin
       hint: near === undefined ? `it has: ${names.join(", ")}` : `did you mean ${near}?`,
     });
   }
-  return { connection: () => connectionOf(node, stack), ...(await trustOf(siteFile)) };
+  return { spec: node, connection: () => connectionOf(node, stack), ...(await trustOf(siteFile)) };
 }
 
 /**
@@ -77,7 +79,12 @@ async function trustOf(siteFile: string): Promise<Pick<SiteNode, "approvals" | "
   };
 }
 
-async function connectionOf(node: NodeSpec, stack: string | undefined): Promise<Connection> {
+/**
+ * How a node of a site file is reached.
+ * @param stack The stack whose configuration holds the key for ssh. @default the selected one
+ * @throws UserError when the configuration does not have it
+ */
+export async function connectionOf(node: NodeSpec, stack?: string): Promise<Connection> {
   const { name, address, hostKey, port, user, privateKey, identityFile, agent } = node;
   return {
     node: name,

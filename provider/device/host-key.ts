@@ -25,6 +25,9 @@ export interface HostKeyPin {
   matches(blob: Buffer): boolean;
 }
 
+/** Every type, the one to prefer first. */
+export const hostKeyTypes = Object.keys(algorithmsOf) as readonly HostKeyType[];
+
 export function isHostKeyType(text: string): text is HostKeyType {
   return Object.hasOwn(algorithmsOf, text);
 }
@@ -43,7 +46,7 @@ function sameBytes(a: Buffer, b: Buffer): boolean {
 }
 
 /** The key type that a key blob names itself. */
-function typeInBlob(blob: Buffer): string | undefined {
+export function typeInBlob(blob: Buffer): string | undefined {
   if (blob.length < 4) return undefined;
   const length = blob.readUInt32BE(0);
   return length > 64 || blob.length <= 4 + length ? undefined : blob.toString("latin1", 4, 4 + length);
@@ -58,7 +61,7 @@ export function parseHostKeyPin(text: string): HostKeyPin | undefined {
     const pinned = Buffer.from(text.slice("SHA256:".length), "base64");
     return {
       text,
-      types: Object.keys(algorithmsOf).filter(isHostKeyType),
+      types: hostKeyTypes,
       matches: (blob) => sameBytes(createHash("sha256").update(blob).digest(), pinned),
     };
   }

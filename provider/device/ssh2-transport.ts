@@ -24,7 +24,7 @@ export interface Ssh2Options {
  * Fixed lists, best first, so that what is negotiated does not depend on whether ssh2's optional native code loads (it is built for one Node ABI
  * and falls back silently). AES-GCM comes from Node's own OpenSSL either way. curve25519 first: DH group exchange stalls in large fleets.
  */
-const algorithms = {
+export const algorithms = {
   kex: [
     "curve25519-sha256",
     "curve25519-sha256@libssh.org",
@@ -84,7 +84,8 @@ function mismatch(attempt: Attempt, shown: string): DeviceError {
   );
 }
 
-function where(connection: Connection): string {
+/** Address and port as a person writes them. */
+export function where(connection: Pick<Connection, "address" | "port">): string {
   const address = connection.address.includes(":") ? `[${connection.address}]` : connection.address;
   return `${address}:${connection.port}`;
 }
@@ -100,7 +101,8 @@ function timedOut(attempt: Attempt, doing: string): DeviceError {
   );
 }
 
-const socketHints: Readonly<Record<string, string>> = {
+/** What to do about a fault of the socket, by its code. */
+export const socketHints: Readonly<Record<string, string>> = {
   ECONNREFUSED: "the device answers, but nothing listens there: check the port, and that sshd runs",
   EHOSTUNREACH: "there is no route to it: check the address, and that the device is on",
   ENETUNREACH: "there is no route to its network from here",
