@@ -401,9 +401,9 @@ describe("what is missing", () => {
 test("an interruption ends what is under way, and nothing is written", async () => {
   const world: FakeWorld = {
     ...aWorld(),
-    read: (_connection, { signal }) =>
+    read: (_connection, options) =>
       new Promise((_resolve, reject) => {
-        signal?.addEventListener("abort", () => reject(new Error("the connection went away")));
+        options?.signal?.addEventListener("abort", () => reject(new Error("the connection went away")));
         process.emit("SIGINT", "SIGINT");
       }),
   };
