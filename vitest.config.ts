@@ -2,7 +2,7 @@ import { defineConfig } from "vitest/config";
 
 const minutes = 60_000;
 /** Tests on the virtual Pi with many boots each: `./edgeseal test trust`. */
-const trust = ["firmware-config", "measured-boot", "sealed-volume*", "tpm-ownership"].map(
+const trust = ["firmware-config", "measured-boot", "sealed-volume*", "tpm-ownership", "update"].map(
   (name) => `test/e2e/${name}.test.ts`,
 );
 /** What a tier of the virtual Pi runs with: one keeps two processors busy. */
