@@ -1,5 +1,4 @@
 import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { mkdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
@@ -86,6 +85,10 @@ export class PulumiWorkspace {
     return path;
   }
 
+  /**
+   * Runs the Pulumi CLI to its end.
+   * @throws an AbortError once the CLI has ended, when `signal` was aborted; an Error when it can't be started
+   */
   async run(words: readonly string[], options: RunOptions = {}): Promise<PulumiResult> {
     const started = performance.now();
     const child = spawn("pulumi", [...words, "--non-interactive", "--color=never"], {
@@ -95,11 +98,12 @@ export class PulumiWorkspace {
       ...(options.signal === undefined ? {} : { signal: options.signal }),
     });
     if (child.pid !== undefined) options.onStart?.(child.pid);
-    const [stdout, stderr, [code]] = await Promise.all([
-      text(child.stdout),
-      text(child.stderr),
-      once(child, "close") as Promise<[number | null]>,
-    ]);
+    // Aborted, it is told to end, and does so in its own time: until then it writes to this folder.
+    let fault: Error | undefined;
+    child.on("error", (error) => (fault = error));
+    const closed = new Promise<number | null>((resolve) => void child.once("close", resolve));
+    const [stdout, stderr, code] = await Promise.all([text(child.stdout), text(child.stderr), closed]);
+    if (fault !== undefined) throw fault;
     return { code: code ?? 128, stdout, stderr, milliseconds: performance.now() - started };
   }
 

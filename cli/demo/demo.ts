@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -36,22 +37,26 @@ export interface StepTime {
   readonly bootingSeconds: number;
 }
 
-/** A node and a workspace for the main job; both are gone after disposal. */
-export async function openDemo(options: DemoOptions): Promise<Opened> {
+/**
+ * A node and a workspace for the main job; both are gone after disposal, and after a failure. The node has a name of its own each time: demos and tests
+ * may run side by side.
+ */
+export async function openDemo({ signal, say }: DemoOptions): Promise<Opened> {
   const checkout = join(import.meta.dirname, "../..");
+  await using opening = new AsyncDisposableStack();
   const scratch = await mkdtemp(join(tmpdir(), "edgeseal-demo-"));
+  opening.defer(() => rm(scratch, { recursive: true, force: true }));
   const pulumi = await PulumiWorkspace.create(checkout, scratch);
-  const pi = await VirtualPi.start({ name: "demo", signal: options.signal, onProgress: options.say });
+  const name = `demo-${randomBytes(3).toString("hex")}`;
+  const pi = opening.use(await VirtualPi.start({ name, signal, onProgress: say }));
+  const opened = opening.move();
   return {
     pi,
     pulumi,
     checkout,
-    say: options.say,
-    signal: options.signal,
-    async [Symbol.asyncDispose]() {
-      await pi.stop();
-      await rm(scratch, { recursive: true, force: true });
-    },
+    say,
+    signal,
+    [Symbol.asyncDispose]: () => opened.disposeAsync(),
   };
 }
 
@@ -77,7 +82,10 @@ export async function runDemo(options: DemoOptions, parts: DemoParts = {}): Prom
   const { steps = mainJob, open = openDemo } = parts;
   const started = performance.now();
   await using context = await open(options);
-  options.say(`a fresh virtual Pi is up after ${((performance.now() - started) / 1000).toFixed(1)} s`);
+  const { name } = context.pi;
+  options.say(
+    `a fresh virtual Pi, ${name}, is up after ${((performance.now() - started) / 1000).toFixed(1)} s (to look on from elsewhere: ./edgeseal pi console --name ${name})`,
+  );
   const times: StepTime[] = [];
   for (const [index, step] of steps.entries()) times.push(await runStep(context, step, index + 1));
   const total = (performance.now() - started) / 1000;
