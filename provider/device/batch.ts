@@ -135,12 +135,13 @@ export function requireComplete(node: string, result: ExecResult, nonce: string)
   const busyWith = unfinishedPart(result.stdout, nonce);
   const how =
     result.signal === undefined ? `with exit status ${result.code ?? "none"}` : `by signal ${result.signal}`;
+  const own = result.stderr.split("\n").filter((line) => line !== "" && !line.startsWith(`@${nonce} `));
   throw new DeviceError(
     "unknown",
     node,
     `the device's answer is incomplete: the script ended ${how}${busyWith === undefined ? "" : ` in '${busyWith}'`}`,
     {
-      originalMessage: result.stderr.trim().slice(-300) || "no error output",
+      originalMessage: own.join("\n").trim().slice(-300) || "no error output",
       hint: "nothing was concluded from it; run the operation again",
     },
   );

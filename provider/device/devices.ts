@@ -3,7 +3,7 @@ import { hostname, userInfo } from "node:os";
 import type { Connection } from "../connection.ts";
 import type { ResourceKind } from "../resource.ts";
 import type { Device, Devices } from "./device.ts";
-import { DeviceError } from "./errors.ts";
+import { cancelled } from "./errors.ts";
 import type { Breakpoint } from "./plan-points.ts";
 import { createSession, type SessionOptions } from "./session.ts";
 import { SshDevice } from "./ssh-device.ts";
@@ -44,7 +44,7 @@ export function createDevices(options: DevicesOptions): Devices {
   let closed = false;
   return {
     get(connection: Connection): Device {
-      if (closed) throw new DeviceError("cancelled", connection.node, "the provider is closing");
+      if (closed) throw cancelled(connection.node, "since the provider is closing");
       const identity = identityOf(connection);
       const known = devices.get(identity);
       if (known !== undefined) return known;

@@ -29,8 +29,8 @@ export type DeviceErrorKind =
   | "cancelled";
 
 export interface DeviceErrorDetails {
-  /** What the reader can do about it; one sentence. */
-  readonly hint?: string;
+  /** The mend: what the reader can do about it, one sentence. Required, so that no error without one compiles. */
+  readonly hint: string;
   /** The low-level message (of ssh2, sudo, nft, ...), already free of secrets. */
   readonly originalMessage?: string;
   readonly cause?: unknown;
@@ -44,16 +44,25 @@ export class DeviceError extends Error {
   readonly node: string;
   readonly shortMessage: string;
   readonly originalMessage: string | undefined;
-  readonly hint: string | undefined;
+  readonly hint: string;
 
-  constructor(kind: DeviceErrorKind, node: string, shortMessage: string, details: DeviceErrorDetails = {}) {
+  constructor(kind: DeviceErrorKind, node: string, shortMessage: string, details: DeviceErrorDetails) {
     const original = details.originalMessage === undefined ? "" : ` (${details.originalMessage})`;
-    const hint = details.hint === undefined ? "" : `; ${details.hint}`;
-    super(`${node}: ${shortMessage}${original}${hint}`, { cause: details.cause });
+    super(`${node}: ${shortMessage}${original}; ${details.hint}`, { cause: details.cause });
     this.kind = kind;
     this.node = node;
     this.shortMessage = shortMessage;
     this.originalMessage = details.originalMessage;
     this.hint = details.hint;
   }
+}
+
+/**
+ * The engine asked to stop.
+ * @param during what was under way, to follow "cancelled", e.g. `while connecting`
+ */
+export function cancelled(node: string, during?: string): DeviceError {
+  return new DeviceError("cancelled", node, during === undefined ? "cancelled" : `cancelled ${during}`, {
+    hint: "run the operation again to go on from here",
+  });
 }

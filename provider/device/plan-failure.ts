@@ -57,6 +57,25 @@ function ofLock(node: string, output: PlanOutput): DeviceError | undefined {
   });
 }
 
+/** Causes that a step can't help, as the C library words them (LC_ALL=C) and apt does; and what to do about each. */
+const causes: readonly { readonly said: RegExp; readonly mend: string }[] = [
+  {
+    said: /No space left on device|Disk quota exceeded|enough free space/,
+    mend: "make room on the device (`df -h` and `df -i` there tell what is full)",
+  },
+  {
+    said: /Read-only file system/,
+    mend: "see on the device what is mounted read-only, and why (`findmnt -O ro`, `dmesg`): the kernel does so to a card that fails, which then has to be replaced",
+  },
+];
+
+function mendOf({ how, output }: StepFailure): string {
+  if (how === "timedOut")
+    return "see on the device what hangs or keeps it busy (`top`, `dmesg`, its journal)";
+  if (how === "late") return "give the change a longer window, or wait until the node is less busy";
+  return causes.find(({ said }) => said.test(output))?.mend ?? "mend the cause";
+}
+
 function ofStep(
   node: string,
   failure: StepFailure,
@@ -67,9 +86,7 @@ function ofStep(
   const text = shown(failure.output, secretsOf(point));
   const details: DeviceErrorDetails = {
     ...(text === "" ? {} : { originalMessage: text }),
-    hint:
-      back ??
-      "the steps after it were not run; mend the cause and run the operation again, it goes on from here",
+    hint: `${back ?? "the steps after it were not run"}; ${mendOf(failure)}, and run the operation again${back === undefined ? ": it goes on from here" : ""}`,
   };
   switch (failure.how) {
     case "failed":

@@ -2,7 +2,7 @@ import { newNonce, parseProbes, requireComplete } from "./batch.ts";
 import { windowSecondsOf } from "./commit-confirm.ts";
 import { confirmChange, isCancelled, type Readback } from "./confirmation.ts";
 import type { StepReport } from "./device.ts";
-import { DeviceError } from "./errors.ts";
+import { cancelled, DeviceError } from "./errors.ts";
 import type { ManifestChange } from "./manifest.ts";
 import { failureIn } from "./plan-failure.ts";
 import { parsePlanOutput, said, type PlanOutput } from "./plan-output.ts";
@@ -138,8 +138,7 @@ export async function applyPlan(
       asked: rebooting.promise,
       heard: () => ({ text: heard, atMs: heardAtMs }),
       nonce,
-      giveUpExec: () =>
-        abandon.abort(new DeviceError("cancelled", session.node, "the connection was given up")),
+      giveUpExec: () => abandon.abort(cancelled(session.node, "since the node reboots")),
       signal: options.signal,
       onStdout: (of, chunk) => progress.heard(of, chunk),
       onProgress: (message) => options.onProgress?.(message),
@@ -175,9 +174,7 @@ export async function applyPlan(
   });
   // A step that failed late says better why there was nothing to confirm.
   const late = result ?? (await within(lateExecMs, exec));
-  abandon.abort(
-    new DeviceError("cancelled", session.node, "the connection that made the change was given up"),
-  );
+  abandon.abort(cancelled(session.node, "since the change is decided"));
   const output = parsePlanOutput(late?.stdout ?? heard, nonce);
   const failure =
     confirmed.failure && (failureIn(session.node, output, plan.points, change) ?? confirmed.failure);

@@ -1,6 +1,6 @@
 import type { Connection } from "../connection.ts";
 import { newNonce } from "./batch.ts";
-import { DeviceError } from "./errors.ts";
+import { cancelled, DeviceError } from "./errors.ts";
 import { ChannelRefused, LostBefore } from "./nothing-ran.ts";
 import { killAfterSeconds, remoteCommand, requireStarted, standardInput } from "./privileged-shell.ts";
 import { Semaphore } from "./semaphore.ts";
@@ -161,14 +161,8 @@ class SshSession implements Session {
   }
 
   async close(): Promise<void> {
-    this.#closing.abort(this.#cancelled());
+    this.#closing.abort(cancelled(this.node));
     await Promise.all([...this.#links].map((link) => this.#drop(link)));
-  }
-
-  #cancelled(): DeviceError {
-    return new DeviceError("cancelled", this.node, "cancelled", {
-      hint: "run the operation again to go on from here",
-    });
   }
 
   async #drop(link: Link): Promise<void> {
@@ -180,10 +174,10 @@ class SshSession implements Session {
   async #orCancelled<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
     if (signal === undefined) return work;
     work.catch(() => undefined);
-    if (signal.aborted) throw this.#cancelled();
+    if (signal.aborted) throw cancelled(this.node);
     let onAbort = (): void => undefined;
     const left = new Promise<never>((_resolve, reject) => {
-      onAbort = () => reject(this.#cancelled());
+      onAbort = () => reject(cancelled(this.node));
       signal.addEventListener("abort", onAbort, { once: true });
     });
     try {
@@ -194,7 +188,7 @@ class SshSession implements Session {
   }
 
   #ensureLink(): Promise<Link> {
-    if (this.#closing.signal.aborted) return Promise.reject(this.#cancelled());
+    if (this.#closing.signal.aborted) return Promise.reject(cancelled(this.node));
     if (this.#link?.open === false) {
       void this.#drop(this.#link);
       this.#link = undefined;
@@ -228,7 +222,7 @@ class SshSession implements Session {
       try {
         return await this.#connectOnce(signal);
       } catch (error) {
-        if (signal.aborted) throw this.#cancelled();
+        if (signal.aborted) throw cancelled(this.node);
         const worthwhile = error instanceof DeviceError && error.kind === "unreachable";
         if (!worthwhile || attempt >= attempts) throw error;
         const longest = backoffMs * 2 ** (attempt - 1);
@@ -247,7 +241,7 @@ class SshSession implements Session {
       this.#links.add(link);
       if (signal.aborted) {
         await this.#drop(link);
-        throw this.#cancelled();
+        throw cancelled(this.node);
       }
       return link;
     } finally {
@@ -265,7 +259,7 @@ class SshSession implements Session {
     try {
       release = await this.#execs.acquire(signal);
     } catch {
-      throw this.#cancelled();
+      throw cancelled(this.node);
     }
     try {
       this.#running += 1;

@@ -10,7 +10,7 @@ import {
 } from "./batch.ts";
 import type { ApplyResult, CallOptions, Device } from "./device.ts";
 import { pendingProbe, type PendingChange } from "./commit-confirm.ts";
-import { DeviceError } from "./errors.ts";
+import { cancelled, DeviceError } from "./errors.ts";
 import { manifestEntry, manifestProbe, probesOfManifest } from "./manifest.ts";
 import type { Breakpoint } from "./plan-points.ts";
 import { applyPlan } from "./plan-runner.ts";
@@ -138,14 +138,8 @@ export class SshDevice implements Device {
   }
 
   async close(): Promise<void> {
-    this.#closing.abort(this.#cancelled());
+    this.#closing.abort(cancelled(this.#session.node));
     await this.#session.close();
-  }
-
-  #cancelled(): DeviceError {
-    return new DeviceError("cancelled", this.#session.node, "cancelled", {
-      hint: "run the operation again to go on from here",
-    });
   }
 
   async #turn(signal?: AbortSignal): Promise<() => void> {
@@ -154,7 +148,7 @@ export class SshDevice implements Device {
     try {
       return await this.#turns.acquire(either);
     } catch {
-      throw this.#cancelled();
+      throw cancelled(this.#session.node);
     }
   }
 
@@ -177,7 +171,7 @@ export class SshDevice implements Device {
   }
 
   async #ask(probe: Probe<Observed<unknown>>, signal: AbortSignal | undefined): Promise<Answers> {
-    if (this.#closing.signal.aborted || signal?.aborted === true) throw this.#cancelled();
+    if (this.#closing.signal.aborted || signal?.aborted === true) throw cancelled(this.#session.node);
     const known = this.#fresh();
     if (known?.has(probe.id) === true) return known;
     this.#pending ??= this.#schedule();
@@ -190,7 +184,7 @@ export class SshDevice implements Device {
   /** Rejects when the signal is aborted: one caller leaves, and the batch goes on for the others. */
   #abortOf(signal: AbortSignal): Promise<never> {
     return new Promise((_resolve, reject) => {
-      signal.addEventListener("abort", () => reject(this.#cancelled()), { once: true });
+      signal.addEventListener("abort", () => reject(cancelled(this.#session.node)), { once: true });
     });
   }
 
@@ -235,7 +229,7 @@ export class SshDevice implements Device {
     await setTimeout((pending.secondsLeft + settlingSeconds) * 1000, undefined, {
       signal: this.#closing.signal,
     }).catch(() => {
-      throw this.#cancelled();
+      throw cancelled(this.#session.node);
     });
     const second = await this.#batch(probes, new Map());
     const still = pendingIn(second);
@@ -283,7 +277,7 @@ export class SshDevice implements Device {
   #naming(error: unknown, part: string | undefined): unknown {
     if (part === undefined || !(error instanceof DeviceError) || error.kind !== "timedOut") return error;
     return new DeviceError(error.kind, error.node, `${error.shortMessage}, while it looked at '${part}'`, {
-      ...(error.hint === undefined ? {} : { hint: error.hint }),
+      hint: error.hint,
       cause: error,
     });
   }

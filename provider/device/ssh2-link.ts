@@ -1,7 +1,7 @@
 import type { Socket } from "node:net";
 import { StringDecoder } from "node:string_decoder";
 import type { Client, ClientChannel } from "ssh2";
-import { DeviceError, type DeviceErrorDetails } from "./errors.ts";
+import { cancelled, DeviceError, type DeviceErrorDetails } from "./errors.ts";
 import { ChannelRefused, LostBefore } from "./nothing-ran.ts";
 import type { ExecOptions, ExecResult, Link } from "./transport.ts";
 
@@ -58,7 +58,7 @@ export class Ssh2Link implements Link {
     return this.#open;
   }
 
-  get #why(): DeviceErrorDetails {
+  get #why(): Partial<DeviceErrorDetails> {
     return this.#fault === undefined ? {} : { originalMessage: this.#fault.message, cause: this.#fault };
   }
 
@@ -77,7 +77,7 @@ export class Ssh2Link implements Link {
     const { signal, timeoutMs } = options;
     return new Promise((resolve, reject) => {
       if (signal?.aborted === true) {
-        reject(new DeviceError("cancelled", this.#node, "cancelled"));
+        reject(cancelled(this.#node));
         return;
       }
       if (!this.#open) {
@@ -113,7 +113,7 @@ export class Ssh2Link implements Link {
           }),
         );
       }, timeoutMs);
-      const onAbort = (): void => giveUp(new DeviceError("cancelled", this.#node, "cancelled"));
+      const onAbort = (): void => giveUp(cancelled(this.#node));
       signal?.addEventListener("abort", onAbort, { once: true });
 
       const begin = (
@@ -174,7 +174,7 @@ export class Ssh2Link implements Link {
             this.#node,
             `the device sent more than ${maxOutputBytes / 1024 / 1024} MiB for one command`,
             {
-              hint: "its answer was not read",
+              hint: "its answer was not read; something there prints without end: see what a login as this user and `sudo sh` print",
             },
           ),
         );

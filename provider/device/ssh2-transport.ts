@@ -1,7 +1,7 @@
 import { connect as connectTcp, type Socket } from "node:net";
 import ssh2, { type AgentAuthMethod, type PublicKeyAuthMethod } from "ssh2";
 import type { Connection } from "../connection.ts";
-import { DeviceError } from "./errors.ts";
+import { cancelled, DeviceError } from "./errors.ts";
 import {
   fingerprint,
   hostKeyAlgorithms,
@@ -257,7 +257,7 @@ async function connectOnce(attempt: Attempt, options: Ssh2Options): Promise<Link
     if (signal.aborted) {
       throw (signal.reason as Error).name === "TimeoutError"
         ? timedOut(attempt, doing)
-        : new DeviceError("cancelled", connection.node, "cancelled while connecting");
+        : cancelled(connection.node, "while connecting");
     }
     throw explain(attempt, error as Failure);
   }

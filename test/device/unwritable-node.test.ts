@@ -59,6 +59,7 @@ const conditions = {
     begin: "mount --bind /etc /etc && mount -o remount,bind,ro /etc",
     end: "umount -l /etc",
     says: /Read-only file system/,
+    mend: /; see on the device what is mounted read-only, and why \(`findmnt -O ro`, `dmesg`\).*, and run the operation again/,
   },
   "a full disk": {
     // /etc and edgeseal's own folder, on a file system with room for names and for no content.
@@ -66,6 +67,7 @@ const conditions = {
 mount --bind /mnt/full/etc /etc && mount --bind /mnt/full/edgeseal /var/lib/edgeseal && { dd if=/dev/zero of=/mnt/full/fill bs=4k 2>/dev/null || :; }`,
     end: "umount -l /etc /var/lib/edgeseal /mnt/full",
     says: /No space left on device/,
+    mend: /; make room on the device \(`df -h` and `df -i` there tell what is full\), and run the operation again/,
   },
 } as const;
 
@@ -74,7 +76,7 @@ describe.each(Object.keys(inputsOf))("%s", (token) => {
   const inputs = inputsOf[token] ?? {};
 
   test.each(Object.entries(conditions))(
-    "on %s fails, says why, and changes nothing",
+    "on %s fails, says why and the mend, and changes nothing",
     async (_, condition) => {
       await node.must("touch /run/before");
       const before = await everything();
@@ -83,6 +85,7 @@ describe.each(Object.keys(inputsOf))("%s", (token) => {
         const { failure } = await up(kind, inputs);
         expect(failure).toMatchObject({ kind: "stepFailed" });
         expect(failure?.message).toMatch(condition.says);
+        expect(failure?.message).toMatch(condition.mend);
         expect(failure?.message.startsWith(`${node.name}: `)).toBe(true);
       } finally {
         await node.must(condition.end);

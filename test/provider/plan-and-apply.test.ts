@@ -73,7 +73,7 @@ describe("create", () => {
     node().files[notePath] = "null";
     const { message } = await failureOf(provider.create(noteInputs()));
     expect(message).toMatch(
-      /^pi-1: the state of test:Note can't be told: the note is not readable; nothing was changed/,
+      /^pi-1: the state of test:Note can't be told: the note is not readable; nothing was changed; look at the node, it must be known before it can be judged$/,
     );
   });
 });

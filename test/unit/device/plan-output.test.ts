@@ -68,7 +68,26 @@ describe("each way in which a plan can stop is a fact of its own, with the mend"
       lines("begin-step 0", "failed 0 124 60 "),
       "'use the key' did not end within 60 s and was killed",
     ],
-    ["timedOut", lines("begin-step 0", "failed 0 137 60 "), "did not end within 60 s"],
+    [
+      "timedOut",
+      lines("begin-step 0", "failed 0 137 60 "),
+      "was killed; the steps after it were not run; see on the device what hangs or keeps it busy",
+    ],
+    [
+      "stepFailed",
+      lines("begin-step 0", `failed 0 2 60 ${base64("cat: write error: No space left on device")}`),
+      "No space left on device); the steps after it were not run; make room on the device (`df -h` and `df -i` there tell what is full), and run the operation again: it goes on from here",
+    ],
+    [
+      "stepFailed",
+      lines("begin-step 0", `failed 0 2 60 ${base64("mv: /etc/x: Read-only file system")}`),
+      "see on the device what is mounted read-only, and why (`findmnt -O ro`, `dmesg`)",
+    ],
+    [
+      "stepFailed",
+      lines("begin-step 1:apply:0", `failed 1:apply:0 2 30 ${base64("No space left on device")}`, "reverted"),
+      "the node is back to: no table; make room on the device (`df -h` and `df -i` there tell what is full), and run the operation again",
+    ],
     [
       "preconditionFailed",
       lines("begin-step 0", `precondition 0 1 ${base64("has a signature")}`),
@@ -88,7 +107,7 @@ describe("each way in which a plan can stop is a fact of its own, with the mend"
     [
       "timedOut",
       lines("begin-step 1:apply:0", "late 1:apply:0", "reverted"),
-      "the window ended before 'load' could run",
+      "the window ended before 'load' could run; the change was taken back at once; the node is back to: no table; give the change a longer window",
     ],
   ])("%s: %#", (kind, stdout, message) => {
     const error = failure(stdout);

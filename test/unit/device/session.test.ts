@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, test } from "vitest";
 import type { Connection } from "../../../provider/connection.ts";
 import { ChannelRefused, LostBefore } from "../../../provider/device/nothing-ran.ts";
-import { DeviceError, type DeviceErrorKind } from "../../../provider/device/errors.ts";
+import { cancelled, DeviceError, type DeviceErrorKind } from "../../../provider/device/errors.ts";
 import { createSession, type Session, type SessionOptions } from "../../../provider/device/session.ts";
 import type { ExecOptions, ExecResult, Link, Transport } from "../../../provider/device/transport.ts";
 
@@ -47,7 +47,8 @@ class FakeTransport implements Transport {
     await Promise.resolve();
     this.attempts += 1;
     const failure = this.#failures.shift();
-    if (failure !== undefined) throw new DeviceError(failure, "pi-1", `attempt ${this.attempts}`);
+    if (failure !== undefined)
+      throw new DeviceError(failure, "pi-1", `attempt ${this.attempts}`, { hint: "wait" });
     const link = new FakeLink(this.#exec);
     this.links.push(link);
     return link;
@@ -155,7 +156,7 @@ describe("connecting", () => {
 describe("a connection that dies", () => {
   /** The first exec on the first link works; its second finds the connection dead. */
   const dyingWhenIdle = (
-    error: DeviceError = new DeviceError("unreachable", "pi-1", "gone"),
+    error: DeviceError = new DeviceError("unreachable", "pi-1", "gone", { hint: "wait" }),
   ): FakeTransport => {
     let execs = 0;
     return new FakeTransport({
@@ -195,7 +196,7 @@ describe("a connection that dies", () => {
     const transport = new FakeTransport({
       exec: (_options, link) => {
         link.open = false;
-        return Promise.reject(new DeviceError("unreachable", "pi-1", "gone"));
+        return Promise.reject(new DeviceError("unreachable", "pi-1", "gone", { hint: "wait" }));
       },
     });
     expect(await kindOf(sessionOver(transport).run("x", { ...quick, readOnly: true }))).toBe("unreachable");
@@ -257,9 +258,7 @@ describe("ending", () => {
     new FakeTransport({
       exec: (options) =>
         new Promise((_resolve, reject) => {
-          options.signal?.addEventListener("abort", () =>
-            reject(new DeviceError("cancelled", "pi-1", "cancelled")),
-          );
+          options.signal?.addEventListener("abort", () => reject(cancelled("pi-1")));
         }),
     });
 
@@ -274,7 +273,7 @@ describe("ending", () => {
     const connecting = sessionOver({
       connect: (_connection, { signal }) =>
         new Promise((_resolve, reject) => {
-          signal?.addEventListener("abort", () => reject(new DeviceError("cancelled", "pi-1", "cancelled")));
+          signal?.addEventListener("abort", () => reject(cancelled("pi-1")));
         }),
     });
     const waiting = kindOf(connecting.run("x", quick));
