@@ -2,6 +2,9 @@ import { gunzipSync } from "node:zlib";
 import { outputOf, UnknownObservation, type PartOutput, type Probe } from "../device/probe.ts";
 import { quote } from "../device/shell-quote.ts";
 import type { Observed } from "../resource.ts";
+import { diffLogs } from "../trust/event-diff.ts";
+import { eventText, parseEventLog, type MeasuredEvent } from "../trust/event-log.ts";
+import { measuredDirectory } from "./measured-boot-files.ts";
 import { parseApproval } from "../trust/approval.ts";
 import { isDigest } from "../trust/digest.ts";
 import { policyPcrDigest } from "../trust/pcr-policy.ts";
@@ -106,7 +109,7 @@ echo "\${digest%% *}"`,
     awk -v device="$(cat "\${d%/dm}/dev")" '$3 == device { print "mount " $0 }' /proc/self/mountinfo
   fi
 done`,
-      records: readFiles([...Object.values(records), pcrFile(11), pcrFile(15)]),
+      records: readFiles([...Object.values(records), `${measuredDirectory}/log`, pcrFile(11), pcrFile(15)]),
       files: readMarks(managedFiles(inputs).map(({ path }) => path)),
       units: `for u in ${units.join(" ")}; do
   if [ -L "/etc/systemd/system/sysinit.target.wants/$u" ]; then echo "enabled $u"; fi
@@ -161,7 +164,7 @@ function parseVolume(
     recoveryCiphertext: records.recoveryCiphertext,
     recoveryFor: records.recoveryCiphertext === "" ? "" : records.uuid,
     ...mapping,
-    ...unlocking(records, mapping),
+    ...unlocking(inputs, records, mapping),
     tpmPresent: machine.includes("tpm"),
     pcr11: pcr11 ?? "unknown",
     pcr15Capped: pcr15 !== undefined && pcr15 !== zeroPcr,
@@ -183,6 +186,8 @@ interface Records {
   readonly pinnedFacts: readonly string[];
   readonly status: ReadonlyMap<string, string>;
   readonly approvals: string;
+  /** The event log of this boot; empty where nothing was measured. */
+  readonly log: string;
   readonly pcr11: string | undefined;
   readonly pcr15: string | undefined;
 }
@@ -212,6 +217,7 @@ function readRecords(name: string, files: ConfigFiles): Records {
     pinnedFacts: linesOf(paths.pins).flatMap((line) => (line.startsWith("fact ") ? [line.slice(5)] : [])),
     status: values(paths.status),
     approvals: linesOf(paths.approvals).join("\n"),
+    log: linesOf(`${measuredDirectory}/log`).join("\n"),
     pcr11: pcrOf(files, 11),
     pcr15: pcrOf(files, 15),
   };
@@ -356,7 +362,8 @@ function readMapping(
 }
 
 function unlocking(
-  { formation, status }: Records,
+  inputs: SealedVolumeInputs,
+  { formation, status, log }: Records,
   { open }: MappingState,
 ): Pick<SealedVolumeState, "openedBy" | "unlock" | "lockedReason"> {
   const by = status.get("by");
@@ -364,8 +371,27 @@ function unlocking(
   return {
     openedBy,
     unlock: formation !== "complete" ? "none" : openedBy === "tpm" ? "observed" : "pending-reboot",
-    lockedReason: open ? "" : (status.get("reason") ?? ""),
+    lockedReason: open ? "" : explained(inputs, status.get("reason") ?? "", log),
   };
+}
+
+/** Why a volume is locked, with the events of this boot by which it is none of the approved ones: against that of them which it is nearest to. */
+function explained({ approval }: SealedVolumeInputs, reason: string, log: string): string {
+  if (!reason.startsWith("pcr11-not-approved") || approval === undefined || log === "") return reason;
+  let events: readonly MeasuredEvent[];
+  try {
+    ({ events } = parseEventLog(`${log}\n`));
+  } catch {
+    return reason;
+  }
+  const differences = parseApproval(approval).states.map((state) => diffLogs(state.events, events));
+  const [nearest] = differences.sort((a, b) => a.length - b.length);
+  if (nearest === undefined) return reason;
+  const names = nearest.slice(0, 12).map((each) => `${each.change} ${eventText(each)}`);
+  const more = nearest.length > names.length ? [`and ${nearest.length - names.length} more`] : [];
+  // Names come from the device.
+  const list = [...names, ...more].join(", ").replaceAll(/[^\x20-\x7e]/g, "?");
+  return `${reason}; against the nearest approved state: ${list}`;
 }
 
 interface Signature {

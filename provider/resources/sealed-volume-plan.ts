@@ -48,6 +48,9 @@ export function desiredVolume(inputs: SealedVolumeInputs): Partial<SealedVolumeS
     ...(typeof device === "string" ? { device } : {}),
     devicePresent: true,
     headerMatchesPins: true,
+    // What a refresh shows of the reasons why it is not as it should be.
+    headerDifferences: [],
+    lockedReason: "",
     policyKey: policyKeyOf(inputs),
     recoveryKey: recoveryKeyOf(inputs),
     ...(cipher === "auto" ? {} : { cipher: ciphers[cipher].cipher }),
