@@ -19,7 +19,7 @@ export const enrolledKey = Buffer.from(
 export const recovery = testKey("recovery");
 
 /** The events of a boot of that node, as they are approved. */
-const events = (node: string): { type: EventType; name: string; digest: string }[] => [
+export const events = (node: string): { type: EventType; name: string; digest: string }[] => [
   { type: "program", name: "", digest: sha256Hex("program") },
   { type: "node", name: node, digest: sha256Hex(node) },
   { type: "file", name: "config.txt", digest: sha256Hex("config") },

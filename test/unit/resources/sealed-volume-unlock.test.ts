@@ -2,7 +2,7 @@ import { openSync, writeSync, closeSync, truncateSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { deviceBytes, headerBytes, VolumeNode } from "./sealed-volume-node.ts";
-import { inputs, luksJson, site } from "./sealed-volume-example.ts";
+import { events, inputs, luksJson, site } from "./sealed-volume-example.ts";
 
 /*
  * The unlock program, run for real on a node whose device mapper and TPM are played: each thing that is not as it was pinned keeps the volume locked, by name, and with
@@ -295,6 +295,25 @@ test("the header is not read from the device again: one that is exchanged after 
   node.boot();
   const opening = node.commands.findLast((line) => line.includes("systemd-cryptsetup attach")) ?? "";
   expect(opening).toMatch(/,header=\/run\/edgeseal\/unlock\.\w+\/header$/);
+});
+
+test("a boot that is not approved is told by its events, against the nearest approved state", () => {
+  node.setPcr(11, "12".repeat(32));
+  node.boot();
+  const [program, ...rest] = events("pi-1");
+  const found = [
+    program,
+    ...rest.map((each) => (each.type === "cmdline" ? { ...each, digest: "34".repeat(32) } : each)),
+  ];
+  const lines = found.map((each) => ["11", each?.type, each?.name, each?.digest, ""].join("\t"));
+  const log = ["edgeseal-event-log 1", `start\t11\t${"0".repeat(64)}`, ...lines];
+  node.write("/run/edgeseal/measured/log", `${log.join("\n")}\n`);
+  expect(node.observe(inputs).lockedReason).toMatch(
+    /^pcr11-not-approved: .*; against the nearest approved state: changed cmdline$/,
+  );
+  node.write("/run/edgeseal/measured/log", "something else\n");
+  expect(node.observe(inputs).lockedReason).not.toContain("against");
+  node.remove("/run/edgeseal/measured/log");
 });
 
 test("after the boot the reason of the boot stays on record, and is told", () => {

@@ -1,0 +1,152 @@
+import { execFile } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect } from "vitest";
+import { stringify } from "yaml";
+import type { SealedVolumeInputs } from "../../provider/resources/sealed-volume-inputs.ts";
+import type { SealedVolumeState } from "../../provider/resources/sealed-volume-state.ts";
+import { VirtualPi } from "../../testbed/virtual-pi.ts";
+import { bringUp, kindOf, observe, onPi, type Declared } from "./provider-on-pi.ts";
+import { modelDisk } from "./sealed-volume-site.ts";
+
+const program = join(import.meta.dirname, "../../cli/main.ts");
+
+/** What a run of the command line gave. */
+export interface Ran {
+  readonly code: number;
+  readonly stdout: string;
+  /** Standard output and error. */
+  readonly text: string;
+}
+
+/**
+ * A site of one node, `pi-1`, as an operator has it: keys and approvals made by the command line, a site file, and a virtual Pi whose boot is measured, approved, and opens a
+ * sealed volume with a file on it.
+ */
+export class SealedNode {
+  readonly pi: VirtualPi;
+  /** Has `stacks/lab.yaml`, `keys/`, `approvals/` and the passphrase of the keys. */
+  readonly folder: string;
+  readonly measuredBoot: Declared = {
+    kind: kindOf("edgeseal:boot:MeasuredBoot"),
+    inputs: { node: "pi-1", reboot: "never", rebootUnapproved: "refuse" },
+  };
+  /** What `sha256sum` says of the file on the volume. */
+  #file = "";
+
+  private constructor(pi: VirtualPi, folder: string) {
+    this.pi = pi;
+    this.folder = folder;
+  }
+
+  /** @throws when the node does not come to where its volume is opened by a boot */
+  static async start(): Promise<SealedNode> {
+    const pi = await VirtualPi.start();
+    const node = new SealedNode(pi, mkdtempSync(join(tmpdir(), "edgeseal-site-")));
+    try {
+      await node.#prepare();
+    } catch (error) {
+      await node.stop();
+      throw error;
+    }
+    return node;
+  }
+
+  async stop(): Promise<void> {
+    await this.pi.stop();
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  async #prepare(): Promise<void> {
+    writeFileSync(join(this.folder, "passphrase"), "correct horse battery staple\n", { mode: 0o600 });
+    const { host, port, user, identityFile, hostKey } = this.pi.ssh;
+    const site = {
+      site: "lab",
+      trust: { policyKey: "../keys/policy-1.pub.pem", recoveryKey: "../keys/recovery.pub.pem" },
+      nodes: [
+        {
+          name: "pi-1",
+          address: host,
+          port,
+          user,
+          identityFile,
+          hostKey,
+          measuredBoot: {},
+          volumes: { models: { device: modelDisk, mountPoint: "/srv/models" } },
+        },
+      ],
+    };
+    mkdirSync(join(this.folder, "stacks"));
+    writeFileSync(join(this.folder, "stacks/lab.yaml"), stringify(site));
+    expect((await this.edgeseal("keys", "new", "keys", "--passphrase-file", "passphrase")).code).toBe(0);
+    // Better compression only costs time here.
+    await this.root("echo COMPRESSLEVEL=1 >/etc/initramfs-tools/conf.d/zz-fast");
+    await bringUp(this.pi, this.measuredBoot);
+    await this.pi.reboot();
+    const approved = await this.edgeseal("approve", "pi-1", "--current", "--yes", ...this.keys);
+    expect(approved.code, approved.text).toBe(0);
+    await bringUp(this.pi, this.volume);
+    const write = "head -c 4000000 /dev/urandom >/srv/models/model.gguf && sync";
+    this.#file = await this.root(`${write} && sha256sum /srv/models/model.gguf`);
+    await this.pi.reboot();
+    await this.expectOpen();
+  }
+
+  /** Options that name the site and its keys. */
+  readonly keys = ["--site", "stacks/lab.yaml", "--keys", "keys", "--passphrase-file", "passphrase"] as const;
+
+  /** Runs the command line in the site's folder. */
+  edgeseal(...args: readonly string[]): Promise<Ran> {
+    return new Promise((resolve) => {
+      execFile(
+        process.execPath,
+        ["--disable-warning=ExperimentalWarning", program, ...args],
+        { cwd: this.folder },
+        (error, stdout, stderr) => {
+          const code = typeof error?.code === "number" ? error.code : error === null ? 0 : -1;
+          resolve({ code, stdout, text: `${stdout}${stderr}` });
+        },
+      );
+    });
+  }
+
+  /** The volume, as a program that reads the site file declares it. */
+  get volume(): Declared {
+    const read = (path: string): string => readFileSync(join(this.folder, path), "utf8");
+    const inputs: SealedVolumeInputs = {
+      name: "models",
+      device: modelDisk,
+      filesystem: "ext4",
+      mountPoint: "/srv/models",
+      readOnly: false,
+      mayErase: [],
+      cipher: "auto",
+      node: "pi-1",
+      policyKey: read("keys/policy-1.pub.pem"),
+      generation: 1,
+      approval: read("approvals/pi-1.json"),
+      recoveryKey: read("keys/recovery.pub.pem"),
+    };
+    return { kind: kindOf("edgeseal:storage:SealedVolume"), inputs };
+  }
+
+  /** Standard output of a command that root runs on the node. */
+  root(script: string): Promise<string> {
+    return onPi(this.pi, script);
+  }
+
+  async pcr11(): Promise<string> {
+    return (await this.root("cat /sys/class/tpm/tpm0/pcr-sha256/11")).trim().toLowerCase();
+  }
+
+  look(): Promise<SealedVolumeState> {
+    return observe<SealedVolumeState>(this.pi, this.volume);
+  }
+
+  /** Holds that the boot opened the volume, and that its file is as it was. */
+  async expectOpen(): Promise<void> {
+    expect(await this.look()).toMatchObject({ openedBy: "tpm", unlock: "observed", pcr15Capped: true });
+    expect(await this.root("sha256sum /srv/models/model.gguf")).toBe(this.#file);
+  }
+}
