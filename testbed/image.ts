@@ -49,13 +49,14 @@ export async function ensureImage(options: ImageOptions = {}): Promise<Image> {
   const folder = join(images, hash);
   if (await exists(folder)) return describeImage(hash, folder, profile);
 
+  // Before anything is made: a folder of this user's would be in root's way, and one of root's in this user's.
+  requireRoot("building the virtual Pi's image", "./edgeseal pi image");
   const onProgress = options.onProgress ?? (() => undefined);
   await mkdir(images, { recursive: true, mode: 0o700 });
   await withLock(
     join(images, `${hash}.lock`),
     async () => {
       if (await exists(folder)) return;
-      requireRoot();
       const started = performance.now();
       const unfinished = `building-${hash}-`;
       for (const name of await readdir(images))
@@ -116,12 +117,14 @@ async function recipeHash(profile: Profile): Promise<string> {
   return hash.digest("hex").slice(0, 16);
 }
 
-function requireRoot(): void {
-  if (process.getuid?.() !== 0) {
-    throw new UserError("building the virtual Pi's image needs root", {
-      hint: "run it once with sudo: `sudo --preserve-env=EDGESEAL_CACHE,HOME ./edgeseal pi image`",
-    });
-  }
+/**
+ * @param purpose what needs root, as the beginning of a sentence
+ * @param command what takes root for it, with sudo
+ * @throws UserError when this user is not root
+ */
+export function requireRoot(purpose: string, command: string): void {
+  if (process.getuid?.() !== 0)
+    throw new UserError(`${purpose} needs root`, { hint: `run ${command}, which takes root with sudo` });
 }
 
 async function exists(path: string): Promise<boolean> {

@@ -20,8 +20,8 @@ const root = fileURLToPath(new URL("../..", import.meta.url));
 
 /** What the entry script takes for granted: Debian's essential packages. */
 const ESSENTIAL = (
-  "awk bash cat chmod cmp cp cut dirname env find flock grep id ln mkdir mktemp mv paste readlink realpath rm sed sh sha256sum " +
-  "sleep sort tail touch tr"
+  "awk bash cat chmod chown cmp cp cut dirname env find flock grep id ln mkdir mktemp mv paste readlink realpath rm sed sh sha256sum " +
+  "sleep sort stat tail touch tr"
 ).split(" ");
 
 export interface Outcome {
@@ -102,11 +102,16 @@ export class Checkout {
     this.write("tools/debian-packages.txt", lines.map((line) => `${line}\n`).join(""));
   }
 
-  start(args: readonly string[], env: Readonly<Record<string, string>> = {}): ChildProcess {
+  start(
+    args: readonly string[],
+    env: Readonly<Record<string, string>> = {},
+    options: { readonly stdin?: "ignore" | "pipe"; readonly ownGroup?: boolean } = {},
+  ): ChildProcess {
     return spawn(join(this.folder, "edgeseal"), args, {
       cwd: tmpdir(),
       env: { PATH: this.#bin, HOME: this.folder, EDGESEAL_CACHE: this.cache, ...env },
-      stdio: ["ignore", "pipe", "pipe"],
+      stdio: [options.stdin ?? "ignore", "pipe", "pipe"],
+      detached: options.ownGroup ?? false,
     });
   }
 

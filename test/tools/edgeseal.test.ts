@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { readdirSync, readlinkSync, realpathSync } from "node:fs";
+import { lstatSync, readdirSync, readlinkSync, realpathSync } from "node:fs";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { Checkout, outcome } from "./checkout.ts";
 
@@ -187,21 +187,244 @@ describe("Debian packages", () => {
     checkout.command(
       "sudo",
       `echo "$*" >>"${checkout.path("sudo-calls")}"
-       [ "$1" = -v ] || { touch "${checkout.path("keyring.gpg")}"; ln -s /bin/true "${checkout.path("bin/swtpm")}"; }`,
+       [ "$1" = -v ] || ln -s /bin/true "${checkout.path("bin/shellcheck")}"`,
     );
-    expect((await checkout.run(["pi", "up"])).code).toBe(0);
+    expect((await checkout.run(["test", "checks"])).code).toBe(0);
     expect(checkout.read("sudo-calls").trim().split("\n")).toEqual([
       "-v",
-      `${checkout.path("tools/install-debian-packages")} swtpm keyring`,
+      `${checkout.path("tools/install-debian-packages")} shellcheck`,
     ]);
   });
 
   test("without root or sudo, it is said before anything is tried", async () => {
     checkout.command("apt-get", "exit 99");
     checkout.command("id", "echo 1000");
-    const { code, stderr } = await checkout.run(["pi", "up"]);
+    const { code, stderr } = await checkout.run(["test", "checks"]);
     expect(code).toBe(3);
-    expect(stderr).toContain("installing swtpm keyring needs root or sudo");
+    expect(stderr).toContain("installing shellcheck needs root or sudo");
+  });
+});
+
+describe("the tiers of a test", () => {
+  beforeEach(() => {
+    checkout.haveNode();
+    checkout.haveNpm();
+    checkout.needPackages([
+      "vm swtpm swtpm the TPM",
+      "check shellcheck shellcheck checking the shell scripts",
+    ]);
+  });
+
+  /** What a machine without apt-get is told to install. */
+  const missing = async (...args: string[]): Promise<string | undefined> =>
+    /install by other means: (.*)/.exec((await checkout.run(["test", ...args])).stderr)?.[1];
+
+  test.each([
+    [["unit"]],
+    [["-t", "device", "unit"]],
+    [["unit", "--name", "e2e"]],
+    [["--name=e2e", "unit"]],
+    [["no-such-tier"]],
+  ])("%j need no package", async (args) => {
+    expect(await missing(...args)).toBeUndefined();
+  });
+
+  test.each([[["checks"]], [["unit", "checks"]], [["checks", "unit", "-t", "device"]]])(
+    "%j need what checks need, and no virtual machine or Pulumi",
+    async (args) => {
+      expect(await missing(...args)).toBe("shellcheck");
+      checkout.command("shellcheck", "");
+      const { code, stderr } = await checkout.run(["test", ...args], OFFLINE);
+      expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    },
+  );
+
+  test.each([[[]], [["-t", "unit"]], [["provider"]], [["unit", "trust"]], [["device"]], [["e2e", "checks"]]])(
+    "%j need everything",
+    async (args) => {
+      expect(await missing(...args)).toMatch(/^(swtpm|shellcheck)$/);
+      checkout.command("swtpm", "");
+      checkout.command("shellcheck", "");
+      expect((await checkout.run(["test", ...args], OFFLINE)).stderr).toContain("building the Pulumi CLI");
+    },
+  );
+});
+
+describe("a command that needs root", () => {
+  const isRoot = process.getuid?.() === 0;
+  const user = 1234;
+
+  beforeEach(() => {
+    checkout.haveNode();
+    checkout.haveNpm();
+    checkout.command("id", `case $* in -u) echo "\${FAKE_UID:-${user}}" ;; *) echo somebody ;; esac`);
+    checkout.command("pulumi", "echo v3.229.0");
+  });
+
+  /** sudo that notes its calls and environment, and runs what it is given for \`id\` to be root's. */
+  function haveSudo(): void {
+    checkout.command(
+      "sudo",
+      `echo "$1" >>"${checkout.path("sudo-calls")}"
+       [ "$1" != -v ] || exit 0
+       while [ "$1" != -- ]; do shift; done
+       shift
+       printf '%s\n' "$@" >"${checkout.path("sudo-command")}"
+       FAKE_UID=0 SUDO_UID=${user} SUDO_GID=${user + 1} exec "$@"`,
+    );
+  }
+
+  test.each([[["demo"]], [["pi", "up"]], [["test"]], [["test", "unit", "device"]], [["test", "trust"]]])(
+    "%j goes on with sudo, after all set-up was done without, and says so and why",
+    async (args) => {
+      haveSudo();
+      const { code, stdout, stderr } = await checkout.run(args, { EDGESEAL_X: "y", CI: "1", OTHER: "z" });
+      expect(stderr).toMatch(
+        /done in \d+ s\nedgeseal: making .* needs root: going on with sudo; what it makes in \S+ and \S+ is yours afterwards\n$/,
+      );
+      expect(code).toBe(0);
+      expect(cli(stdout).args).toEqual(args);
+      const [ask, preserve, ...more] = checkout.read("sudo-calls").trim().split("\n");
+      expect([ask, more]).toEqual(["-v", []]);
+      expect(
+        preserve
+          ?.replace(/^--preserve-env=/, "")
+          .split(",")
+          .sort(),
+      ).toEqual(["CI", "EDGESEAL_CACHE", "EDGESEAL_X"]);
+      // sudo sets these two its own way, whatever it is to preserve.
+      expect(checkout.read("sudo-command").split("\n").slice(0, 3)).toEqual([
+        "env",
+        `HOME=${checkout.folder}`,
+        expect.stringContaining(`PATH=${checkout.path("bin")}`) as string,
+      ]);
+    },
+  );
+
+  test.each([
+    [["test", "unit"]],
+    [["test", "checks", "provider"]],
+    [["demo", "--help"]],
+    [["site", "check"]],
+  ])("%j does not", async (args) => {
+    haveSudo();
+    expect((await checkout.run(args)).code).toBe(0);
+    expect(checkout.has("sudo-calls")).toBe(false);
+  });
+
+  test("without sudo, that is said before anything is fetched, with the mend", async () => {
+    const { code, stderr } = await checkout.run(["demo"]);
+    expect(code).toBe(3);
+    expect(stderr).toBe(
+      "edgeseal: making and running the virtual Pi needs root, and there is no sudo here: run ./edgeseal demo as root\n",
+    );
+    expect(checkout.has("npm-calls")).toBe(false);
+  });
+
+  test("with a sudo that refuses, the same", async () => {
+    checkout.command("sudo", "exit 1");
+    const { code, stderr } = await checkout.run(["demo"]);
+    expect(code).toBe(3);
+    expect(stderr).toContain("needs root; run ./edgeseal demo as root");
+  });
+
+  test("a cache that can't be made is named, with the mend", async () => {
+    haveSudo();
+    const { code, stderr } = await checkout.run(["demo"], { EDGESEAL_CACHE: "/dev/null/cache" });
+    expect(code).toBe(3);
+    expect(stderr).toContain(
+      '/dev/null/cache is not yours to write to; if an earlier run as root has made it: sudo chown -R "$(id -un)" /dev/null/cache',
+    );
+  });
+
+  test("ends with the command's own status", async () => {
+    haveSudo();
+    checkout.write("cli/main.ts", "process.exit(7)");
+    expect((await checkout.run(["demo"])).code).toBe(7);
+  });
+
+  test("has its standard input", async () => {
+    haveSudo();
+    checkout.write("cli/main.ts", "process.stdin.pipe(process.stdout)");
+    const child = checkout.start(["demo"], {}, { stdin: "pipe" });
+    const ended = outcome(child);
+    child.stdin?.end("yes\n");
+    expect((await ended).stdout).toBe("yes\n");
+  });
+
+  test.each(["SIGINT", "SIGTERM"] as const)("hears of %s, and may end in its own time", async (signal) => {
+    haveSudo();
+    checkout.write(
+      "cli/main.ts",
+      `process.once("${signal}", () => setTimeout(() => { console.log("put away"); process.exit(130); }, 200));
+       setInterval(() => {}, 1000);
+       console.error("runs");`,
+    );
+    const child = checkout.start(["demo"], {}, { ownGroup: true });
+    await said(child, "runs");
+    const ended = outcome(child);
+    // As a terminal does, to the whole group; as sudo and CI do, to the one process.
+    process.kill(signal === "SIGINT" ? -(child.pid ?? NaN) : (child.pid ?? NaN), signal);
+    expect(await ended).toMatchObject({ code: 130, stdout: "put away\n" });
+  });
+
+  describe("as root for a user", () => {
+    beforeEach((context) => {
+      if (!isRoot) context.skip("needs root, to make files of other users");
+    });
+    const owner = (name: string): string => {
+      const { uid, gid } = lstatSync(checkout.path(name));
+      return `${uid}:${gid}`;
+    };
+    const users = `${user}:${user + 1}`;
+
+    test("gives back what it made, and leaves alone what is somebody else's or a root file system's", async () => {
+      haveSudo();
+      checkout.write(
+        "cli/main.ts",
+        `import { mkdirSync, symlinkSync, writeFileSync, chownSync } from "node:fs";
+         import { dirname } from "node:path";
+         const cache = process.env.EDGESEAL_CACHE;
+         const make = (path) => { mkdirSync(dirname(path), { recursive: true }); writeFileSync(path, ""); };
+         for (const path of ["images/0123/disk.raw", "images/building-0123-x/root/bin/su", "namespace-root/45/etc/passwd", "namespace-root/45.lock", "another"])
+           make(cache + "/" + path);
+         chownSync(cache + "/another", 999, 999);
+         symlinkSync("/etc/passwd", cache + "/link");
+         make("${checkout.path("node_modules/.vite/results.json")}");
+         make("${checkout.path(".edgeseal/log")}");
+         make("${checkout.path("program/made")}");
+         process.exit(1);`,
+      );
+      // As if the user had set it up.
+      execFileSync("chown", ["-R", users, checkout.folder]);
+      const passwd = owner("../../etc/passwd");
+      expect((await checkout.run(["demo"])).code).toBe(1);
+      for (const path of [
+        ...["cache", "cache/images", "cache/images/0123/disk.raw", "cache/link", "cache/namespace-root"],
+        ...[
+          "cache/namespace-root/45.lock",
+          "node_modules/.vite/results.json",
+          ".edgeseal/log",
+          ".edgeseal/bin/pulumi",
+        ],
+      ])
+        expect(`${path} ${owner(path)}`).toBe(`${path} ${users}`);
+      expect(owner("cache/another")).toBe("999:999");
+      expect(owner("cache/namespace-root/45")).toBe("0:0");
+      expect(owner("cache/namespace-root/45/etc/passwd")).toBe("0:0");
+      expect(owner("cache/images/building-0123-x/root/bin/su")).toBe("0:0");
+      // Neither of the checkout's own folders for such things, nor behind a link.
+      expect(owner("program/made")).toBe("0:0");
+      expect(owner("../../etc/passwd")).toBe(passwd);
+    });
+
+    test("gives nothing away that was root's before", async () => {
+      haveSudo();
+      execFileSync("chown", ["-R", "0:0", checkout.folder]);
+      expect((await checkout.run(["demo"])).code).toBe(0);
+      expect(owner(".edgeseal")).toBe("0:0");
+      expect(owner("cache")).toBe("0:0");
+    });
   });
 });
 

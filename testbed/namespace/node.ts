@@ -9,6 +9,7 @@ import { basename, join } from "node:path";
 import { text } from "node:stream/consumers";
 import { promisify } from "node:util";
 import type { Connection } from "../../provider/connection.ts";
+import { requireRoot } from "../image.ts";
 import { until } from "../until.ts";
 import { ensureNamespaceRoot } from "./root.ts";
 
@@ -75,8 +76,12 @@ export class NamespaceNode implements AsyncDisposable {
     this.#operator = parts.operator;
   }
 
-  /** Makes a fresh node and waits until its sshd listens. */
+  /**
+   * Makes a fresh node and waits until its sshd listens.
+   * @throws UserError when this user is not root
+   */
   static async start(options: { readonly name?: string } = {}): Promise<NamespaceNode> {
+    requireRoot("a node of namespaces", "./edgeseal test device");
     const name = options.name ?? `node-${randomBytes(3).toString("hex")}`;
     const lower = await ensureNamespaceRoot((message) => process.stderr.write(`${message}\n`));
     const hierarchy = await unifiedCgroup();

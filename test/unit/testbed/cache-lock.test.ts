@@ -1,9 +1,10 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { UserError } from "../../../cli/errors.ts";
 import { withLock } from "../../../testbed/cache-lock.ts";
 
 const source = join(import.meta.dirname, "../../../testbed/cache-lock.ts");
@@ -79,8 +80,29 @@ test("waiting ends when it is aborted", async () => {
   });
 });
 
-test("a lock that can't be made says where", async () => {
-  await expect(withLock(join(folder, "no/such/folder"), () => Promise.resolve())).rejects.toThrow(
-    /no\/such\/folder/,
-  );
+test("a lock that can't be made says where and why, with the mend", async () => {
+  const path = join(folder, "no/such/folder");
+  const refused = await withLock(path, () => Promise.resolve()).catch((error: unknown) => error);
+  expect(refused).toBeInstanceOf(UserError);
+  expect(refused).toMatchObject({
+    message: `cannot lock ${path}: flock: cannot open lock file ${path}: No such file or directory`,
+    hint: expect.stringContaining(`${join(folder, "no/such")} has to be there and yours`) as string,
+  });
+});
+
+test("a flock that ends before anything could be written to it is a failure that is reported", async () => {
+  const bin = join(folder, "bin");
+  await mkdir(bin);
+  await writeFile(join(bin, "flock"), `#!/bin/sh\nexec 0<&-\necho "flock: not today" >&2\nexit 66\n`, {
+    mode: 0o755,
+  });
+  vi.stubEnv("PATH", `${bin}:${String(process.env.PATH)}`);
+  try {
+    const path = join(folder, "refused");
+    await expect(withLock(path, () => Promise.resolve("mine"))).rejects.toThrow(
+      `cannot lock ${path}: flock: not today`,
+    );
+  } finally {
+    vi.unstubAllEnvs();
+  }
 });
