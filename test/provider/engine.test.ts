@@ -176,6 +176,39 @@ describe("with a project of its own", () => {
     },
   );
 
+  test(
+    "preview refuses what would cut the connection that it has just read the node over, and one that knows of none does not",
+    { timeout: 2 * minute },
+    async () => {
+      await withProject(
+        async (project) => {
+          const allowing = (...addresses: readonly string[]) => {
+            const declared = note(project);
+            const allow = addresses.map((to) => ({ to, port: 443 }));
+            project.declare([{ ...declared, props: { ...declared.props, allow } }]);
+          };
+          const refusal = "allow: does not list 10.0.0.1, which is the way in";
+          // Nothing is recorded yet, so nothing is read: the way in is not known.
+          allowing("10.0.0.9");
+          expect(await project.must("preview")).not.toContain(refusal);
+
+          allowing("10.0.0.1");
+          await project.must("up", "--yes", "--skip-preview");
+          const before = project.node("pi-1");
+          allowing("10.0.0.9");
+          const { code, text } = await project.pulumi("preview");
+          expect(code).not.toBe(0);
+          expect(text).toContain(refusal);
+          expect(project.node("pi-1")).toEqual(before);
+
+          allowing("10.0.0.1", "10.0.0.9");
+          expect(await project.must("preview")).not.toContain(refusal);
+        },
+        { refresh: "always" },
+      );
+    },
+  );
+
   test("what is gone from the node is made again", { timeout: 2 * minute }, async () => {
     await withProject(
       async (project) => {
