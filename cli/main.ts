@@ -11,6 +11,7 @@ import * as report from "./report.ts";
 import * as site from "./site.ts";
 import * as test from "./test.ts";
 import * as update from "./update.ts";
+import * as volume from "./volume.ts";
 
 /** The shell's convention for a program ended by SIGINT. */
 const INTERRUPTED = 130;
@@ -27,7 +28,7 @@ const program = new Command("edgeseal")
   .exitOverride();
 
 // Each file registers names and options only, and loads what does the work when it is asked to.
-for (const command of [demo, site, node, keys, approve, update, report, pi, test, doctor])
+for (const command of [demo, site, node, keys, approve, update, volume, report, pi, test, doctor])
   command.register(program);
 
 // A command that has something to put back listens for SIGINT itself, and ends when it has.

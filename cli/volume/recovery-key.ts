@@ -1,0 +1,52 @@
+import { fingerprint, readPublicKey } from "../../provider/trust/public-key.ts";
+import { KeyUnusable, type PrivateKey } from "../../provider/trust/signer.ts";
+import { UserError } from "../errors.ts";
+import { privateKeySpec, publicKeyPem, readKeyStore } from "../keys/key-store.ts";
+import { keyForms, openPrivateKey } from "../keys/open-private-key.ts";
+import type { VolumeOptions } from "./options.ts";
+
+/** The site's recovery key. Its private half is opened when it is needed, so that nobody types a passphrase for nothing. */
+export interface RecoveryKey {
+  /** Of its public half; `undefined` for a key that is in no folder of keys. */
+  readonly fingerprint: string | undefined;
+  open(): Promise<PrivateKey>;
+}
+
+/**
+ * The recovery key that the options name.
+ * @throws UserError
+ */
+export async function recoveryKeyOf(options: VolumeOptions): Promise<RecoveryKey> {
+  const { keys, recoveryKey } = options;
+  if ((keys === undefined) === (recoveryKey === undefined)) {
+    throw new UserError(
+      keys === undefined ? "which recovery key?" : "give --keys or --recovery-key, not both",
+      {
+        hint: `give --keys DIR (what \`edgeseal keys new\` made), or --recovery-key ${keyForms}`,
+      },
+    );
+  }
+  if (keys === undefined) {
+    const spec = recoveryKey ?? "";
+    return { fingerprint: undefined, open: () => openPrivateKey(spec, options) };
+  }
+  const store = await readKeyStore(keys);
+  const { recovery } = store.index;
+  const pem = await publicKeyPem(store, recovery, "recovery");
+  return {
+    fingerprint: fingerprint(readPublicKey(pem, "recovery")),
+    open: () => openPrivateKey(privateKeySpec(store, recovery), options),
+  };
+}
+
+/** What could not be decrypted may be another key's: both are named. */
+export function namingKeys(error: unknown, volume: string, madeFor: string, given: RecoveryKey): unknown {
+  if (!(error instanceof KeyUnusable) || given.fingerprint === undefined || given.fingerprint === madeFor)
+    return error;
+  return new KeyUnusable(`${error.message} (the recovery key of ${volume})`, {
+    cause: error,
+    hint: `it was encrypted to the recovery key ${short(madeFor)}, by the node's record, and yours is ${short(given.fingerprint)}: give the folder of that one`,
+  });
+}
+
+const short = (digest: string): string => `${digest.slice(0, 16)}...`;
