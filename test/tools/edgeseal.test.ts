@@ -333,7 +333,7 @@ describe("a command that needs root", () => {
     const { code, stderr } = await checkout.run(["demo"], { EDGESEAL_CACHE: "/dev/null/cache" });
     expect(code).toBe(3);
     expect(stderr).toContain(
-      '/dev/null/cache is not yours to write to; if an earlier run as root has made it: sudo chown -R "$(id -un)" /dev/null/cache',
+      `/dev/null/cache is not yours to write to; if an earlier run as root has made it, this gives it back: sudo EDGESEAL_CACHE=/dev/null/cache ${checkout.path("edgeseal")} doctor`,
     );
   });
 
@@ -416,6 +416,16 @@ describe("a command that needs root", () => {
       // Neither of the checkout's own folders for such things, nor behind a link.
       expect(owner("program/made")).toBe("0:0");
       expect(owner("../../etc/passwd")).toBe(passwd);
+    });
+
+    test("doctor gives back what an earlier run as root had left in the user's places", async () => {
+      haveSudo();
+      execFileSync("chown", ["-R", users, checkout.folder]);
+      expect((await checkout.run(["demo"], { FAKE_UID: "0" })).code).toBe(0);
+      expect([owner(".edgeseal"), owner("cache"), owner("cache/lock")]).toEqual(["0:0", "0:0", "0:0"]);
+      const sudo = { FAKE_UID: "0", SUDO_UID: String(user), SUDO_GID: String(user + 1) };
+      expect((await checkout.run(["doctor"], sudo)).code).toBe(0);
+      expect([owner(".edgeseal"), owner("cache"), owner("cache/lock")]).toEqual([users, users, users]);
     });
 
     test("gives nothing away that was root's before", async () => {
