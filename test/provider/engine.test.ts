@@ -375,6 +375,45 @@ describe("with a project of its own", () => {
     },
   );
 
+  test.each([
+    { killed: "the provider", engine: false, options: { refresh: "always" } as const },
+    { killed: "the engine and the provider", engine: true, options: { refresh: "always" } as const },
+    { killed: "the engine and the provider, where up does not refresh,", engine: true, options: undefined },
+  ])(
+    "$killed killed in the middle of a first create: the next up gets there",
+    { timeout: 2 * minute },
+    async ({ engine, options }) => {
+      await withProject(async (project) => {
+        project.putNode("pi-1", { ...fresh(), stalls: true } as unknown as FakeNode);
+        const begun = appears(`${project.pathOf("pi-1")}.hangs`, project.folder);
+        const running = project.start("up", "--yes", "--skip-preview");
+        await begun;
+        const providers = processesOf(project);
+        expect(providers.length).toBeGreaterThan(0);
+        if (engine) running.kill();
+        for (const pid of providers) killNow(Number(pid));
+        expect((await running.outcome).code).not.toBe(0);
+        // It was in the middle: the first step of two is done, the second is not.
+        expect(Object.keys(project.node("pi-1").files).sort()).toEqual(["/etc/note.draft", "/proc/version"]);
+
+        // An engine that is killed leaves its lock on the stack, and the operation as pending.
+        if (engine) await project.must("cancel", "--yes");
+        const killed = await project.exported();
+        expect(killed.resources).toEqual([]);
+        expect(pendingOf(killed.text)).toEqual(engine ? ["creating pi-1-note"] : []);
+
+        await project.must("up", "--yes", "--skip-preview");
+        expect(JSON.parse(project.node("pi-1").files[notePath] ?? "")).toEqual(wanted);
+        await project.must("up", "--yes", "--skip-preview", "--expect-no-changes");
+        // The engine keeps the note of it, and warns, until it is told that the resource is looked after (docs/site-file.md).
+        await project.must("refresh", "--yes", "--skip-preview", "--clear-pending-creates");
+        const after = await project.exported();
+        expect(after.resources.map(({ id }) => id)).toEqual(["pi-1/test:Note"]);
+        expect(pendingOf(after.text)).toEqual([]);
+      }, options);
+    },
+  );
+
   test("a secret is in no state, log or output", { timeout: 3 * minute }, async () => {
     await withProject(async (project) => {
       await project.must("config", "set", "--secret", "key", canary);
@@ -407,6 +446,30 @@ describe("with a project of its own", () => {
     });
   });
 });
+
+/** Without its engine a provider ends by itself, if it is quicker than we are. */
+function killNow(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+  }
+}
+
+/** The operations that an exported state has as begun and not ended. */
+function pendingOf(exported: string): readonly string[] {
+  const { deployment } = JSON.parse(exported) as {
+    readonly deployment: {
+      readonly pending_operations?: readonly {
+        readonly type: string;
+        readonly resource: { readonly urn: string };
+      }[];
+    };
+  };
+  return (deployment.pending_operations ?? []).map(
+    ({ type, resource: { urn } }) => `${type} ${urn.split("::").at(-1) ?? ""}`,
+  );
+}
 
 /** Resolves when the file is there. */
 function appears(path: string, folder: string): Promise<void> {
