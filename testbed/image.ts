@@ -97,7 +97,7 @@ async function describeImage(hash: string, folder: string, profile: Profile): Pr
 }
 
 /** Over everything that makes the image: the recipe's folder, the disk layout, and the profile's values. */
-async function recipeHash(profile: Profile): Promise<string> {
+export async function recipeHash(profile: Profile): Promise<string> {
   const recipe = join(import.meta.dirname, "image");
   const hash = createHash("sha256");
   const files = (await readdir(recipe, { recursive: true, withFileTypes: true }))

@@ -1,8 +1,11 @@
 import { execFileSync } from "node:child_process";
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { recipeHash } from "../../testbed/image.ts";
+import { namespaceRootFolder } from "../../testbed/namespace/root.ts";
+import { amd64 } from "../../testbed/profile.ts";
 import { debianPackages, examinePackages } from "../../tools/doctor/packages.ts";
 import { examine } from "../../tools/doctor/pieces.ts";
 
@@ -44,7 +47,7 @@ describe("a package", () => {
   test("is missing when its command is not on PATH, and the mend names it", async () => {
     expect(await swtpm()).toMatchObject({
       state: "missing",
-      mend: expect.stringContaining("swtpm") as string,
+      mend: expect.stringMatching(/^(sudo )?tools\/install-debian-packages swtpm$/) as string,
     });
   });
 
@@ -66,6 +69,19 @@ describe("a package", () => {
 });
 
 describe("the Pulumi CLI", () => {
+  const oldest = readFileSync(new URL("../../tools/pulumi/oldest-version", import.meta.url), "utf8").trim();
+
+  /** One that another checkout has had built by the same recipe. */
+  function builtPulumi(): void {
+    const recipe = execFileSync("/bin/sh", ["-c", "cat go.mod go.sum | sha256sum | cut -c 1-16"], {
+      cwd: new URL("../../tools/pulumi", import.meta.url).pathname,
+      env: { PATH: "/usr/bin:/bin" },
+      encoding: "utf8",
+    }).trim();
+    mkdirSync(join(bin, "cache", `pulumi-${recipe}`), { recursive: true });
+    command(`cache/pulumi-${recipe}/pulumi`, "echo v3.259.0");
+  }
+
   test("is missing when it is not on PATH; Go is then needed to build it", async () => {
     expect(await finding("Pulumi CLI")).toMatchObject({ state: "missing" });
     expect(await finding("golang-go")).toMatchObject({ state: "missing" });
@@ -81,14 +97,38 @@ describe("the Pulumi CLI", () => {
   });
 
   test("is present when another checkout has had it built by the same recipe", async () => {
-    const recipe = execFileSync("/bin/sh", ["-c", "cat go.mod go.sum | sha256sum | cut -c 1-16"], {
-      cwd: new URL("../../tools/pulumi", import.meta.url).pathname,
-      env: { PATH: "/usr/bin:/bin" },
-      encoding: "utf8",
-    }).trim();
-    mkdirSync(join(bin, "cache", `pulumi-${recipe}`), { recursive: true });
-    command(`cache/pulumi-${recipe}/pulumi`, "echo v3.259.0");
+    builtPulumi();
     expect(await finding("Pulumi CLI")).toMatchObject({ state: "present" });
+  });
+
+  test.each(["v3.100.0", "v3.228.9", "v2.999.0", "3.30.0"])(
+    "is missing when it is too old: %s, and what would do is said",
+    async (version) => {
+      command("pulumi", `echo ${version}`);
+      expect(await finding("Pulumi CLI")).toMatchObject({
+        state: "missing",
+        found: `${version} (${join(bin, "pulumi")}), and ${oldest} is the oldest that will do`,
+        mend: expect.stringContaining(`Pulumi ${oldest} or newer`) as string,
+      });
+      expect(await finding("golang-go")).toMatchObject({ state: "missing" });
+    },
+  );
+
+  test.each([oldest, `v${oldest}`, "v3.229.1", "v3.1000.0", "v4.0.0", "v3.259.0-dev"])(
+    "is present when it is new enough: %s",
+    async (version) => {
+      command("pulumi", `echo ${version}`);
+      expect(await finding("Pulumi CLI")).toMatchObject({ state: "present" });
+    },
+  );
+
+  test("the one that was built counts where the user's own is too old", async () => {
+    command("pulumi", "echo v3.100.0");
+    builtPulumi();
+    expect(await finding("Pulumi CLI")).toMatchObject({
+      state: "present",
+      found: expect.stringMatching(/^v3\.259\.0 .*cache\/pulumi-/) as string,
+    });
   });
 
   test("is missing when it can't be run", async () => {
@@ -97,6 +137,61 @@ describe("the Pulumi CLI", () => {
   });
 });
 
-test("an image that was never built is a note: it is built when it is needed", async () => {
-  expect(await finding("virtual Pi image")).toMatchObject({ state: "note" });
+describe("the virtual Pi's image", () => {
+  const built = (recipe: string): void => {
+    const folder = join(bin, "cache/images", recipe);
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(folder, "disk.raw"), "");
+  };
+
+  test("that was never built is a note: it is built when it is needed", async () => {
+    expect(await finding("virtual Pi image")).toMatchObject({
+      state: "note",
+      found: "none of this recipe yet",
+      mend: expect.stringContaining("./edgeseal pi image") as string,
+    });
+  });
+
+  test("of another recipe is not taken for this one's", async () => {
+    built("0123456789abcdef");
+    expect(await finding("virtual Pi image")).toMatchObject({
+      state: "note",
+      found: "none of this recipe yet; 1 of other recipes, which ./edgeseal pi image --prune removes",
+    });
+  });
+
+  test("of this recipe is present, and others are counted", async () => {
+    const recipe = await recipeHash(amd64);
+    built(recipe);
+    expect(await finding("virtual Pi image")).toMatchObject({
+      state: "present",
+      found: join(bin, "cache/images", recipe),
+    });
+    built("0123456789abcdef");
+    expect(await finding("virtual Pi image")).toMatchObject({
+      state: "present",
+      found: expect.stringContaining("; 1 of other recipes") as string,
+    });
+  });
+
+  test("that is under construction does not count", async () => {
+    built(`building-${await recipeHash(amd64)}-x`);
+    expect(await finding("virtual Pi image")).toMatchObject({
+      state: "note",
+      found: "none of this recipe yet",
+    });
+  });
+});
+
+test("the root of the nodes of namespaces is a note until this recipe's is built", async () => {
+  mkdirSync(join(bin, "cache/namespace-root/0123456789abcdef"), { recursive: true });
+  expect(await finding("root of the nodes of namespaces")).toMatchObject({
+    state: "note",
+    mend: expect.stringContaining("./edgeseal test device") as string,
+  });
+  mkdirSync(namespaceRootFolder());
+  expect(await finding("root of the nodes of namespaces")).toMatchObject({
+    state: "present",
+    found: namespaceRootFolder(),
+  });
 });

@@ -463,6 +463,15 @@ describe("Pulumi", () => {
     );
   });
 
+  test("the oldest that will do is the doctor's too", async () => {
+    checkout.write("tools/pulumi/oldest-version", "3.300.0\n");
+    checkout.command("pulumi", "echo v3.299.9");
+    await checkout.run(["x"]);
+    expect((await checkout.run(["demo"], OFFLINE)).stderr).toContain("building the Pulumi CLI");
+    checkout.command("pulumi", "echo v3.300.0");
+    expect((await checkout.run(["demo"], OFFLINE)).code).toBe(0);
+  });
+
   test.each(["v3.228.9", "v3.30.0", "not a version"])(
     "%s is not new enough: it is built",
     async (version) => {
@@ -505,12 +514,25 @@ GO
   });
 });
 
-test("doctor without Node says what is missing, installs nothing and makes nothing", async () => {
-  checkout.needPackages(["base npm npm installing packages", "vm swtpm swtpm the TPM"]);
+test("doctor without Node says what is missing, for what, and the mend of each; installs nothing and makes nothing", async () => {
+  checkout.needPackages([
+    "base npm npm installing packages",
+    "vm swtpm swtpm the TPM",
+    "vm emulator edgeseal-emulator nothing",
+    "check cat cat nothing",
+  ]);
+  checkout.command("id", "echo 1234");
   const { code, stderr } = await checkout.run(["doctor"]);
   expect(code).toBe(1);
-  expect(stderr).toContain("(base): missing: npm");
-  expect(stderr).toContain("(vm): missing: swtpm");
+  const lines = stderr.split("\n").map((line) => line.replace(/^edgeseal: /, "").trimEnd());
+  expect(lines.slice(1, -1)).toEqual([
+    "Debian packages (base): missing: npm",
+    "  for any command: sudo tools/install-debian-packages npm",
+    "Debian packages (go): all there",
+    "Debian packages (vm): missing: swtpm emulator",
+    "  for demo, pi and test: sudo tools/install-debian-packages swtpm emulator",
+    "Debian packages (check): all there",
+  ]);
   expect(checkout.has(".edgeseal")).toBe(false);
   expect(checkout.has("cache")).toBe(false);
 });

@@ -2,7 +2,7 @@ import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, rename, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { withLock } from "../cache-lock.ts";
 import { cacheFolder } from "../image.ts";
@@ -61,6 +61,11 @@ const recipe = createHash("sha256")
   .digest("hex")
   .slice(0, 16);
 
+/** Where the root of the current recipe is, or will be: in the per-user cache. */
+export function namespaceRootFolder(): string {
+  return join(cacheFolder(), "namespace-root", recipe);
+}
+
 /**
  * The read-only root that every namespace node is layered on: Debian trixie, unpacked, cached by the hash of its recipe.
  * Built in a temporary folder under a lock and renamed: two builders make one, and an interrupted build leaves nothing that looks finished.
@@ -68,8 +73,8 @@ const recipe = createHash("sha256")
 export async function ensureNamespaceRoot(
   onProgress: (message: string) => void = () => undefined,
 ): Promise<string> {
-  const roots = join(cacheFolder(), "namespace-root");
-  const target = join(roots, recipe);
+  const target = namespaceRootFolder();
+  const roots = dirname(target);
   if (existsSync(target)) return target;
   await mkdir(roots, { recursive: true });
   await withLock(join(roots, `${recipe}.lock`), async () => {

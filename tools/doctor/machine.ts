@@ -37,9 +37,9 @@ function rights(): Finding {
         piece: "rights",
         state: "note",
         found: "neither root nor sudo",
-        mend: "have an administrator install the missing packages",
+        mend: "have an administrator install the missing packages; demo, pi and test run as root",
       }
-    : { piece: "rights", state: "present", found: "sudo, to install packages" };
+    : { piece: "rights", state: "present", found: "sudo, to install packages and to run nodes" };
 }
 
 function processors(): Finding {

@@ -35,7 +35,8 @@ export async function examinePackages(
         : findOnPath(wanted.proof);
       if (place === undefined) {
         return needed(wanted)
-          ? { piece, state: "missing", mend: `apt-get install --no-install-recommends ${wanted.name}` }
+          ? // Not apt-get itself: that would have openssh-server listen on this machine.
+            { piece, state: "missing", mend: `${asRoot()}tools/install-debian-packages ${wanted.name}` }
           : { piece, state: "note", found: "not there, and not needed now" };
       }
       const version = await firstLine("dpkg-query", "-W", "-f=${Version}", wanted.name);
@@ -43,3 +44,5 @@ export async function examinePackages(
     }),
   );
 }
+
+const asRoot = (): string => (process.getuid?.() === 0 ? "" : "sudo ");

@@ -1,7 +1,9 @@
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { cacheFolder } from "../../testbed/image.ts";
+import { cacheFolder, recipeHash } from "../../testbed/image.ts";
+import { namespaceRootFolder } from "../../testbed/namespace/root.ts";
+import { amd64 } from "../../testbed/profile.ts";
 import type { Finding } from "./finding.ts";
 import { examineMachine } from "./machine.ts";
 import { examinePackages } from "./packages.ts";
@@ -22,7 +24,8 @@ export async function examine(): Promise<readonly Finding[]> {
     npmPackages(),
     pulumi,
     languageHost(),
-    images(cache),
+    await image(cache),
+    namespaceRoot(),
   ];
 }
 
@@ -34,18 +37,33 @@ function npmPackages(): Finding {
 }
 
 async function pulumiCli(cache: string): Promise<Finding> {
+  const oldest = readFileSync(new URL("../pulumi/oldest-version", import.meta.url), "utf8").trim();
+  const tooOld: string[] = [];
   // On PATH, the user's own or the one that ./edgeseal has linked; else the one built for another checkout.
   for (const place of [findOnPath("pulumi"), join(cache, `pulumi-${pulumiRecipe()}`, "pulumi")]) {
     const version = place === undefined ? undefined : await firstLine(place, "version");
-    if (version !== undefined) {
-      return { piece: "Pulumi CLI", state: "present", found: `${version} (${place ?? ""})` };
+    if (place === undefined || version === undefined) continue;
+    if (isAtLeast(oldest, version)) {
+      return { piece: "Pulumi CLI", state: "present", found: `${version} (${place})` };
     }
+    tooOld.push(`${version} (${place}), and ${oldest} is the oldest that will do`);
   }
   return {
     piece: "Pulumi CLI",
     state: "missing",
-    mend: "./edgeseal demo builds it (about 5 min); or install Pulumi 3.229 or newer",
+    ...(tooOld[0] === undefined ? {} : { found: tooOld[0] }),
+    mend: `./edgeseal demo builds it (about 5 min); or install Pulumi ${oldest} or newer`,
   };
+}
+
+/** Whether `v3.229.0` is 3.229.0 or newer. What is no version is not. */
+function isAtLeast(oldest: string, version: string): boolean {
+  const numbers = (text: string): number[] | undefined =>
+    /^v?(\d+)\.(\d+)\.(\d+)/.exec(text)?.slice(1).map(Number);
+  const [wanted, given] = [numbers(oldest), numbers(version)];
+  if (wanted === undefined || given === undefined) return false;
+  const at = wanted.findIndex((number, index) => number !== given[index]);
+  return at === -1 || (given[at] ?? 0) > (wanted[at] ?? 0);
 }
 
 /** Names the folder of the built CLI, as `recipe` in ./edgeseal does. */
@@ -66,18 +84,35 @@ function languageHost(): Finding {
   };
 }
 
-/** Which image belongs to this checkout, its recipe knows; here it is told whether a first boot will have to build. */
-function images(cache: string): Finding {
+/** The image of this checkout's recipe; those of other recipes are of no use to it. */
+async function image(cache: string): Promise<Finding> {
+  const piece = "virtual Pi image";
   const folder = join(cache, "images");
+  const own = await recipeHash(amd64);
   const built = existsSync(folder)
     ? readdirSync(folder).filter((name) => existsSync(join(folder, name, "disk.raw")))
     : [];
-  return built.length === 0
-    ? {
-        piece: "virtual Pi image",
+  const others = built.filter((name) => /^[0-9a-f]{16}$/.test(name) && name !== own).length;
+  const stale = others === 0 ? "" : `; ${others} of other recipes, which ./edgeseal pi image --prune removes`;
+  return built.includes(own)
+    ? { piece, state: "present", found: `${join(folder, own)}${stale}` }
+    : {
+        piece,
         state: "note",
-        found: "none yet",
+        found: `none of this recipe yet${stale}`,
         mend: "./edgeseal pi image builds it (1 to 2 min); so does the first command that needs it",
-      }
-    : { piece: "virtual Pi image", state: "present", found: `${built.length} in ${folder}` };
+      };
+}
+
+function namespaceRoot(): Finding {
+  const piece = "root of the nodes of namespaces";
+  const folder = namespaceRootFolder();
+  return existsSync(folder)
+    ? { piece, state: "present", found: folder }
+    : {
+        piece,
+        state: "note",
+        found: "none of this recipe yet",
+        mend: "./edgeseal test device builds it (about half a minute)",
+      };
 }
