@@ -79,6 +79,20 @@ describe("the file", () => {
     expect(text).not.toContain("flush");
   });
 
+  test("says in a line above each rule of an entry why that is allowed, and above no other", () => {
+    const lines = text.split("\n").map((line) => line.trim());
+    const named = new Map(
+      lines.flatMap((line, index) => {
+        const [, name = ""] = / comment "([^"]+)"$/.exec(line) ?? [];
+        return name === "" ? [] : [[name, lines[index - 1] ?? ""] as const];
+      }),
+    );
+    const ofEntry = [...named].filter(([name]) => name.startsWith("allow:api"));
+    expect(ofEntry.length).toBeGreaterThan(0);
+    for (const [, above] of ofEntry) expect(above).toBe("# the article's API");
+    expect(lines.filter((line) => line === "# the article's API")).toHaveLength(ofEntry.length);
+  });
+
   test("counts what each rule decides", () => {
     const deciding = text.split("\n").filter((line) => /\b(accept|drop|reject)\b.* comment /.test(line));
     expect(deciding.length).toBe(
