@@ -185,7 +185,7 @@ async function rotate(folder: string, options: RotateOptions): Promise<void> {
     console.log(`  - commit ${current.publicKey}, and name it in the site file`);
     console.log("  - approve each node's state with the new key: edgeseal approve NODE");
     console.log(
-      `  - pulumi up: only when it has taken the old key's slot from the volumes is generation ${revoked.generation} really out`,
+      `  - edgeseal volume recover NODE: only when it has taken the old key's slot from the volumes is generation ${revoked.generation} really out`,
     );
   });
 }

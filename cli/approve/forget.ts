@@ -14,7 +14,7 @@ interface Means {
 
 /** Said with every withdrawal, since it is so easily taken for more. */
 export const notRevoked =
-  "This does not revoke the state. Whoever has the old files and the old signature, which was public, still boots into it and opens the volumes. Only a new generation of the policy key ends that: edgeseal keys rotate, approve, pulumi up.";
+  "This does not revoke the state. Whoever has the old files and the old signature, which was public, still boots into it and opens the volumes. Only a new generation of the policy key ends that: edgeseal keys rotate, edgeseal approve, edgeseal volume recover.";
 
 /**
  * Withdraws an approved state from a node's approval.
