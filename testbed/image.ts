@@ -61,6 +61,7 @@ export async function ensureImage(options: ImageOptions = {}): Promise<Image> {
       const unfinished = `building-${hash}-`;
       for (const name of await readdir(images))
         if (name.startsWith(unfinished)) await rm(join(images, name), { recursive: true });
+      onProgress("building the virtual Pi's image (1 to 2 min, once)");
       const building = await mkdtemp(join(images, unfinished));
       try {
         await buildImage(building, { profile, signal: options.signal, onProgress });

@@ -28,6 +28,8 @@ export interface Snapshot {
   readonly bootId: string;
   /** How long this boot took, which every node that starts from here saves. */
   readonly bootMs: number;
+  /** Whether that boot was only now, since the cache had no snapshot. */
+  readonly isNew: boolean;
 }
 
 export interface SnapshotOptions {
@@ -64,7 +66,9 @@ export async function ensureSnapshot(
     async () => {
       const made = await readSnapshot(folder);
       if (made) return made;
-      onProgress(`booting the image once for its snapshot (${accelerator === "tcg" ? "emulated" : "KVM"})`);
+      onProgress(
+        `booting the image for its snapshot (${accelerator === "tcg" ? "emulated: about 40 s" : "KVM: about 10 s"}, once)`,
+      );
       // Short: sockets are in it, and a socket's path has 107 bytes.
       const unfinished = `.${basename(folder).slice(-8)}-`;
       for (const name of await readdir(image.folder)) {
@@ -81,7 +85,7 @@ export async function ensureSnapshot(
       const snapshot = await readSnapshot(folder);
       if (!snapshot) throw new Error(`the snapshot just made is not in ${folder}`);
       onProgress(`snapshot ready; the boot took ${(snapshot.bootMs / 1000).toFixed(0)} s`);
-      return snapshot;
+      return { ...snapshot, isNew: true };
     },
     {
       signal: options.signal,
@@ -173,6 +177,7 @@ async function readSnapshot(folder: string): Promise<Snapshot | undefined> {
     },
     bootId: made.bootId,
     bootMs: made.bootMs,
+    isNew: false,
   };
 }
 

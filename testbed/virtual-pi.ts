@@ -42,8 +42,11 @@ export interface StartOptions {
 
 /** One wait for the emulator to bring a node up. */
 export interface BootTiming {
-  /** `restore`: taken from the snapshot; `boot`: from the firmware to an answering sshd. */
-  readonly how: "restore" | "boot";
+  /**
+   * `restore`: taken from the snapshot; `boot`: from the firmware to an answering sshd; `snapshot`: the boot of another node that this one's start had to
+   * wait for, since there was no snapshot yet.
+   */
+  readonly how: "restore" | "boot" | "snapshot";
   readonly ms: number;
 }
 
@@ -130,6 +133,7 @@ export class VirtualPi {
     signal?.addEventListener("abort", () => void pi.stop(), { once: true });
     try {
       if (snapshot) {
+        if (snapshot.isNew) pi.#timings.push({ how: "snapshot", ms: snapshot.bootMs });
         await createOverlay(path("system.qcow2"), snapshot.systemDisk, "qcow2");
         await createOverlay(path("data.qcow2"), snapshot.dataDisk, "qcow2");
         await copyTpmState(snapshot.tpmState, path("tpm"));

@@ -2,9 +2,10 @@ import { readFile, readdir, mkdir, rename, rm, writeFile } from "node:fs/promise
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { run } from "../bound-process.ts";
+import { debianMirror } from "../debian-mirror.ts";
 import { bootPartition, createSystemDisk, rootPartition } from "../disk.ts";
 import type { Profile } from "../profile.ts";
-import { defaultMirror, packages, suite } from "./recipe.ts";
+import { packages, suite } from "./recipe.ts";
 
 const recipeFolder = import.meta.dirname;
 
@@ -131,17 +132,6 @@ async function packDisk(
     { signal },
   );
   await rm(boot, { recursive: true });
-}
-
-/** The mirror that this machine's own apt uses, so that a site's proxy or cache is used here too. */
-async function debianMirror(): Promise<string> {
-  const candidates = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
-  for (const path of candidates) {
-    const text = await readFile(path, "utf8").catch(() => "");
-    const found = /^(?:URIs:|deb)\s+(?:\[[^\]]*\]\s+)?(https?:\/\/\S+\/debian)\/?(?:\s|$)/m.exec(text)?.[1];
-    if (found !== undefined) return found;
-  }
-  return defaultMirror;
 }
 
 /** mmdebstrap's own stages ("I: downloading packages with apt..."), without its warnings and progress bars. */

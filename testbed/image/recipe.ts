@@ -3,9 +3,6 @@ import type { Profile } from "../profile.ts";
 /** The Debian release that Raspberry Pi OS is built on. */
 export const suite = "trixie";
 
-/** Where packages come from when this machine's own apt sources name no Debian mirror. */
-export const defaultMirror = "http://deb.debian.org/debian";
-
 /** The login that has `sudo` without a password: the normal case on a Pi. */
 export const adminUser = "edge";
 

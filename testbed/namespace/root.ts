@@ -5,6 +5,7 @@ import { mkdir, mkdtemp, rename, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { withLock } from "../cache-lock.ts";
+import { debianMirror } from "../debian-mirror.ts";
 import { cacheFolder } from "../image.ts";
 
 const run = promisify(execFile);
@@ -79,12 +80,14 @@ export async function ensureNamespaceRoot(
   await mkdir(roots, { recursive: true });
   await withLock(join(roots, `${recipe}.lock`), async () => {
     if (existsSync(target)) return;
-    onProgress(`building the root of the namespace nodes (Debian ${suite}; about half a minute)`);
+    onProgress(`building the root of the namespace nodes (Debian ${suite}; about half a minute, once)`);
     const building = await mkdtemp(`${target}.`);
     try {
-      await run("mmdebstrap", ["--variant=minbase", `--include=${packages.join(",")}`, suite, building], {
-        maxBuffer: 64 * 1024 * 1024,
-      });
+      await run(
+        "mmdebstrap",
+        ["--variant=minbase", `--include=${packages.join(",")}`, suite, building, await debianMirror()],
+        { maxBuffer: 64 * 1024 * 1024 },
+      );
       for (const [path, { content, mode }] of Object.entries(files))
         await writeFile(join(building, path), content, { mode });
       await run("chroot", [building, "/bin/sh", "-c", finish]);

@@ -25,6 +25,9 @@ test("every step runs in its turn, and all is well: 0", async () => {
   const { code, stdout, stderr } = await demo();
   expect(stderr).toBe("");
   expect(code).toBe(0);
+  expect(stdout).toMatch(/2\. The second[^]*done in [\d.]+ s, 30 s of it emulated booting/);
+  // With what the start waited for: 40 s for the snapshot, and 3 s.
+  expect(stdout).toMatch(/\d+ s, 73 s of them emulated booting/);
   expect(stdout).toMatch(
     /1\. The first: [^]*ok {2}the sky is blue[^]*2\. The second: [^]*the second step ran[^]*All 2 steps are as they should be[^]*the node is gone/,
   );

@@ -4,12 +4,18 @@
  */
 import { registerHooks } from "node:module";
 import { runDemo as run, type DemoOptions } from "../../../../cli/demo/demo.ts";
+import type { BootTiming } from "../../../../testbed/virtual-pi.ts";
 import { holds, type DemoContext, type DemoStep } from "../../../../cli/demo/step.ts";
 
 registerHooks({
   resolve: (specifier, context, next) =>
     next(specifier === "./demo/demo.ts" ? import.meta.url : specifier, context),
 });
+
+const bootTimings: BootTiming[] = [
+  { how: "snapshot", ms: 40_000 },
+  { how: "restore", ms: 3_000 },
+];
 
 const first: DemoStep = {
   title: "The first",
@@ -26,6 +32,7 @@ const second: DemoStep = {
   proves: "that it is not begun after a failure",
   run(context) {
     context.say("the second step ran");
+    bootTimings.push({ how: "boot", ms: 30_000 });
     return Promise.resolve();
   },
 };
@@ -35,7 +42,7 @@ export const runDemo = (options: DemoOptions): Promise<void> =>
     steps: [first, second],
     open: ({ say, signal }) =>
       Promise.resolve({
-        pi: { bootTimings: [] },
+        pi: { name: "demo-0", bootTimings },
         say,
         signal,
         [Symbol.asyncDispose]: () => {
