@@ -1,5 +1,6 @@
 import { addressFault } from "../../components/site-file/address.ts";
 import type { Connection } from "../../provider/connection.ts";
+import { DeviceError } from "../../provider/device/errors.ts";
 import { parseHostKeyPin } from "../../provider/device/host-key.ts";
 import { scanHostKey } from "../../provider/device/scan-host-key.ts";
 import { askShown, canAsk, Interrupted } from "../ask.ts";
@@ -54,7 +55,11 @@ export async function addNode(address: string, options: AddOptions, world: World
     report(contact, options);
   } catch (error) {
     // Whatever was under way, it is the person who ended it.
-    throw interruption.signal.aborted ? new Interrupted("interrupted") : error;
+    if (interruption.signal.aborted) throw new Interrupted("interrupted");
+    // Who answers now is not who was compared.
+    if (error instanceof DeviceError && error.kind === "hostKeyMismatch")
+      process.exitCode = exitStatus.notExpected;
+    throw error;
   } finally {
     process.off("SIGINT", onInterrupt);
   }
@@ -73,19 +78,16 @@ async function makeContact(
   const port = options.port ?? (typeof shared.port === "number" ? shared.port : 22);
   const name = options.name ?? "new-node";
   await target.requireRoomFor({ name, address, port });
+  const placed = (hostKey: string) =>
+    target.with(name, plainLines(blockOf(address, { name, hostKey, options, shared })));
   // Before anybody compares anything: faults of the options and of the site file are told now.
-  const connectionWith = async (hostKey: string): Promise<Connection> => {
-    const block = blockOf(address, { name, hostKey, options, shared });
-    const { spec } = await target.with(name, plainLines(block));
-    return connectionOf(spec, options.stack);
-  };
-  await connectionWith(placeholder);
+  await placed(placeholder);
 
   const label = options.name ?? address;
   const compared = await compareHostKey({ node: label, address, port }, expectation, world, signal);
   const { key } = compared;
   const hostKey = `${key.type} ${key.blob.toString("base64")}`;
-  const connection = await connectionWith(hostKey);
+  const connection = await connectionOf((await placed(hostKey)).spec, options.stack);
   const reading = await world.read({ ...connection, node: label }, { signal });
   requireExpectedTpm(compared, reading);
 

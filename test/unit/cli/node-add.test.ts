@@ -14,6 +14,7 @@ import { addNode } from "../../../cli/node-add/add.ts";
 import { endorsementPart, hostPart } from "../../../cli/node-add/comparison.ts";
 import type { AddOptions } from "../../../cli/node-add/options.ts";
 import { parseSite } from "../../../components/site-file/read.ts";
+import { DeviceError } from "../../../provider/device/errors.ts";
 import { fingerprint } from "../../../provider/device/host-key.ts";
 import { hostKey } from "../site/site-text.ts";
 import { testKey } from "../trust/keys.ts";
@@ -122,6 +123,21 @@ describe("a host key is never trusted for being the first", () => {
     await add(expected, world);
     expect(exitCode()).toBe(0);
     expect(world.connection?.hostKey).toBe(hostKey);
+  });
+
+  test("when another device answers after the comparison, the status says so", async () => {
+    const world: FakeWorld = {
+      ...aWorld(),
+      read: () =>
+        Promise.reject(
+          new DeviceError("hostKeyMismatch", "pi-2", "the host key is not the pinned one", { hint: "look" }),
+        ),
+    };
+    await expect(add({ site: site(), name: "pi-2", expect: line }, world)).rejects.toThrow(
+      /not the pinned one/,
+    );
+    expect(exitCode()).toBe(5);
+    expect(siteNow()).toBe(plant);
   });
 
   test("a person is shown what to compare, and with what", async () => {
