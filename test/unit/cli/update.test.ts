@@ -3,7 +3,7 @@ import { afterEach, beforeEach, expect, test } from "vitest";
 import { update, type UpdateOptions } from "../../../cli/update/update.ts";
 import { readUpdate } from "../../../cli/update/read-update.ts";
 import type { Session } from "../../../provider/device/session.ts";
-import { formatEventLog, pcr11Of, type MeasuredEvent } from "../../../provider/trust/event-log.ts";
+import { formatEventLog, pcr11Of, type LoggedEvent } from "../../../provider/trust/event-log.ts";
 import { MeasuredNode } from "../resources/measure-fixture.ts";
 import { events } from "../resources/sealed-volume-example.ts";
 import { connection, localSession } from "./approve-fixture.ts";
@@ -11,7 +11,7 @@ import { connection, localSession } from "./approve-fixture.ts";
 /* What a node says of its update, and what the command makes of its options. The whole way is in test/e2e/update.test.ts. */
 
 let node: MeasuredNode;
-const measured: readonly MeasuredEvent[] = events("pi-1").map((each) => ({ ...each, detail: "" }));
+const measured: readonly LoggedEvent[] = events("pi-1").map((each) => ({ ...each, detail: "" }));
 
 beforeEach(() => {
   node = new MeasuredNode({
