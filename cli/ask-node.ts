@@ -1,12 +1,5 @@
 import type { Connection } from "../provider/connection.ts";
-import {
-  newNonce,
-  parseProbes,
-  renderProbes,
-  renderScript,
-  requireComplete,
-} from "../provider/device/batch.ts";
-import type { PartOutput } from "../provider/device/probe.ts";
+import { ask, type Parts } from "../provider/device/ask.ts";
 import { createSession, type Session } from "../provider/device/session.ts";
 import { ssh2Transport } from "../provider/device/ssh2-transport.ts";
 
@@ -28,18 +21,16 @@ export async function askNode(
   connection: Connection,
   parts: Readonly<Record<string, string>>,
   options: AskOptions = {},
-): Promise<Readonly<Record<string, PartOutput>>> {
+): Promise<Parts> {
   const session = options.session ?? createSession({ connection, transport: ssh2Transport() });
-  const nonce = newNonce();
-  const probe = { id: "node", parts, parse: () => undefined };
+  const question = { id: "node", parts };
   try {
-    const result = await session.run(renderScript(renderProbes([probe], nonce), nonce), {
+    const answers = await ask(session, [question], {
       timeoutMs,
       readOnly: true,
       ...(options.signal === undefined ? {} : { signal: options.signal }),
     });
-    requireComplete(connection.node, result, nonce);
-    return parseProbes(result.stdout, result.stderr, nonce).get(probe.id) ?? {};
+    return answers(question);
   } finally {
     await session.close();
   }

@@ -1,12 +1,6 @@
 import type { Connection } from "../../provider/connection.ts";
-import {
-  newNonce,
-  parseProbes,
-  renderProbes,
-  renderScript,
-  requireComplete,
-} from "../../provider/device/batch.ts";
-import { outputOf, UnknownObservation, type PartOutput, type Probe } from "../../provider/device/probe.ts";
+import { ask, type Question } from "../../provider/device/ask.ts";
+import { outputOf, UnknownObservation, type PartOutput } from "../../provider/device/probe.ts";
 import { createSession, type Session } from "../../provider/device/session.ts";
 import { quote } from "../../provider/device/shell-quote.ts";
 import { ssh2Transport } from "../../provider/device/ssh2-transport.ts";
@@ -59,7 +53,7 @@ printf 'kernel %s\\nmachine %s\\nhost %s\\n' "$(uname -r)" "$(uname -m)" "$(cat 
 awk '$1 == "MemTotal:" { print "memory " $2 }' /proc/meminfo
 if command -v dpkg >/dev/null; then printf 'architecture %s\\n' "$(dpkg --print-architecture)"; fi`;
 
-const contactProbe: Probe<PartsOfContact> = {
+const contact: Question = {
   id: "first-contact",
   // The arguments of the script that this is a part of are not for it.
   parts: {
@@ -67,10 +61,7 @@ const contactProbe: Probe<PartsOfContact> = {
     system: systemScript,
     disks: disksScript,
   },
-  parse: (parts) => parts,
 };
-
-type PartsOfContact = Readonly<Record<string, PartOutput>>;
 
 /** Kinds that can be asked for before anything is declared. */
 const observable = kinds.filter(({ observe }) => observe.length === 0);
@@ -85,18 +76,14 @@ export async function readDevice(
   options: { readonly session?: Session; readonly signal?: AbortSignal } = {},
 ): Promise<DeviceReading> {
   const session = options.session ?? createSession({ connection, transport: ssh2Transport(), attempts: 1 });
-  const nonce = newNonce();
   const probes = observable.map((kind) => ({ kind, probe: kind.observe({}) }));
-  const script = renderProbes([contactProbe, ...probes.map(({ probe }) => probe)], nonce);
   try {
-    const result = await session.run(renderScript(script, nonce), {
+    const answers = await ask(session, [contact, ...probes.map(({ probe }) => probe)], {
       timeoutMs,
       readOnly: true,
       ...(options.signal === undefined ? {} : { signal: options.signal }),
     });
-    requireComplete(connection.node, result, nonce);
-    const answers = parseProbes(result.stdout, result.stderr, nonce);
-    const contact = answers.get(contactProbe.id) ?? {};
+    const said = answers(contact);
     const unknown: Record<string, string> = {};
     const known = <T>(what: string, read: () => T): T | undefined => {
       try {
@@ -111,15 +98,15 @@ export async function readDevice(
     for (const { kind, probe } of probes) {
       const block = blockOfType(kind.token);
       if (block === undefined) continue;
-      const observed = known(block, () => probe.parse(answers.get(probe.id) ?? {}));
+      const observed = known(block, () => probe.parse(answers(probe)));
       const state = stateOf(observed);
       if (state !== undefined) blocks[block] = state;
     }
     const { boot } = blocks as JudgedNode["blocks"];
     return {
-      identity: parseIdentity(contact["identity"]),
-      system: known("system", () => parseSystem(outputOf(contact, "system"))) ?? unknownSystem,
-      disks: known("disks", () => parseDisks(outputOf(contact, "disks"))) ?? [],
+      identity: parseIdentity(said["identity"]),
+      system: known("system", () => parseSystem(outputOf(said, "system"))) ?? unknownSystem,
+      disks: known("disks", () => parseDisks(outputOf(said, "disks"))) ?? [],
       firmware: boot === undefined || boot === unknownValue ? undefined : (boot as VerifiedBootState),
       blocks,
       unknown,

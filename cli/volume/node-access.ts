@@ -1,16 +1,10 @@
 import { hostname, userInfo } from "node:os";
 import type { Connection } from "../../provider/connection.ts";
-import {
-  newNonce,
-  parseProbes,
-  renderProbes,
-  renderScript,
-  requireComplete,
-} from "../../provider/device/batch.ts";
+import { ask } from "../../provider/device/ask.ts";
 import type { ApplyResult } from "../../provider/device/device.ts";
 import { oneConnection } from "../../provider/device/one-connection.ts";
 import type { Probe } from "../../provider/device/probe.ts";
-import { createSession, type Session } from "../../provider/device/session.ts";
+import { createSession } from "../../provider/device/session.ts";
 import { ssh2Transport } from "../../provider/device/ssh2-transport.ts";
 import { SshDevice } from "../../provider/device/ssh-device.ts";
 import type { Step } from "../../provider/device/step.ts";
@@ -59,17 +53,12 @@ export function openNode(connection: Connection): NodeAccess {
           return observed.state;
         }),
       ),
-    ask: (probe, signal) => ask(session, probe, signal),
+    ask: async (probe, signal) => {
+      const answers = await ask(session, [probe], { timeoutMs: observeTimeoutMs, readOnly: true, signal });
+      return probe.parse(answers(probe));
+    },
     challenge: (pinned, signal) => challengeTpm(session, { pinned, signal }),
     apply: (inputs, steps, options) => device.apply(sealedVolume, inputs, steps, options),
     close: () => device.close(),
   };
-}
-
-async function ask<T>(session: Session, probe: Probe<T>, signal: AbortSignal): Promise<T> {
-  const nonce = newNonce();
-  const script = renderScript(renderProbes([probe], nonce), nonce);
-  const result = await session.run(script, { timeoutMs: observeTimeoutMs, readOnly: true, signal });
-  requireComplete(session.node, result, nonce);
-  return probe.parse(parseProbes(result.stdout, result.stderr, nonce).get(probe.id) ?? {});
 }

@@ -1,4 +1,4 @@
-import { newNonce, parseProbes, renderProbes, renderScript, requireComplete } from "../device/batch.ts";
+import { ask } from "../device/ask.ts";
 import type { PartOutput } from "../device/probe.ts";
 import type { Session } from "../device/session.ts";
 import { quote } from "../device/shell-quote.ts";
@@ -121,14 +121,12 @@ async function runOnNode(
   call: string,
   signal: AbortSignal | undefined,
 ): Promise<PartOutput> {
-  const nonce = newNonce();
-  const probe = { id: "tpm", parts: { call: `${functions}\n${call}` }, parse: () => undefined };
-  const result = await session.run(renderScript(renderProbes([probe], nonce), nonce), {
+  const question = { id: "tpm", parts: { call: `${functions}\n${call}` } };
+  const answers = await ask(session, [question], {
     timeoutMs,
     ...(signal === undefined ? {} : { signal }),
   });
-  requireComplete(session.node, result, nonce);
-  const part = parseProbes(result.stdout, result.stderr, nonce).get(probe.id)?.["call"];
+  const part = answers(question)["call"];
   return part ?? { code: 1, stdout: "", stderr: "no answer" };
 }
 
