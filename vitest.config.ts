@@ -2,9 +2,15 @@ import { defineConfig } from "vitest/config";
 
 const minutes = 60_000;
 /** Tests on the virtual Pi with many boots each: `./edgeseal test trust`. */
-const trust = ["firmware-config", "measured-boot", "sealed-volume*", "tpm-ownership", "update"].map(
-  (name) => `test/e2e/${name}.test.ts`,
-);
+const trust = [
+  "attacks",
+  "firmware-config",
+  "measured-boot",
+  "sealed-volume*",
+  "tpm-ownership",
+  "update",
+  "volume-recover",
+].map((name) => `test/e2e/${name}.test.ts`);
 /** What a tier of the virtual Pi runs with: one keeps two processors busy. */
 const onVirtualPi = {
   pool: "forks",
