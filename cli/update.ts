@@ -42,10 +42,11 @@ export function register(program: Command): void {
     .addHelpText(
       "after",
       `
-The node keeps a copy of its boot partition while that is in an approved state: before each run of apt, and when this
-command begins. After the reboot it goes back to the copy by itself when a sealed volume stays locked, or when nobody
-confirms in time (this command does, once it has seen that what was measured is what was approved). What does not come
-as far as its own init is not taken back: have the console of a far node within reach.
+The node keeps a copy of its boot partition while it runs what it was approved in, with its volumes open: before each run
+of apt, and when this command begins. After the reboot it goes back to the copy by itself when a sealed volume stays
+locked, or when nobody confirms in time (this command does, once it has seen that what was measured is what was approved).
+A boot that does not come as far as judging itself (a kernel that stops, emergency mode) is not taken back: have the
+console of a far node within reach.
 
 Exit status: 0 confirmed, or there was nothing to do; 1 failed; 2 wrong usage; 4 not approved: nobody said yes; 5 the
 device reports something else than the trusted copy; 6 a measurement that must not be approved; 7 the node went back;

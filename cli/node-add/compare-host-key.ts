@@ -125,7 +125,7 @@ const question = (
 Compare it with what the device's own console shows: \`sudo sh first-contact\` there, the script that \`edgeseal node console-script\` prints,
 or \`ssh-keygen -lf /etc/ssh/ssh_host_${fileOf(key.type)}_key.pub\`. Not over the network.
 
-Type what the console shows (the check line, or the first 8 characters of the fingerprint, or more), or yes if it is the same: `;
+Type what the console shows (the check line, or the first 16 characters of the fingerprint, or more), or yes if it is the same: `;
 
 /** `ecdsa` of `ecdsa-sha2-nistp256`. */
 const fileOf = (type: string): string => type.replace(/^ssh-/, "").replace(/-sha2-.*/, "");

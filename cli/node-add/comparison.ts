@@ -81,8 +81,8 @@ export type Answer =
   | { readonly says: "differs" }
   | { readonly says: "no" };
 
-/** Of a fingerprint in base64, this many characters have to be typed: 48 bits, which nobody types who has not looked at it. */
-const fingerprintDigits = 8;
+/** Of a fingerprint in base64, this many characters have to be typed: 96 bits, as of the check line, since a key that shares fewer can be searched for. */
+const fingerprintDigits = 16;
 
 /**
  * Judges what was typed: the check line, or its first part, or the beginning of the fingerprint, as the console shows it; or `yes`.

@@ -6,7 +6,11 @@ import {
   updateStatus,
   type UpdatePhase,
 } from "../../provider/resources/measured-boot-update.ts";
-import { settingsDirectory, statusDirectory } from "../../provider/resources/sealed-volume-files.ts";
+import {
+  settingsDirectory,
+  statusDirectory,
+  trustDirectory,
+} from "../../provider/resources/sealed-volume-files.ts";
 import { judgeReplay, parseEventLog } from "../../provider/trust/event-log.ts";
 import { askNode, type AskOptions } from "../ask-node.ts";
 
@@ -15,8 +19,13 @@ export interface UpdateReading {
   readonly phase: UpdatePhase;
   /** Why it went back, or is going. */
   readonly reason: string | undefined;
-  /** Whether it has a copy of an approved boot partition to go back to. */
-  readonly canGoBack: boolean;
+  /** Whether it has booted since the update was armed; `undefined` when none is under way. */
+  readonly hasBooted: boolean | undefined;
+  /** The policy digest of the state that it can go back to; `undefined` when it has no copy of one. */
+  readonly keptPolicy: string | undefined;
+  /** The policy digests that it has signatures for, and the keys (their fingerprints) that made them. */
+  readonly approved: ReadonlySet<string>;
+  readonly signedBy: ReadonlySet<string>;
   /** PCR 11 as the TPM has it. */
   readonly pcr11: string;
   /** Whether the log of this boot leads to that value, from a TPM that was reset. */
@@ -32,6 +41,7 @@ const parts = {
   pcr11: "cat /sys/class/tpm/tpm0/pcr-sha256/11",
   log: `cat ${measuredDirectory}/log`,
   boot: "cat /proc/sys/kernel/random/boot_id",
+  approvals: `cat ${trustDirectory}/approvals.json`,
   volumes: `for conf in ${settingsDirectory}/*.conf; do
   [ -e "$conf" ] || continue
   name=\${conf##*/} name=\${name%.conf}
@@ -66,7 +76,9 @@ export async function readUpdate(connection: Connection, options?: AskOptions): 
   return {
     phase,
     reason: value("reason"),
-    canGoBack: value("kept") !== undefined,
+    hasBooted: value("booted") === undefined ? undefined : value("booted") === "yes",
+    keptPolicy: value("kept"),
+    ...signaturesIn(answers["approvals"]?.code === 0 ? answers["approvals"].stdout : ""),
     pcr11,
     consistent: judgeReplay(parseEventLog(text("log")), pcr11) === "consistent",
     volumes: Object.fromEntries(
@@ -76,4 +88,13 @@ export async function readUpdate(connection: Connection, options?: AskOptions): 
     ),
     bootId: text("boot").trim(),
   };
+}
+
+/** What systemd's signature file holds. Whatever else is there approves nothing. */
+function signaturesIn(json: string): Pick<UpdateReading, "approved" | "signedBy"> {
+  const words = (key: string): ReadonlySet<string> =>
+    new Set(
+      [...json.matchAll(new RegExp(`"${key}"\\s*:\\s*"([0-9a-f]{64})"`, "g"))].map(([, word = ""]) => word),
+    );
+  return { approved: words("pol"), signedBy: words("pkfp") };
 }

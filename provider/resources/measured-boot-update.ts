@@ -37,8 +37,10 @@ export const upgradePackages = (): Step =>
     title: "upgrade the packages",
     script: `set -eu
 export DEBIAN_FRONTEND=noninteractive
-apt-get -q update
-apt-get -q -y --with-new-pkgs -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold upgrade`,
+# One that was cut off is brought to its end first.
+dpkg --force-confdef --force-confold --configure -a
+apt-get -q -o DPkg::Lock::Timeout=300 update
+apt-get -q -y -o DPkg::Lock::Timeout=300 --with-new-pkgs -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold upgrade`,
     timeoutSeconds: upgradeSeconds,
   });
 
@@ -63,11 +65,8 @@ export function bootApproved(approval: Approval, confirmSeconds: number | undefi
   ];
 }
 
-/** Ends an update that went well: what is there now is what is gone back to from now on. */
-export const confirmUpdate = (): readonly Step[] => [
-  run({ title: "confirm the update", script: `${keepBoot} confirm` }),
-  keepApproved(),
-];
+/** Ends an update that went well. */
+export const confirmUpdate = (): Step => run({ title: "confirm the update", script: `${keepBoot} confirm` });
 
 /** Ends an update that did not: the node is judged no more. */
 export const endUpdate = (): Step =>

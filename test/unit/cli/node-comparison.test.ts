@@ -99,15 +99,15 @@ describe("what is typed", () => {
     [" YES ", "compared"],
     [host, "compared"],
     [`${host} ${endorsement}`, "compared"],
-    [fingerprint.slice(0, 8), "compared"],
+    [fingerprint.slice(0, 16), "compared"],
     [`SHA256:${fingerprint}`, "compared"],
     ["", "no"],
     ["y", "no"],
     ["no", "no"],
-    [fingerprint.slice(0, 7), "no"],
+    [fingerprint.slice(0, 15), "no"],
     [hostPart(otherKey), "differs"],
-    ["~".repeat(8), "differs"],
-    [fingerprint.slice(0, 12).toLowerCase(), "differs"],
+    ["~".repeat(16), "differs"],
+    [fingerprint.slice(0, 20).toLowerCase(), "differs"],
   ])("%j: %s", (typed, says) => {
     expect(judgeAnswer(typed, key).says).toBe(says);
   });

@@ -4,6 +4,7 @@ import { update, type UpdateOptions } from "../../../cli/update/update.ts";
 import { readUpdate } from "../../../cli/update/read-update.ts";
 import type { Session } from "../../../provider/device/session.ts";
 import { formatEventLog, pcr11Of, type LoggedEvent } from "../../../provider/trust/event-log.ts";
+import { systemdSignature } from "../../../provider/trust/pcr-policy.ts";
 import { MeasuredNode } from "../resources/measure-fixture.ts";
 import { events } from "../resources/sealed-volume-example.ts";
 import { connection, localSession } from "./approve-fixture.ts";
@@ -21,6 +22,9 @@ beforeEach(() => {
     "/run/edgeseal/volumes/models": "state=open\nby=tpm\n",
     "/run/edgeseal/volumes/logs": "state=locked\nreason=x\n",
     "/etc/edgeseal/volumes/models.conf": "",
+    "/etc/edgeseal/trust/approvals.json": JSON.stringify(
+      systemdSignature("ef".repeat(32), [{ pcr11: "", pol: "cd".repeat(32), sig: "c2ln" }]),
+    ),
     "/etc/edgeseal/volumes/logs.conf": "",
   });
 });
@@ -49,7 +53,10 @@ test("a node says in one exec where it is in an update, what it measured, and wh
   expect(await read()).toMatchObject({
     phase: "none",
     reason: undefined,
-    canGoBack: true,
+    keptPolicy: "ab".repeat(32),
+    hasBooted: undefined,
+    approved: new Set(["cd".repeat(32)]),
+    signedBy: new Set(["ef".repeat(32)]),
     pcr11: pcr11Of(measured),
     consistent: true,
     volumes: { logs: false, models: true },
@@ -58,11 +65,12 @@ test("a node says in one exec where it is in an update, what it measured, and wh
 });
 
 test("one that went back says why, and has to have a copy to go back to", async () => {
-  node.write("/status", "phase=back\nreason=the volume models stays locked: tpm-refused\n");
+  node.write("/status", "phase=back\nreason=the volume models stays locked: tpm-refused\nbooted=yes\n");
   expect(await read()).toMatchObject({
     phase: "back",
     reason: "the volume models stays locked: tpm-refused",
-    canGoBack: false,
+    hasBooted: true,
+    keptPolicy: undefined,
   });
 });
 
@@ -87,7 +95,7 @@ test("an answer that is not understood is not taken for anything", async () => {
   await expect(read()).rejects.toThrow("is not understood");
 });
 
-test.each(["soon", "60", "1e9", "-1", "90000"])(
+test.each(["soon", "299", "1e9", "-1", "90000"])(
   "--confirm-within %s is refused before anything is read",
   async (confirmWithin) => {
     const options: UpdateOptions = { site: "/nonexistent.yaml", confirmWithin, wayBack: true };

@@ -56,6 +56,12 @@ async function nextPolicy(): Promise<string> {
   return policyPcrDigest(pcr11Of(parseEventLog(stdout).events));
 }
 
+/** This boot is of what is there now. */
+async function measured(): Promise<void> {
+  const { stdout } = await node.measure(["--next"]);
+  node.write("/run/edgeseal/measured/log", stdout);
+}
+
 /** Approves the states with these digests. */
 function approve(...policies: readonly string[]): void {
   const states = policies.map((pol) => ({ pcr11: "", pol, sig: "c2ln" }));
@@ -89,6 +95,7 @@ function boot(id: string, volumes: Readonly<Record<string, string>> = {}, uptime
 
 /** A node with a copy, an approved update, and its judgement ahead. */
 async function armed(): Promise<void> {
+  await measured();
   const before = await nextPolicy();
   approve(before);
   expect(keepBoot("keep")).toMatchObject({ code: 0, stdout: `${before}\n` });
@@ -102,31 +109,41 @@ describe("a copy", () => {
     refused(keepBoot("keep"), /no state was approved/);
     approve("0".repeat(64));
     refused(keepBoot("keep"), /not in an approved state/);
-    expect(node.list("/")).not.toContain("var");
+    expect(node.list(copy)).toEqual(["lock"]);
 
     const policy = await nextPolicy();
     approve(policy);
+    refused(keepBoot("keep"), /not what this boot measured/);
+    await measured();
     expect(keepBoot("keep").stdout).toBe(`${policy}\n`);
-    expect(node.list(copy)).toEqual(["kept", `kept-${policy}`, `kept-${policy}.sha256`]);
+    expect(node.list(copy)).toEqual(["kept", `kept-${policy}`, `kept-${policy}.sha256`, "lock"]);
     expect(node.read(`${copy}/kept/overlays/README`)).toBe("overlays");
     expect(keepBoot("keep").stdout).toBe(`${policy}\n`);
   });
 
-  test("stays when the partition changes, until the change is approved", async () => {
+  test("stays when the partition changes, until the change is approved and has booted, with its volumes open", async () => {
     const before = await nextPolicy();
     approve(before);
+    await measured();
     keepBoot("keep");
     update();
-    expect(keepBoot("keep").code).toBe(1);
-    expect(node.list(copy)).toContain(`kept-${before}`);
+    refused(keepBoot("keep"), /not in an approved state/);
     const after = await nextPolicy();
     approve(before, after);
+    // What was approved and never booted may be what has to be taken back.
+    refused(keepBoot("keep"), /not what this boot measured/);
+    await measured();
+    node.write("/etc/edgeseal/volumes/models.conf", "");
+    refused(keepBoot("keep"), /models stays locked/);
+    expect(node.list(copy)).toContain(`kept-${before}`);
+    node.write("/run/edgeseal/volumes/models", "state=open\n");
     expect(keepBoot("keep").stdout).toBe(`${after}\n`);
-    expect(node.list(copy)).toEqual(["kept", `kept-${after}`, `kept-${after}.sha256`]);
+    expect(node.list(copy)).toEqual(["kept", `kept-${after}`, `kept-${after}.sha256`, "lock"]);
     expect(node.read(`${copy}/kept/more/new.dtb`)).toBe("new");
   });
 
   test("that was spoiled is no way back, and is made again", async () => {
+    await measured();
     const policy = await nextPolicy();
     approve(policy);
     keepBoot("keep");
@@ -137,14 +154,16 @@ describe("a copy", () => {
   });
 
   test("that has no room leaves the one before", async () => {
+    await measured();
     const before = await nextPolicy();
     approve(before);
     keepBoot("keep");
     node.write("/boot/firmware/config.txt", "another\n");
     approve(before, await nextPolicy());
+    await measured();
     node.tool("cp", "exit 1");
     refused(keepBoot("keep"), /no room/);
-    expect(node.list(copy)).toEqual(["kept", `kept-${before}`, `kept-${before}.sha256`]);
+    expect(node.list(copy)).toEqual(["kept", `kept-${before}`, `kept-${before}.sha256`, "lock"]);
   });
 });
 
@@ -154,7 +173,7 @@ describe("after an update", () => {
     expect(keepBoot("judge")).toEqual({ code: 0, stdout: "", stderr: "" });
     refused(keepBoot("confirm"), /has not booted since/);
     expect(boot("boot-2", { models: "state=open\nby=tpm\n" }).stdout).toContain("waiting");
-    expect(keepBoot("status").stdout).toMatch(/^phase=judging\nkept=[0-9a-f]{64}\n$/);
+    expect(keepBoot("status").stdout).toMatch(/^phase=judging\nbooted=yes\nkept=[0-9a-f]{64}\n$/);
     expect(keepBoot("confirm").code).toBe(0);
     expect(node.read("/boot/firmware/kernel_2712.img")).toBe("another kernel");
     expect(keepBoot("status").stdout).toMatch(/^phase=none$/m);
@@ -164,7 +183,7 @@ describe("after an update", () => {
       code: 0,
       stdout: "",
     });
-    expect(asked()).not.toContain("--no-block reboot");
+    expect(asked()).not.toContain("--no-block --check-inhibitors=no reboot");
   });
 
   test("a locked volume takes it back, file by file, and boots that; no second time", async () => {
@@ -173,12 +192,12 @@ describe("after an update", () => {
     expect(boot("boot-2", locked).code).toBe(0);
     isOriginal();
     expect(node.list("/boot/firmware")).not.toContain("more");
-    expect(asked()).toEqual(["--no-block reboot"]);
+    expect(asked()).toEqual(["--no-block --check-inhibitors=no reboot"]);
     expect(keepBoot("status").stdout).toContain(
       "phase=back\nreason=the volume logs stays locked: tpm-refused: another TPM\n",
     );
     expect(boot("boot-3", locked, 4000).stderr).toContain("gone back to");
-    expect(asked()).toEqual(["--no-block reboot"]);
+    expect(asked()).toEqual(["--no-block --check-inhibitors=no reboot"]);
     refused(keepBoot("confirm"), "taken back");
     expect(keepBoot("disarm").code).toBe(0);
     expect(keepBoot("status").stdout).toMatch(/^phase=none$/m);
@@ -221,7 +240,7 @@ exec /bin/mv "$@"`,
       "overlays",
     ]);
     expect(keepBoot("status").stdout).toContain("phase=back\nreason=the volume models stays locked: x\n");
-    expect(asked()).toEqual(["--no-block reboot"]);
+    expect(asked()).toEqual(["--no-block --check-inhibitors=no reboot"]);
   });
 
   test("a partition that is another one all the same is not booted again and again", async () => {
@@ -231,6 +250,68 @@ exec /bin/mv "$@"`,
     isOriginal();
     expect(asked()).toEqual([]);
     expect(keepBoot("status").stdout).toContain("what else was changed?");
+  });
+
+  test("begun and given up, what is gone back to stays what has booted", async () => {
+    await armed();
+    const kept = node.list(copy).filter((name) => name.startsWith("kept-"));
+    expect(keepBoot("disarm").code).toBe(0);
+    refused(keepBoot("keep"), /not what this boot measured/);
+    expect(keepBoot("arm", "600").code).toBe(0);
+    expect(node.list(copy).filter((name) => name.startsWith("kept-"))).toEqual(kept);
+    boot("boot-2", { models: "state=locked\nreason=x\n" });
+    isOriginal();
+  });
+
+  test("what would be gone back to is no update", async () => {
+    await measured();
+    approve(await nextPolicy());
+    keepBoot("keep");
+    refused(keepBoot("arm", "600"), /is what would be gone back to/);
+  });
+
+  test("without room for both at a time nothing is armed, and a partition that fills up later is left as it is", async () => {
+    await armed();
+    keepBoot("disarm");
+    node.tool("df", "echo Avail; echo 100");
+    refused(keepBoot("arm", "600"), /has no room for going back: it takes \d+ bytes, and has 100/);
+    node.remove("/bin/df");
+    expect(keepBoot("arm", "600").code).toBe(0);
+    node.tool("cp", `case "$*" in *README*) exit 1 ;; esac; exec /bin/cp "$@"`);
+    expect(boot("boot-2", { models: "state=open\n" }, 4000).code).toBe(1);
+    expect(node.read("/boot/firmware/kernel_2712.img")).toBe("another kernel");
+    expect(node.list("/boot/firmware").filter((name) => name.endsWith("-new"))).toEqual([]);
+    expect(keepBoot("status").stdout).toMatch(
+      /^reason=nobody confirmed .*; the boot partition could not be written back/m,
+    );
+    expect(asked().join()).not.toContain("reboot");
+  });
+
+  test("a copy that was spoiled after it was armed is written to nothing", async () => {
+    await armed();
+    const kept = node.list(copy).find((name) => /^kept-\w+$/.test(name)) ?? "";
+    node.write(`${copy}/${kept}/kernel_2712.img`, "garbage");
+    expect(boot("boot-2", { models: "state=locked\nreason=x\n" }).code).toBe(1);
+    expect(node.read("/boot/firmware/kernel_2712.img")).toBe("another kernel");
+    expect(keepBoot("status").stdout).toContain("the copy of the boot partition is spoiled");
+  });
+
+  test("a full disk loses no phase: what can't be written is not armed, and what is armed is judged", async () => {
+    await armed();
+    // sync fails where the blocks can't be had.
+    node.tool("sync", `case "$*" in *armed.new*) exit 1 ;; esac; exec /bin/sync "$@"`);
+    expect(boot("boot-2", { models: "state=open\n" }).stdout).toContain("waiting");
+    expect(keepBoot("status").stdout).toMatch(/^phase=armed\nbooted=yes$/m);
+    expect(boot("boot-2", { models: "state=open\n" }, 4000).code).toBe(1);
+    expect(node.read("/boot/firmware/kernel_2712.img")).toBe("another kernel");
+    node.remove("/bin/sync");
+    boot("boot-2", { models: "state=open\n" }, 4001);
+    isOriginal();
+    keepBoot("disarm");
+    update();
+    node.tool("sync", `case "$*" in *armed.new*) exit 1 ;; esac; exec /bin/sync "$@"`);
+    refused(keepBoot("arm", "600"), /armed can't be written/);
+    expect(keepBoot("status").stdout).toMatch(/^phase=none$/m);
   });
 
   test("one at a time, and never without a copy", async () => {
