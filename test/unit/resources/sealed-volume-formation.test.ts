@@ -371,6 +371,21 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
     expect(node.observe(next).openedBy).toBe("tpm");
   });
 
+  test("pins no copy of a header that is another one by the time it is copied", () => {
+    const key = locked();
+    const pins = node.read("/etc/edgeseal/volumes/models.pins");
+    const enrol = node.read("/bin/systemd-cryptenroll");
+    // The disk answers otherwise once the slot was sealed: another salt in the slot of the recovery key.
+    node.write(
+      "/bin/systemd-cryptenroll",
+      `#!/bin/sh\n(\n${enrol.replace(/^#!.*\n/, "").replace(/^exec /m, "")}\n) || exit\ncase "$*" in *wipe-slot*) ;; *) for last; do :; done; sed -i 's/"salt":"vH7K/"salt":"aH7K/g' "$last" ;; esac\n`,
+    );
+    expect(() => {
+      recover(inputs, key);
+    }).toThrow(/the header of models on .* changed while it was sealed anew; nothing was pinned/);
+    expect(node.read("/etc/edgeseal/volumes/models.pins")).toBe(pins);
+  });
+
   test("seals anew also where the old slot has the very policy that is wanted", () => {
     const key = locked();
     const before = node.observe(inputs).headerDigest;
