@@ -120,7 +120,11 @@ describe("cancelling", () => {
     const failed = failureOf(provider.create(noteInputs()));
     await begun;
     await provider.cancel();
-    expect(await failed).toMatchObject({ code: 1, message: "pi-1: cancelled; run the operation again to go on from here", init: undefined });
+    expect(await failed).toMatchObject({
+      code: 1,
+      message: "pi-1: cancelled; run the operation again to go on from here",
+      init: undefined,
+    });
     await provider.server.cancel();
     expect(provider.devices.events.at(-1)).toBe("closed");
   });
