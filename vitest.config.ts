@@ -3,7 +3,6 @@ import { defineConfig } from "vitest/config";
 const minutes = 60_000;
 /** Tests on the virtual Pi with many boots each: `./edgeseal test trust`. */
 const trust = [
-  "attacks",
   "firmware-config",
   "measured-boot",
   "sealed-volume*",
