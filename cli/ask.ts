@@ -37,6 +37,23 @@ export const askHidden = (question: string, mend: string): Promise<string> => as
 /** Asks on the terminal, and shows what is typed. @throws as `askHidden` */
 export const askShown = (question: string, mend: string): Promise<string> => ask(question, mend, true);
 
+/** How somebody is asked; another one for tests. */
+export interface Asking {
+  readonly canAsk: () => boolean;
+  readonly ask: (question: string, mend: string) => Promise<string>;
+}
+
+/** Whether the user says yes. Without a terminal, and with --json, only --yes does. @throws Interrupted */
+export async function confirmed(
+  question: string,
+  { yes, json }: { readonly yes?: true; readonly json?: true },
+  asking: Asking = { canAsk, ask: askShown },
+): Promise<boolean> {
+  if (yes) return true;
+  if (json || !asking.canAsk()) return false;
+  return /^y(es)?$/i.test((await asking.ask(`${question} [y/N] `, "give --yes")).trim());
+}
+
 async function ask(question: string, mend: string, shown: boolean): Promise<string> {
   const terminal = openTerminal();
   if (terminal === undefined)

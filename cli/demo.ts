@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import { withInterruption } from "./interruption.ts";
 
 export function register(program: Command): void {
   program
@@ -12,17 +13,14 @@ export function register(program: Command): void {
         import("./demo/step.ts"),
         import("./errors.ts"),
       ]);
-      const interrupted = new AbortController();
-      const onInterrupt = (): void => interrupted.abort();
-      process.once("SIGINT", onInterrupt);
-      try {
-        await runDemo({ signal: interrupted.signal, say: (line) => console.log(line) });
-      } catch (error) {
-        if (interrupted.signal.aborted) throw new UserError("interrupted; the virtual Pi is gone");
-        if (error instanceof NotAsItShouldBe) throw new UserError(`not as it should be\n${error.message}`);
-        throw error;
-      } finally {
-        process.off("SIGINT", onInterrupt);
-      }
+      await withInterruption(async (signal) => {
+        try {
+          await runDemo({ signal, say: (line) => console.log(line) });
+        } catch (error) {
+          if (signal.aborted) throw new UserError("interrupted; the virtual Pi is gone");
+          if (error instanceof NotAsItShouldBe) throw new UserError(`not as it should be\n${error.message}`);
+          throw error;
+        }
+      });
     });
 }

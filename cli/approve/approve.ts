@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { isReason, type Approval } from "../../provider/trust/approval-schema.ts";
 import { approveState, signApproval } from "../../provider/trust/approval.ts";
 import { sha256Hex } from "../../provider/trust/digest.ts";
-import { askShown, canAsk } from "../ask.ts";
+import { confirmed } from "../ask.ts";
 import { UserError } from "../errors.ts";
 import { timestamp } from "../keys/key-store.ts";
 import { siteNode, type SiteNode } from "../site-node.ts";
@@ -172,11 +172,4 @@ async function approveAssessed(
     console.log("  commit it, and have it reviewed; `pulumi up` ships it to the node, before it reboots");
   }
   return { approval, written };
-}
-
-/** Whether the user says yes. Without a terminal, and with --json, only --yes does. */
-async function confirmed(question: string, options: Pick<ApproveOptions, "yes" | "json">): Promise<boolean> {
-  if (options.yes) return true;
-  if (options.json || !canAsk()) return false;
-  return /^y(es)?$/i.test((await askShown(`${question} [y/N] `, "give --yes")).trim());
 }

@@ -5,6 +5,7 @@ import { parseHostKeyPin } from "../../provider/device/host-key.ts";
 import { scanHostKey } from "../../provider/device/scan-host-key.ts";
 import { askShown, canAsk, Interrupted } from "../ask.ts";
 import { UserError } from "../errors.ts";
+import { withInterruption } from "../interruption.ts";
 import { connectionOf } from "../site-node.ts";
 import { compareHostKey, type ComparedHostKey, type ComparisonWorld } from "./compare-host-key.ts";
 import { endorsementFault, requireCheckLine, type Expectation } from "./comparison.ts";
@@ -47,22 +48,18 @@ export interface Contact {
  * @throws UserError, DeviceError, Interrupted
  */
 export async function addNode(address: string, options: AddOptions, world: World = theWorld): Promise<void> {
-  const interruption = new AbortController();
-  const onInterrupt = (): void => interruption.abort();
-  process.once("SIGINT", onInterrupt);
-  try {
-    const contact = await makeContact(address, options, world, interruption.signal);
-    report(contact, options);
-  } catch (error) {
-    // Whatever was under way, it is the person who ended it.
-    if (interruption.signal.aborted) throw new Interrupted("interrupted");
-    // Who answers now is not who was compared.
-    if (error instanceof DeviceError && error.kind === "hostKeyMismatch")
-      process.exitCode = exitStatus.notExpected;
-    throw error;
-  } finally {
-    process.off("SIGINT", onInterrupt);
-  }
+  await withInterruption(async (signal) => {
+    try {
+      report(await makeContact(address, options, world, signal), options);
+    } catch (error) {
+      // Whatever was under way, it is the person who ended it.
+      if (signal.aborted) throw new Interrupted("interrupted");
+      // Who answers now is not who was compared.
+      if (error instanceof DeviceError && error.kind === "hostKeyMismatch")
+        process.exitCode = exitStatus.notExpected;
+      throw error;
+    }
+  });
 }
 
 async function makeContact(

@@ -22,6 +22,7 @@ import { policyKeyOf, requireKeyOfSite, type PolicyKey } from "../approve/policy
 import { readNode } from "../approve/read-node.ts";
 import { assessmentJson } from "../approve/report.ts";
 import { UserError } from "../errors.ts";
+import { withInterruption } from "../interruption.ts";
 import { siteNode } from "../site-node.ts";
 import { visible } from "../visible.ts";
 import { readUpdate, type UpdateReading } from "./read-update.ts";
@@ -113,12 +114,12 @@ export async function update(node: string, options: UpdateOptions): Promise<void
   if (options.json) console.log(JSON.stringify(endJson(node, ended), undefined, 2));
 }
 
+const lockedOf = (volumes: UpdateReading["volumes"]): readonly string[] =>
+  Object.keys(volumes).filter((name) => volumes[name] === false);
+
 /** Whether nothing is left to do: what will boot is what booted, the node has its approval, and its volumes are open by it. */
 const holdsAlready = ({ pcr11, consistent, approved, volumes }: UpdateReading, next: string): boolean =>
-  pcr11 === next &&
-  consistent &&
-  approved.has(policyPcrDigest(next)) &&
-  Object.values(volumes).every(Boolean);
+  pcr11 === next && consistent && approved.has(policyPcrDigest(next)) && lockedOf(volumes).length === 0;
 
 /**
  * An update that was begun by an earlier run is confirmed for the same reasons as by that.
@@ -210,7 +211,7 @@ function requireWayBack(
       hint: "it was approved and opened the volumes before: give --no-way-back",
     });
   }
-  const locked = Object.keys(volumes).filter((name) => volumes[name] === false);
+  const locked = lockedOf(volumes);
   if (locked.length > 0 && approved.has(policyPcrDigest(pcr11))) {
     throw new UserError(
       `${locked.join(", ")} stays locked although this boot is an approved one, so every update would be taken back`,
@@ -221,7 +222,7 @@ function requireWayBack(
 
 /** What was measured is what was approved, or nobody confirms it. */
 function requireAsPredicted({ pcr11, consistent, volumes }: UpdateReading, predicted: string): void {
-  const locked = Object.keys(volumes).filter((name) => volumes[name] === false);
+  const locked = lockedOf(volumes);
   const goesBack = "it is not confirmed, and the node goes back by itself when the time is over";
   if (pcr11 !== predicted || !consistent) {
     throw new UserError(
@@ -285,7 +286,7 @@ function endLines(node: string, { how, reading }: Ended): readonly string[] {
         `${node}: booted as predicted: PCR 11 is ${reading.pcr11}${names === "" ? "" : `; open: ${names}`}`,
       ];
     case "went-back": {
-      const locked = Object.keys(reading.volumes).filter((name) => reading.volumes[name] === false);
+      const locked = lockedOf(reading.volumes);
       return [
         `${node}: WENT BACK to the boot partition as it was before: ${visible(reading.reason ?? "unknown")}`,
         ...(reading.phase === "restoring" ? ["  it is not done with that yet; run this command again"] : []),
@@ -318,25 +319,21 @@ async function withNode<T>(
   work: (run: Run, signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
   const devices = createDevices({ kinds: [measuredBoot] });
-  const interruption = new AbortController();
-  const interrupt = (): void => {
-    interruption.abort();
-  };
-  process.once("SIGINT", interrupt);
   const inputs = { node: connection.node, reboot: "never", rebootUnapproved: "refuse" } as const;
   try {
     const device: Device = devices.get(connection);
-    return await work(async (steps) => {
-      const applied = await device.apply<MeasuredBootState>(measuredBoot, inputs, steps, {
-        signal: interruption.signal,
-        onProgress: (title) => {
-          say(`  ${title}`);
-        },
-      });
-      if (applied.failure !== undefined) throw applied.failure;
-    }, interruption.signal);
+    return await withInterruption((signal) =>
+      work(async (steps) => {
+        const applied = await device.apply<MeasuredBootState>(measuredBoot, inputs, steps, {
+          signal,
+          onProgress: (title) => {
+            say(`  ${title}`);
+          },
+        });
+        if (applied.failure !== undefined) throw applied.failure;
+      }, signal),
+    );
   } finally {
-    process.off("SIGINT", interrupt);
     await devices.close();
   }
 }

@@ -10,8 +10,9 @@ import { checkSealedVolume, type SealedVolumeInputs } from "../../provider/resou
 import type { SealedVolumeState } from "../../provider/resources/sealed-volume-state.ts";
 import { ChallengeFailed, type AnsweredChallenge } from "../../provider/resources/tpm-challenge.ts";
 import { openRecovery, RecoveryRefused } from "../../provider/trust/recovery.ts";
-import { askShown, canAsk } from "../ask.ts";
+import { askShown, canAsk, confirmed, type Asking } from "../ask.ts";
 import { UserError } from "../errors.ts";
+import { withInterruption } from "../interruption.ts";
 import { siteNode, type SiteNode } from "../site-node.ts";
 import { visible } from "../visible.ts";
 import { assess, isSealed, type AssessedVolume, type Assessment, type ReadVolume } from "./assess.ts";
@@ -21,10 +22,8 @@ import { namingKeys, recoveryKeyOf, type RecoveryKey } from "./recovery-key.ts";
 import { assessmentLines, outcomeLine, resultJson, type Outcome } from "./report.ts";
 
 /** What changing volumes does with the world; given, so that tests need neither node nor terminal. */
-export interface World {
+export interface World extends Asking {
   readonly open: (connection: Connection) => NodeAccess;
-  readonly canAsk: () => boolean;
-  readonly ask: (question: string, mend: string) => Promise<string>;
 }
 
 const theWorld: World = { open: openNode, canAsk, ask: askShown };
@@ -45,28 +44,26 @@ export async function changeVolumes(
   const key = await recoveryKeyOf(options);
   const { volumes, approvalFaults } = await volumesOf(site, options.site, node);
   const meant = meantOf(names, volumes, node);
-  const interruption = new AbortController();
-  const onInterrupt = (): void => interruption.abort();
-  process.once("SIGINT", onInterrupt);
-  const access = world.open(await site.connection());
-  const work = new Work({ access, key, pinned, options, world, signal: interruption.signal });
-  try {
-    const read = await work.read(volumes);
-    await work.carryOut(assess({ node, task, volumes: read, meant, approvalFaults }));
-  } catch (error) {
-    if (!interruption.signal.aborted) throw error;
-    // Whatever was under way, it is the person who ended it.
-    process.exitCode = 130;
-    throw new UserError(
-      work.sending
-        ? "interrupted: what had begun on the node may be half done; run it again, and it goes on from there"
-        : "interrupted: nothing was changed",
-      { cause: error },
-    );
-  } finally {
-    process.off("SIGINT", onInterrupt);
-    await access.close();
-  }
+  await withInterruption(async (signal) => {
+    const access = world.open(await site.connection());
+    const work = new Work({ access, key, pinned, options, world, signal });
+    try {
+      const read = await work.read(volumes);
+      await work.carryOut(assess({ node, task, volumes: read, meant, approvalFaults }));
+    } catch (error) {
+      if (!signal.aborted) throw error;
+      // Whatever was under way, it is the person who ended it.
+      process.exitCode = 130;
+      throw new UserError(
+        work.sending
+          ? "interrupted: what had begun on the node may be half done; run it again, and it goes on from there"
+          : "interrupted: nothing was changed",
+        { cause: error },
+      );
+    } finally {
+      await access.close();
+    }
+  });
 }
 
 // --- what is asked for ---
@@ -193,7 +190,7 @@ class Work {
     assessment: Assessment,
     say: (line: string) => void,
   ): Promise<Parameters<typeof resultJson>[1]> {
-    const { options, pinned } = this.#means;
+    const { options, pinned, world } = this.#means;
     const { node, volumes } = assessment;
     const nothing = { tpm: undefined, outcomes: [] };
     const inTheWay = volumes.filter(({ objections }) => objections.length > 0);
@@ -218,7 +215,10 @@ class Work {
         : `SOMETHING answered a challenge with the endorsement key ${endorsementKeySha256}; as none is pinned, that may be any TPM, or none: only the host key says that it is ${node}`,
     );
     const which = toChange.map(({ name }) => name).join(", ");
-    if (options.dryRun || !(await this.#confirmed(`Send the recovery keys of ${which} to ${node}?`))) {
+    if (
+      options.dryRun ||
+      !(await confirmed(`Send the recovery keys of ${which} to ${node}?`, options, world))
+    ) {
       say("not done; nothing was changed");
       process.exitCode = exitStatus.notDone;
       return { tpm, outcomes: [] };
@@ -247,14 +247,6 @@ class Work {
         ...(error.hint === undefined ? {} : { hint: error.hint }),
       });
     }
-  }
-
-  /** Whether the user says yes. Without a terminal, and with --json, only --yes does. */
-  async #confirmed(question: string): Promise<boolean> {
-    const { options, world } = this.#means;
-    if (options.yes) return true;
-    if (options.json || !world.canAsk()) return false;
-    return /^y(es)?$/i.test((await world.ask(`${question} [y/N] `, "give --yes")).trim());
   }
 
   /** The recovery keys by volume. All are decrypted, and what each is for is checked, before any is sent. */
