@@ -1,4 +1,3 @@
-import { execFile } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -7,18 +6,9 @@ import { stringify } from "yaml";
 import type { SealedVolumeInputs } from "../../provider/resources/sealed-volume-inputs.ts";
 import type { SealedVolumeState } from "../../provider/resources/sealed-volume-state.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
+import { edgesealIn, type Ran } from "./command-line.ts";
 import { bringUp, kindOf, observe, onPi, type Declared } from "./provider-on-pi.ts";
-import { modelDisk } from "./sealed-volume-site.ts";
-
-const program = join(import.meta.dirname, "../../cli/main.ts");
-
-/** What a run of the command line gave. */
-export interface Ran {
-  readonly code: number;
-  readonly stdout: string;
-  /** Standard output and error. */
-  readonly text: string;
-}
+import { modelDisk, models } from "./sealed-volume-site.ts";
 
 /**
  * A site of one node, `pi-1`, as an operator has it: keys and approvals made by the command line, a site file, and a virtual Pi whose boot is measured, approved, and opens a
@@ -98,30 +88,14 @@ export class SealedNode {
 
   /** Runs the command line in the site's folder. */
   edgeseal(...args: readonly string[]): Promise<Ran> {
-    return new Promise((resolve) => {
-      execFile(
-        process.execPath,
-        ["--disable-warning=ExperimentalWarning", program, ...args],
-        { cwd: this.folder },
-        (error, stdout, stderr) => {
-          const code = typeof error?.code === "number" ? error.code : error === null ? 0 : -1;
-          resolve({ code, stdout, text: `${stdout}${stderr}` });
-        },
-      );
-    });
+    return edgesealIn(this.folder, args);
   }
 
   /** The volume, as a program that reads the site file declares it. */
   get volume(): Declared {
     const read = (path: string): string => readFileSync(join(this.folder, path), "utf8");
     const inputs: SealedVolumeInputs = {
-      name: "models",
-      device: modelDisk,
-      filesystem: "ext4",
-      mountPoint: "/srv/models",
-      readOnly: false,
-      mayErase: [],
-      cipher: "auto",
+      ...models,
       node: "pi-1",
       policyKey: read("keys/policy-1.pub.pem"),
       generation: 1,

@@ -10,6 +10,17 @@ import { kindOf, observe, type Declared } from "./provider-on-pi.ts";
 /** The disk of the virtual Pi that is there for volumes. */
 export const modelDisk = "/dev/disk/by-id/virtio-model";
 
+/** What the checked inputs of a volume `models` on it are, but for what comes of the site. */
+export const models = {
+  name: "models",
+  device: modelDisk,
+  filesystem: "ext4",
+  mountPoint: "/srv/models",
+  readOnly: false,
+  mayErase: [],
+  cipher: "auto",
+} satisfies Partial<SealedVolumeInputs>;
+
 /** A site's two keys, in memory. */
 export function makeSite() {
   const [policy, recovery] = [testKey("policy"), testKey("recovery")];
@@ -53,13 +64,7 @@ export type Site = ReturnType<typeof makeSite>;
 /** A volume `models` on the model disk, as its checked inputs are. */
 export async function declare(site: Site, pcr11: string, inputs: Partial<SealedVolumeInputs> = {}) {
   const all: SealedVolumeInputs = {
-    name: "models",
-    device: modelDisk,
-    filesystem: "ext4",
-    mountPoint: "/srv/models",
-    readOnly: false,
-    mayErase: [],
-    cipher: "auto",
+    ...models,
     node: "pi",
     policyKey: site.policyKey,
     generation: 1,

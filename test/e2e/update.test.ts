@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { policyPcrDigest } from "../../provider/trust/pcr-policy.ts";
-import { SealedNode, type Ran } from "./sealed-node.ts";
+import type { Ran } from "./command-line.ts";
+import { SealedNode } from "./sealed-node.ts";
 
 /*
  * `edgeseal update` as an operator runs it, on a node that measures its boots and has a sealed volume: an initramfs that was really built anew, and an update that leaves

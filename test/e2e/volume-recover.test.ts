@@ -1,4 +1,3 @@
-import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -10,38 +9,21 @@ import type { SealedVolumeState } from "../../provider/resources/sealed-volume-s
 import { fingerprint, readPublicKey } from "../../provider/trust/public-key.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { bringUp, kindOf, observe, onPi, type Declared } from "./provider-on-pi.ts";
-import { modelDisk } from "./sealed-volume-site.ts";
+import { edgesealIn, type Ran } from "./command-line.ts";
+import { modelDisk, models } from "./sealed-volume-site.ts";
 
 /*
  * `edgeseal volume recover` and `rotate` as an operator runs them, on a node that measures its boots: another TPM, which answers a challenge before it gets a key, another key slot, and
  * another generation of the policy key, after which what the old one approved opens nothing.
  */
 
-const program = join(import.meta.dirname, "../../cli/main.ts");
 const keys = ["--keys", "keys", "--passphrase-file", "passphrase"];
 
 let pi: VirtualPi;
 let folder: string;
 
-interface Ran {
-  readonly code: number;
-  readonly text: string;
-}
-
 /** Runs the command line with the site's files. */
-const edgeseal = (...args: readonly string[]): Promise<Ran> =>
-  new Promise((resolve) => {
-    execFile(
-      process.execPath,
-      ["--disable-warning=ExperimentalWarning", program, ...args],
-      { cwd: folder },
-      (error, stdout, stderr) =>
-        resolve({
-          code: typeof error?.code === "number" ? error.code : error === null ? 0 : -1,
-          text: `${stdout}${stderr}`,
-        }),
-    );
-  });
+const edgeseal = (...args: readonly string[]): Promise<Ran> => edgesealIn(folder, args);
 
 const onVolumes = (task: "recover" | "rotate", ...args: readonly string[]): Promise<Ran> =>
   edgeseal("volume", task, "pi-1", "--site", "stacks/lab.yaml", ...keys, "--yes", ...args);
@@ -83,13 +65,7 @@ const publicKey = (name: string): string => readFileSync(join(folder, `keys/${na
 
 const volume = (generation = 1): Declared => {
   const inputs: SealedVolumeInputs = {
-    name: "models",
-    device: modelDisk,
-    filesystem: "ext4",
-    mountPoint: "/srv/models",
-    readOnly: false,
-    mayErase: [],
-    cipher: "auto",
+    ...models,
     node: "pi-1",
     policyKey: publicKey(`policy-${generation}`),
     generation,

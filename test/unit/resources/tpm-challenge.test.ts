@@ -2,32 +2,17 @@ import { afterEach, beforeEach, describe, expect, test, type TestContext } from 
 import { constants, createDecipheriv, createHash, generateKeyPairSync, privateDecrypt } from "node:crypto";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import type { PartOutput } from "../../../provider/device/probe.ts";
 import type { Session } from "../../../provider/device/session.ts";
 import { challengeTpm, ChallengeFailed } from "../../../provider/resources/tpm-challenge.ts";
 import { kdfa } from "../../../provider/trust/credential.ts";
 import { softwareTpm, type SoftwareTpm } from "../trust/software-tpm.ts";
-import { FakeRoot } from "./fake-root.ts";
-
-/** A node with a TPM that tpm2-tools reach. */
-class TpmRoot extends FakeRoot {
-  constructor() {
-    super();
-    this.write("/sys/class/tpm/tpm0/tpm_version_major", "2\n");
-    this.write("/run/.keep", "");
-  }
-
-  insert(tpm: SoftwareTpm): void {
-    this.write("/tpm", `TPM2TOOLS_TCTI=swtpm:path=${join(tpm.folder, "socket")}; export TPM2TOOLS_TCTI\n`);
-  }
-
-  override sh(script: string, stdin?: string): PartOutput {
-    return super.sh(`if [ -e "$ROOT/tpm" ]; then . "$ROOT/tpm"; fi\n${script}`, stdin);
-  }
-}
+import { TpmRoot } from "./tpm-root.ts";
 
 let root: TpmRoot;
-beforeEach(() => (root = new TpmRoot()));
+beforeEach(() => {
+  root = new TpmRoot();
+  root.write("/run/.keep", "");
+});
 afterEach(() => root[Symbol.dispose]());
 
 /** What is done to what the node answers, in the order of the calls. */

@@ -1,6 +1,5 @@
 import { afterEach, beforeAll, beforeEach, describe, expect, test, type TestContext } from "vitest";
-import { join } from "node:path";
-import { UnknownObservation, type PartOutput } from "../../../provider/device/probe.ts";
+import { UnknownObservation } from "../../../provider/device/probe.ts";
 import type { Step } from "../../../provider/device/step.ts";
 import { diffState } from "../../../provider/diff.ts";
 import { PlanRefused } from "../../../provider/resource.ts";
@@ -10,7 +9,7 @@ import { fingerprint } from "../../../provider/trust/public-key.ts";
 import { openRecovery, type RecoveryBinding } from "../../../provider/trust/recovery.ts";
 import { testKey, type TestKey } from "../trust/keys.ts";
 import { SoftwareTpm, softwareTpm } from "../trust/software-tpm.ts";
-import { FakeRoot } from "./fake-root.ts";
+import { TpmRoot } from "./tpm-root.ts";
 
 const route = {
   clientAddress: undefined,
@@ -34,22 +33,6 @@ beforeAll(() => {
     lockoutRecovery: 86_400,
   };
 });
-
-/** A node with a TPM that tpm2-tools reach. */
-class TpmRoot extends FakeRoot {
-  constructor() {
-    super();
-    this.write("/sys/class/tpm/tpm0/tpm_version_major", "2\n");
-  }
-
-  insert(tpm: SoftwareTpm): void {
-    this.write("/tpm", `TPM2TOOLS_TCTI=swtpm:path=${join(tpm.folder, "socket")}; export TPM2TOOLS_TCTI\n`);
-  }
-
-  override sh(script: string, stdin?: string): PartOutput {
-    return super.sh(`if [ -e "$ROOT/tpm" ]; then . "$ROOT/tpm"; fi\n${script}`, stdin);
-  }
-}
 
 let root: TpmRoot;
 beforeEach(() => (root = new TpmRoot()));
