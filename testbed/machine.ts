@@ -7,7 +7,7 @@ import { spawnBound, type BoundProcess } from "./bound-process.ts";
 import type { SerialConsole } from "./console.ts";
 import type { BootFiles } from "./firmware.ts";
 import type { Accelerator, Profile } from "./profile.ts";
-import { Qmp } from "./qmp.ts";
+import { QemuGone, Qmp } from "./qmp.ts";
 import { powerOnTpm } from "./tpm.ts";
 
 /** What stays the same from one power-on of a node to the next. */
@@ -25,6 +25,8 @@ export interface Wiring {
   readonly console: SerialConsole;
   /** `isolated`: nothing but ssh from this machine. `nat`: it also reaches what this machine reaches, itself as 10.0.2.2. */
   readonly network: "isolated" | "nat";
+  /** Which board the disks and the TPM are on, from 0: each has network addresses of its own. */
+  readonly board: number;
 }
 
 /** Why a machine is off: the guest asked for it, we cut it, or the emulator failed. */
@@ -84,6 +86,8 @@ export class Machine {
       if (memory !== undefined)
         await Promise.race([machine.#loadMemory(memory, wiring.folder), machine.#failure()]);
     } catch (error) {
+      // Its control channel closes before it has ended; why it did is known then.
+      if (error instanceof QemuGone) await machine.#failure();
       await machine.cut();
       throw error;
     }
@@ -122,6 +126,11 @@ export class Machine {
     this.#cut = true;
     await this.#qmp.execute("quit");
     await this.off;
+  }
+
+  /** Writes what is in the machine's memory to a file, as it is at one moment; the machine goes on afterwards. */
+  async dumpMemory(path: string): Promise<void> {
+    await this.#qmp.execute("dump-guest-memory", { paging: false, protocol: `file:${path}` });
   }
 
   async #loadMemory(path: string, folder: string): Promise<void> {
@@ -178,6 +187,7 @@ export function qemuArguments(
     ...["-drive", `file=${escape(path)},if=none,id=${id},format=qcow2,discard=unmap`],
     ...["-device", `virtio-blk-pci,drive=${id},serial=${id},addr=${address}`],
   ];
+  const board = (0x9e + wiring.board).toString(16);
   const isolated = wiring.network === "isolated" ? ",restrict=on" : "";
   const nic = (index: 0 | 1, port: number): readonly string[] => [
     "-netdev",
@@ -185,7 +195,7 @@ export function qemuArguments(
       `hostfwd=tcp:127.0.0.1:${String(port)}-:22${isolated}`,
     "-device",
     // Without an option ROM: nothing boots from the network here.
-    `virtio-net-pci,netdev=eth${String(index)},mac=52:54:00:ed:9e:0${String(index)},romfile=,addr=0x1${String(index)}`,
+    `virtio-net-pci,netdev=eth${String(index)},mac=52:54:00:ed:${board}:0${String(index)},romfile=,addr=0x1${String(index)}`,
   ];
   return [
     ...["-name", `edgeseal-${wiring.name}`],

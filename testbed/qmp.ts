@@ -6,6 +6,11 @@ export interface QmpEvent {
   readonly data?: Readonly<Record<string, unknown>>;
 }
 
+/** QEMU does not answer any more: it ended, or is about to. */
+export class QemuGone extends Error {
+  override readonly name = "QemuGone";
+}
+
 interface Reply {
   readonly QMP?: unknown;
   readonly event?: string;
@@ -60,7 +65,7 @@ export class Qmp {
   /** @throws Error with QEMU's own words when it refuses the command or goes away. */
   execute(command: string, args?: Readonly<Record<string, unknown>>): Promise<unknown> {
     const socket = this.#socket;
-    if (!socket || this.#closed) return Promise.reject(new Error(`QEMU is gone: ${command} not sent`));
+    if (!socket || this.#closed) return Promise.reject(new QemuGone(`QEMU is gone: ${command} not sent`));
     const id = this.#nextId++;
     return new Promise((resolve, reject) => {
       this.#pending.set(id, { resolve, reject });
@@ -116,7 +121,7 @@ export class Qmp {
 
   #gone(): void {
     this.#closed = true;
-    for (const pending of this.#pending.values()) pending.reject(new Error("QEMU is gone"));
+    for (const pending of this.#pending.values()) pending.reject(new QemuGone("QEMU is gone"));
     this.#pending.clear();
   }
 }

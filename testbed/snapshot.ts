@@ -120,6 +120,7 @@ async function bootAndSave(
     ports: { first, second },
     console,
     network: "isolated",
+    board: 0,
   };
   const started = performance.now();
   const bootFiles = await readBootFiles(wiring.systemDisk, path("boot"));
@@ -194,7 +195,14 @@ async function snapshotKey(image: Image, accelerator: Accelerator): Promise<stri
   };
   const options = qemuArguments(
     // The console is no part of the command line.
-    { ...wiring, profile: image.profile, accelerator, console: undefined as never, network: "isolated" },
+    {
+      ...wiring,
+      profile: image.profile,
+      accelerator,
+      console: undefined as never,
+      network: "isolated",
+      board: 0,
+    },
     placeholder,
     { tpmSocket: "", qmpSocket: "" },
   );

@@ -10,6 +10,7 @@ import { ensureImage, type Image } from "./image.ts";
 import { Machine, type PowerOff, type Wiring } from "./machine.ts";
 import { claimNodeFolder, describeNode, freePorts } from "./node-folder.ts";
 import type { Profile } from "./profile.ts";
+import { foundInFile } from "./search.ts";
 import { copyTpmState, ensureSnapshot, readyMarker } from "./snapshot.ts";
 import { PoweredOffDisks } from "./tamper.ts";
 import { replaceChip } from "./tpm.ts";
@@ -71,7 +72,7 @@ export class VirtualPi {
   readonly ssh: GuestAddress;
   /** The same node by its second interface: connections come from 10.0.3.2 there, and from 10.0.2.2 on the first. */
   readonly sshAlternate: GuestAddress;
-  readonly #wiring: Wiring;
+  #wiring: Wiring;
   readonly #shell: GuestShell;
   readonly #timings: BootTiming[] = [];
   #machine: Machine | undefined;
@@ -128,6 +129,7 @@ export class VirtualPi {
       tpmState: path("tpm"),
       ports: { first, second },
       network: options.network ?? "isolated",
+      board: 0,
     };
     const pi = new VirtualPi(image, wiring, options.onOff);
     signal?.addEventListener("abort", () => void pi.stop(), { once: true });
@@ -261,6 +263,34 @@ export class VirtualPi {
   async replaceTpm(): Promise<void> {
     this.#requireOff("replace its TPM");
     await replaceChip(this.#wiring.tpmState);
+  }
+
+  /** Moves the disks and the TPM together to another board. The node has to be off. */
+  replaceBoard(): void {
+    this.#requireOff("replace its board");
+    this.#wiring = { ...this.#wiring, board: this.#wiring.board + 1 };
+  }
+
+  /** Which of these are in the memory of the running node, as somebody who reads its chips would find them. */
+  async foundInMemory(wanted: readonly Buffer[]): Promise<readonly boolean[]> {
+    const dump = join(this.#wiring.folder, "memory");
+    try {
+      await this.#requireOn().dumpMemory(dump);
+      return await foundInFile(dump, wanted);
+    } finally {
+      await rm(dump, { force: true });
+    }
+  }
+
+  /**
+   * Which of these are on the disks, as somebody who pulled them would find them, in what was written since the image. The node has to be off.
+   * @param wanted each of at most 4 KiB, and not across two clusters of the disk's file (64 KiB)
+   */
+  async foundOnDisks(wanted: readonly Buffer[]): Promise<readonly boolean[]> {
+    this.#requireOff("search its disks");
+    const { systemDisk, dataDisk } = this.#wiring;
+    const found = await Promise.all([systemDisk, dataDisk].map((disk) => foundInFile(disk, wanted)));
+    return wanted.map((_, index) => found.some((each) => each[index]));
   }
 
   /** Ends the node and removes everything of it. Safe to call at any time, more than once. */

@@ -39,7 +39,13 @@ test("a run that failed is a result", async () => {
 test("a run that is aborted is over only once the CLI has ended", async () => {
   const path = (name: string): string => join(scratch, name);
   await withPulumi(
-    `trap 'kill "$!"; sleep 0.3; echo >"${path("put-away")}"; exit 0' TERM\nsleep 60 & echo >"${path("runs")}"\nwait`,
+    // No child in the background: one that had not yet run `sleep` would swallow the signal, and hold the output open.
+    [
+      "trap stopped=1 TERM",
+      `echo >"${path("runs")}"`,
+      `until [ "$stopped" ]; do sleep 0.05; done`,
+      `sleep 0.3; echo >"${path("put-away")}"`,
+    ].join("\n"),
   );
   const interrupted = new AbortController();
   const run = workspace.run(["up"], { signal: interrupted.signal });
