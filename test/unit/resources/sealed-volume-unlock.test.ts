@@ -172,6 +172,16 @@ describe("stays locked, says why, and opens when the original is back:", () => {
       },
       reason: /^pcr11-not-approved: PCR 11 is (12){32}, and the node has no approval of that state/,
     },
+    "an approval by a key that does not count any more": {
+      attack: () => {
+        node.write(
+          "/etc/edgeseal/trust/approvals.json",
+          approvals.replaceAll(/"pkfp": "[0-9a-f]+"/g, `"pkfp": "${"ab".repeat(32)}"`),
+        );
+      },
+      reason:
+        /^approval-revoked: PCR 11 is .*, and the node's approval of that state is by another policy key/,
+    },
     "no approvals": {
       attack: () => {
         node.remove("/etc/edgeseal/trust/approvals.json");
