@@ -122,15 +122,25 @@ async function bootAndSave(
     network: "isolated",
     board: 0,
   };
+  try {
+    await saveWhenReady(wiring, image, signal);
+  } finally {
+    // An open one would keep this process from ending.
+    await console.close();
+  }
+}
+
+async function saveWhenReady(wiring: Wiring, image: Image, signal: AbortSignal | undefined): Promise<void> {
+  const { folder, console, ports } = wiring;
   const started = performance.now();
-  const bootFiles = await readBootFiles(wiring.systemDisk, path("boot"));
+  const bootFiles = await readBootFiles(wiring.systemDisk, join(folder, "boot"));
   const machine = await Machine.powerOn(wiring, bootFiles);
   try {
     const [, bootId = ""] = await console.waitFor(readyMarker, { timeoutMs: 300_000, signal });
     const bootMs = performance.now() - started;
-    await settle(image, first);
+    await settle(image, ports.first);
     signal?.throwIfAborted();
-    await machine.saveMemory(path("memory"), folder);
+    await machine.saveMemory(join(folder, "memory"), folder);
     const description: Description = {
       bootId,
       bootMs,
@@ -138,10 +148,9 @@ async function bootAndSave(
       commandLine: bootFiles.commandLine,
       hasInitramfs: bootFiles.initramfs !== undefined,
     };
-    await writeFile(path("snapshot.json"), JSON.stringify(description, undefined, 2));
+    await writeFile(join(folder, "snapshot.json"), JSON.stringify(description, undefined, 2));
   } finally {
     await machine.cut();
-    await console.close();
   }
 }
 
