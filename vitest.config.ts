@@ -3,6 +3,7 @@ import { defineConfig } from "vitest/config";
 const minutes = 60_000;
 /** Tests on the virtual Pi with many boots each: `./edgeseal test trust`. */
 const trust = [
+  "attacks",
   "firmware-config",
   "measured-boot",
   "sealed-volume*",
@@ -10,10 +11,10 @@ const trust = [
   "update",
   "volume-recover",
 ].map((name) => `test/e2e/${name}.test.ts`);
-/** What a tier of the virtual Pi runs with: one keeps two processors busy. */
+/** What a tier of the virtual Pi runs with. An emulator keeps one processor busy. */
 const onVirtualPi = {
   pool: "forks",
-  maxWorkers: 1,
+  maxWorkers: 2,
   testTimeout: 15 * minutes,
   hookTimeout: 20 * minutes,
 } as const;

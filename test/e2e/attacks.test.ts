@@ -1,0 +1,281 @@
+import { createHash } from "node:crypto";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { parse, stringify } from "yaml";
+import { openPrivateKey } from "../../cli/keys/open-private-key.ts";
+import type { MeasuredBootState } from "../../provider/resources/measured-boot-observation.ts";
+import { openRecovery } from "../../provider/trust/recovery.ts";
+import type { PoweredOffDisks } from "../../testbed/tamper.ts";
+import { observe } from "./provider-on-pi.ts";
+import { SealedNode } from "./sealed-node.ts";
+import { modelDisk } from "./sealed-volume-site.ts";
+
+/*
+ * What somebody with the card in hand, or root on the running node, tries on a node that measures its boots and has a sealed volume; and what does get through at this level of trust,
+ * so that nobody believes more than is true. docs/threat-model.md has a line for each.
+ */
+
+let node: SealedNode;
+
+beforeAll(async () => {
+  node = await SealedNode.start();
+});
+
+// It does not exist when its start failed.
+afterAll(() => (node as SealedNode | undefined)?.stop());
+
+/** Boots with something changed while the node was off. Coming back from `boot` says that ssh answers. */
+async function bootWith(change: (disks: PoweredOffDisks) => Promise<void>): Promise<void> {
+  await node.pi.powerOff();
+  await node.pi.tamper(change);
+  await node.pi.boot();
+}
+
+const putBack = (path: string, content: Buffer): (({ boot }: PoweredOffDisks) => Promise<void>) => {
+  return ({ boot }) => boot.write(path, content);
+};
+
+/** Runs a command of root's that is not to succeed. @returns what it says */
+async function refused(command: string): Promise<string> {
+  return node.root(`${command} 2>&1 && echo SUCCEEDED || :`);
+}
+
+describe("changed while the node was off, it keeps the volume locked, and a refresh names it:", () => {
+  const changes: Readonly<
+    Record<
+      string,
+      { readonly path: string; readonly change: (content: Buffer) => Buffer; readonly named: string }
+    >
+  > = {
+    "the kernel command line": {
+      path: "cmdline.txt",
+      change: (content) => Buffer.from(`${content.toString().trim()} systemd.debug_shell=1\n`),
+      named: "changed file cmdline.txt, changed cmdline",
+    },
+    "config.txt": {
+      path: "config.txt",
+      change: (content) => Buffer.concat([content, Buffer.from("dtparam=uart0=on\n")]),
+      named: "changed file config.txt",
+    },
+    "the initramfs": {
+      path: "initramfs_2712",
+      // An archive may follow with nothing in it, as one with another program in it may.
+      change: (content) => Buffer.concat([content, Buffer.alloc(512)]),
+      named: "changed file initramfs_2712",
+    },
+  };
+
+  test.each(Object.entries(changes))("%s", async (_what, { path, change, named }) => {
+    let original: Buffer = Buffer.alloc(0);
+    await bootWith(async ({ boot }) => {
+      original = await boot.read(path);
+      await boot.write(path, change(original));
+    });
+    const state = await node.look();
+    expect(state).toMatchObject({ open: false, openedBy: "none", pcr11Approved: false, pcr15Capped: true });
+    expect(state.lockedReason).toMatch(/^pcr11-not-approved: /);
+    expect(state.lockedReason.split("; against the nearest approved state: ")[1]).toBe(named);
+    await bootWith(putBack(path, original));
+    await node.expectOpen();
+  });
+});
+
+describe("root on the running node", () => {
+  test("gets nothing out of the TPM by unsealing the volume's blob itself", async () => {
+    // systemd's blob: a TPM2B_PRIVATE and a TPM2B_PUBLIC, under the storage root key that the token names.
+    const script = `cd /run
+cryptsetup token export --token-id 0 ${modelDisk} >token
+python3 -c 'import base64, json, struct
+token = json.load(open("token"))
+blob = base64.b64decode(token["tpm2-blob"] if isinstance(token["tpm2-blob"], str) else token["tpm2-blob"][0])
+size = 2 + struct.unpack(">H", blob[:2])[0]
+open("blob.private", "wb").write(blob[:size])
+open("blob.public", "wb").write(blob[size:])'
+tpm2_load -Q -C 0x81000001 -u blob.public -r blob.private -c blob.context && echo LOADED`;
+    expect(await node.root(script)).toContain("LOADED");
+    expect(await refused("tpm2_unseal -c /run/blob.context")).toMatch(
+      /authValue or authPolicy is not available/,
+    );
+    // The policy that it has: this state's PCRs, PCR 15 as the cap left it. What is missing is the policy key's word for it.
+    const session = `cd /run && tpm2_startauthsession -Q --policy-session -S session &&
+tpm2_policypcr -Q -S session -l sha256:15 && tpm2_policypcr -Q -S session -l sha256:11`;
+    await node.root(session);
+    expect(await refused("tpm2_unseal -c /run/blob.context -p session:/run/session")).toMatch(
+      /policy check failed/,
+    );
+    await node.root("tpm2_flushcontext /run/session");
+
+    // The twin: what nobody bound to anything, the same command unseals.
+    const control = `cd /run && printf control >plain && tpm2_create -Q -C 0x81000001 -i plain -u plain.public -r plain.private &&
+tpm2_load -Q -C 0x81000001 -u plain.public -r plain.private -c plain.context && tpm2_unseal -c plain.context`;
+    expect(await node.root(control)).toBe("control");
+  });
+
+  test("can't set PCR 11 or 15 back", async () => {
+    const before = await node.pcr11();
+    for (const pcr of [11, 15])
+      expect(await refused(`tpm2_pcrreset ${String(pcr)}`)).toMatch(/locality|TPM_RC_LOCALITY/i);
+    expect(await node.pcr11()).toBe(before);
+    expect((await node.look()).pcr15Capped).toBe(true);
+    // The twin: a PCR that is there to be reset.
+    expect(await refused("tpm2_pcrreset 16")).toContain("SUCCEEDED");
+  });
+});
+
+test("an approval of another node, of the same site and key, opens nothing", async () => {
+  const site = join(node.folder, "stacks/lab.yaml");
+  const original = readFileSync(site, "utf8");
+  const ours = await node.root("cat /etc/edgeseal/trust/approvals.json");
+  const { nodes, ...rest } = parse(original) as { readonly nodes: readonly Record<string, unknown>[] };
+  writeFileSync(
+    site,
+    stringify({ ...rest, nodes: [...nodes, { ...nodes[0], name: "pi-2", address: "192.0.2.2" }] }),
+  );
+  // A node that boots the same, but for its name.
+  const log = await node.root("cat /run/edgeseal/measured/log");
+  const named = createHash("sha256").update("pi-2").digest("hex");
+  writeFileSync(
+    join(node.folder, "pi-2.log"),
+    log.replace(/^11\tnode\tpi-1\t[0-9a-f]{64}/m, `11\tnode\tpi-2\t${named}`),
+  );
+  const approved = await node.edgeseal("approve", "pi-2", "--log", "pi-2.log", "--yes", ...node.keys);
+  writeFileSync(site, original);
+  expect(approved.code, approved.text).toBe(0);
+
+  const { inputs, kind } = node.volume;
+  const theirs = readFileSync(join(node.folder, "approvals/pi-2.json"), "utf8");
+  const [problem, ...others] = kind.check?.({ ...inputs, approval: theirs }) ?? [];
+  expect(problem?.path).toBe("approval.node");
+  expect(problem?.message).toContain("pi-2");
+  expect(others).toEqual([]);
+
+  const put = (signatures: string): Promise<string> =>
+    node.root(`printf '%s' '${signatures}' >/etc/edgeseal/trust/approvals.json; sync`);
+  const { states } = JSON.parse(theirs) as {
+    readonly states: readonly { readonly pol: string; readonly sig: string }[];
+  };
+  const [bank] = Object.values(JSON.parse(ours) as Record<string, readonly Record<string, unknown>[]>);
+  const entry = { ...bank?.[0], pol: states[0]?.pol, sig: states[0]?.sig };
+  await put(JSON.stringify({ sha256: [entry] }));
+  await node.pi.reboot();
+  const state = await node.look();
+  expect(state).toMatchObject({ open: false, pcr11Approved: false, headerMatchesPins: true });
+  expect(state.lockedReason).toMatch(/^pcr11-not-approved/);
+  await put(ours);
+  await node.pi.reboot();
+  await node.expectOpen();
+});
+
+test("once it is closed, its key is neither in memory nor on a disk", async () => {
+  const recovery = await openPrivateKey(join(node.folder, "keys/recovery.key.age"), {
+    passphraseFile: join(node.folder, "passphrase"),
+  });
+  const { recoveryCiphertext, recoveryFor } = await node.look();
+  const binding = { kind: "luks", node: "pi-1", subject: recoveryFor } as const;
+  const recoveryKey = await openRecovery(Buffer.from(recoveryCiphertext, "base64"), recovery, binding);
+  const dump = await node.pi.exec(
+    `sudo -n cryptsetup luksDump --batch-mode --dump-volume-key --key-file - ${modelDisk}`,
+    { stdin: recoveryKey },
+  );
+  const hex = /^MK dump:([0-9a-f\s]+)/m.exec(dump.stdout)?.[1] ?? expect.fail(dump.stdout + dump.stderr);
+  const volumeKey = Buffer.from(hex.replaceAll(/\s/g, ""), "hex");
+  expect(volumeKey).toHaveLength(64);
+  // XTS uses the halves as two keys, and the kernel keeps their schedules apart.
+  const wanted = [volumeKey.subarray(0, 32), volumeKey.subarray(32), Buffer.from(recoveryKey)];
+
+  // The twin for the disks: planted, it is found.
+  const planted = await node.pi.exec("sudo -n sh -c 'base64 -d >/var/tmp/planted; sync'", {
+    stdin: Buffer.concat(wanted).toString("base64"),
+  });
+  expect(planted.code).toBe(0);
+  await node.pi.powerCut();
+  expect(await node.pi.foundOnDisks(wanted)).toEqual([true, true, true]);
+
+  await node.pi.boot();
+  await node.expectOpen();
+  await node.root("shred -u /var/tmp/planted && sync");
+  const [first, second] = await node.pi.foundInMemory(wanted);
+  // The twin for the memory: an open volume's key is there. Whoever reads the chips of a node that runs has it.
+  expect([first, second]).toEqual([true, true]);
+  await node.root(
+    "systemctl stop edgeseal-volumes.service; umount /srv/models; cryptsetup close edgeseal-models",
+  );
+  expect(await node.look()).toMatchObject({ open: false });
+  expect(await node.pi.foundInMemory(wanted)).toEqual([false, false, false]);
+  await node.pi.powerOff();
+  expect(await node.pi.foundOnDisks(wanted)).toEqual([false, false, false]);
+  await node.pi.boot();
+  await node.expectOpen();
+});
+
+/*
+ * The honest ones. Each of these opens the volume to the attacker: level `measured` is what a stolen disk and a changed boot file fail against, and no more.
+ */
+describe("what does get through at `measured`:", () => {
+  test("a program added to an unprotected root while the node is off reads the volume", async () => {
+    await bootWith(async ({ root }) => {
+      const script = "#!/bin/sh\nsha256sum /srv/models/model.gguf >/var/lib/taken\n";
+      await root.write("/etc/rc.local", script, { mode: 0o755 });
+    });
+    await node.expectOpen();
+    expect(await node.root("until [ -s /var/lib/taken ]; do sleep 0.2; done; cat /var/lib/taken")).toBe(
+      await node.root("sha256sum /srv/models/model.gguf"),
+    );
+    await node.root("rm /etc/rc.local /var/lib/taken");
+  });
+
+  test("the TPM moved with its disk to another board opens it there", async () => {
+    const address = await node.root("cat /sys/class/net/eth0/address");
+    await node.pi.powerOff();
+    node.pi.replaceBoard();
+    await node.pi.boot();
+    expect(await node.root("cat /sys/class/net/eth0/address")).not.toBe(address);
+    await node.expectOpen();
+  });
+
+  test("a forged initramfs, which extends PCR 11 with the approved digests, opens it; what lies on the boot partition differs", async () => {
+    const approved = await node.pcr11();
+    const log = await node.root("cat /run/edgeseal/measured/log");
+    const digests = log
+      .split("\n")
+      .flatMap((line) => /^11\t.*?\t([0-9a-f]{64})(?:\t|$)/.exec(line)?.[1] ?? []);
+    // The measuring program with what it measures taken from a list; an archive that follows wins over the ones before it.
+    const forged = node
+      .root("cat /usr/lib/edgeseal/measure")
+      .then((program) =>
+        program.replace(
+          "\ncase $mode in\nextend)",
+          `\nextend_all() { tpm_read; while read -r each; do tpm_extend "$each"; done </usr/lib/edgeseal/digests; cat /usr/lib/edgeseal/log >"$measured/log"; }\ncase $mode in\nextend)`,
+        ),
+      );
+    const files = { measure: await forged, digests: `${digests.join("\n")}\n`, log };
+    for (const [name, content] of Object.entries(files)) {
+      const { code } = await node.pi.exec(
+        `sudo -n sh -c 'mkdir -p /run/forged/usr/lib/edgeseal && cat >/run/forged/usr/lib/edgeseal/${name}'`,
+        { stdin: content },
+      );
+      expect(code).toBe(0);
+    }
+    const archive = await node.root(
+      "cd /run/forged && chmod 755 usr/lib/edgeseal/measure && find . | cpio --quiet -o -H newc -R 0:0 | gzip -n | base64 -w 0; rm -r /run/forged",
+    );
+    let original: Buffer = Buffer.alloc(0);
+    await bootWith(async ({ boot }) => {
+      original = await boot.read("initramfs_2712");
+      await boot.write("initramfs_2712", Buffer.concat([original, Buffer.from(archive, "base64")]));
+    });
+    expect(await node.pcr11()).toBe(approved);
+    await node.expectOpen();
+    // A refresh reads the boot partition, too: that is where the forger would have to go on, with root on the node.
+    const state = await observe<MeasuredBootState>(node.pi, node.measuredBoot);
+    expect(state).toMatchObject({
+      measured: true,
+      replay: "consistent",
+      initramfs: "foreign",
+      nextPcr11: "unknown",
+    });
+    await bootWith(putBack("initramfs_2712", original));
+    await node.expectOpen();
+  });
+});
