@@ -8,8 +8,10 @@ const trust = [
   "measured-boot",
   "sealed-volume*",
   "tpm-ownership",
+  "trust-chain",
   "update",
   "volume-recover",
+  "volume-rotation-cut",
 ].map((name) => `test/e2e/${name}.test.ts`);
 /** What a tier of the virtual Pi runs with. An emulator keeps one processor busy. */
 const onVirtualPi = {

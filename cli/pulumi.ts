@@ -4,13 +4,16 @@ import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { parseDocument, stringify } from "yaml";
 
-/** One run of the Pulumi CLI. A run that failed is a result: what it means is for the caller to say. */
-export interface PulumiResult {
+/** One run of a command line. A run that failed is a result: what it means is for the caller to say. */
+export interface RunResult {
   readonly code: number;
   readonly stdout: string;
   readonly stderr: string;
   readonly milliseconds: number;
 }
+
+/** All that a run printed. */
+export const said = ({ stdout, stderr }: RunResult): string => stdout + stderr;
 
 export interface RunOptions {
   readonly signal?: AbortSignal;
@@ -36,11 +39,13 @@ const projectParts = [
  */
 export class PulumiWorkspace {
   readonly folder: string;
+  readonly #checkout: string;
   readonly #project: string;
   readonly #env: NodeJS.ProcessEnv;
 
-  private constructor(folder: string, project: string, env: NodeJS.ProcessEnv) {
+  private constructor(checkout: string, folder: string, project: string, env: NodeJS.ProcessEnv) {
     this.folder = folder;
+    this.#checkout = checkout;
     this.#project = project;
     this.#env = env;
   }
@@ -55,7 +60,7 @@ export class PulumiWorkspace {
       ["state", "home", "project/stacks"].map((each) => mkdir(join(folder, each), { recursive: true })),
     );
     await Promise.all(projectParts.map((part) => symlink(join(checkout, part), join(project, part))));
-    return new PulumiWorkspace(folder, project, {
+    return new PulumiWorkspace(checkout, folder, project, {
       ...process.env,
       PULUMI_HOME: join(folder, "home"),
       PULUMI_BACKEND_URL: `file://${join(folder, "state")}`,
@@ -89,16 +94,29 @@ export class PulumiWorkspace {
    * Runs the Pulumi CLI to its end.
    * @throws an AbortError once the CLI has ended, when `signal` was aborted; an Error when it can't be started
    */
-  async run(words: readonly string[], options: RunOptions = {}): Promise<PulumiResult> {
+  run(words: readonly string[], options: RunOptions = {}): Promise<RunResult> {
+    return this.#run("pulumi", [...words, "--non-interactive", "--color=never"], options);
+  }
+
+  /**
+   * Runs edgeseal's own command line to its end, in the project's folder.
+   * @throws as `run`
+   */
+  edgeseal(words: readonly string[], options: RunOptions = {}): Promise<RunResult> {
+    const main = join(this.#checkout, "cli/main.ts");
+    return this.#run(process.execPath, ["--disable-warning=ExperimentalWarning", main, ...words], options);
+  }
+
+  async #run(program: string, words: readonly string[], options: RunOptions): Promise<RunResult> {
     const started = performance.now();
-    const child = spawn("pulumi", [...words, "--non-interactive", "--color=never"], {
+    const child = spawn(program, words, {
       cwd: this.#project,
       env: { ...this.#env, ...options.env },
       stdio: ["ignore", "pipe", "pipe"],
       ...(options.signal === undefined ? {} : { signal: options.signal }),
     });
     if (child.pid !== undefined) options.onStart?.(child.pid);
-    // Aborted, it is told to end, and does so in its own time: until then it writes to this folder.
+    // Aborted, it is told to end, and does so in its own time: until then it writes to its folder.
     let fault: Error | undefined;
     child.on("error", (error) => (fault = error));
     const closed = new Promise<number | null>((resolve) => void child.once("close", resolve));

@@ -4,30 +4,46 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { PulumiWorkspace } from "../pulumi.ts";
+import type { ChapterName } from "./chapters.ts";
+import { apply } from "./main-job/apply.ts";
+import { badSite } from "./main-job/bad-site.ts";
+import { drift } from "./main-job/drift.ts";
+import { freshNode } from "./main-job/fresh-node.ts";
+import { lockout } from "./main-job/lockout.ts";
+import { power } from "./main-job/power.ts";
 import type { DemoContext, DemoStep } from "./step.ts";
-import { apply } from "./steps/apply.ts";
-import { badSite } from "./steps/bad-site.ts";
-import { drift } from "./steps/drift.ts";
-import { freshNode } from "./steps/fresh-node.ts";
-import { lockout } from "./steps/lockout.ts";
-import { power } from "./steps/power.ts";
+import { anotherTpm } from "./trust-chain/another-tpm.ts";
+import { changedBoot } from "./trust-chain/changed-boot.ts";
+import { editedHeader } from "./trust-chain/edited-header.ts";
+import { reboot } from "./trust-chain/reboot.ts";
+import { seal } from "./trust-chain/seal.ts";
+import { update } from "./trust-chain/update.ts";
 
-export const mainJob: readonly DemoStep[] = [freshNode, badSite, apply, drift, power, lockout];
+/** The steps of each chapter. */
+export const stepsOf: Readonly<Record<ChapterName, readonly DemoStep[]>> = {
+  "main-job": [freshNode, badSite, apply, drift, power, lockout],
+  "trust-chain": [seal, reboot, changedBoot, anotherTpm, editedHeader, update],
+};
 
-export interface DemoOptions {
+/** What a chapter runs in. */
+export interface DemoSurroundings {
   /** Ends it, and the node with it. */
   readonly signal: AbortSignal;
   readonly say: (line: string) => void;
+}
+
+export interface DemoOptions extends DemoSurroundings {
+  readonly chapter: ChapterName;
 }
 
 type Opened = DemoContext & AsyncDisposable;
 
 /** What a demo consists of. */
 export interface DemoParts {
-  /** @default the main job's */
+  /** @default those of the chapter */
   readonly steps?: readonly DemoStep[];
   /** What the steps run on; disposed of however they end. @default a fresh virtual Pi and a workspace */
-  readonly open?: (options: DemoOptions) => Promise<Opened>;
+  readonly open?: (surroundings: DemoSurroundings) => Promise<Opened>;
 }
 
 /** What a step took, and how much of it was a virtual machine booting in software. */
@@ -38,10 +54,10 @@ export interface StepTime {
 }
 
 /**
- * A node and a workspace for the main job; both are gone after disposal, and after a failure. The node has a name of its own each time: demos and tests
+ * A node and a workspace for a chapter; both are gone after disposal, and after a failure. The node has a name of its own each time: demos and tests
  * may run side by side.
  */
-export async function openDemo({ signal, say }: DemoOptions): Promise<Opened> {
+export async function openDemo({ signal, say }: DemoSurroundings): Promise<Opened> {
   const checkout = join(import.meta.dirname, "../..");
   await using opening = new AsyncDisposableStack();
   const scratch = await mkdtemp(join(tmpdir(), "edgeseal-demo-"));
@@ -75,11 +91,11 @@ export async function runStep(context: DemoContext, step: DemoStep, number: numb
 }
 
 /**
- * The main job from beginning to end. Stops with the first thing that is not as it should be: no later step is begun.
+ * A chapter from beginning to end. Stops with the first thing that is not as it should be: no later step is begun.
  * @throws NotAsItShouldBe
  */
 export async function runDemo(options: DemoOptions, parts: DemoParts = {}): Promise<void> {
-  const { steps = mainJob, open = openDemo } = parts;
+  const { steps = stepsOf[options.chapter], open = openDemo } = parts;
   const started = performance.now();
   await using context = await open(options);
   const { name } = context.pi;

@@ -1,6 +1,6 @@
 import { checklist } from "../../policies/checklist.ts";
 import type { Control } from "../../policies/control.ts";
-import type { PulumiResult } from "../pulumi.ts";
+import { said, type RunResult } from "../pulumi.ts";
 import { holds, type Voice } from "./step.ts";
 
 /** A control that a site violates, and on which of its nodes. */
@@ -9,15 +9,13 @@ export interface Violated {
   readonly node: string;
 }
 
-const said = (result: PulumiResult): string => result.stdout + result.stderr;
-
 /**
  * Holds that a run failed, and that the Site's own gate named each violated control, on its node, with the mend below it.
  * @throws NotAsItShouldBe
  */
 export function refusedByGate(
   voice: Voice,
-  result: PulumiResult,
+  result: RunResult,
   what: string,
   violated: readonly Violated[],
 ): void {
@@ -40,7 +38,7 @@ export function refusedByGate(
  * Holds that the policy pack, by itself, reported each violated control as mandatory, on its node, with the mend.
  * @throws NotAsItShouldBe
  */
-export function refusedByPack(voice: Voice, result: PulumiResult, violated: readonly Violated[]): void {
+export function refusedByPack(voice: Voice, result: RunResult, violated: readonly Violated[]): void {
   const lines = result.stdout.split("\n").map((line) => line.trim());
   for (const each of violated) {
     const mandatory = lines.some(

@@ -3,7 +3,7 @@ import type { VirtualPi } from "../../testbed/virtual-pi.ts";
 /** The parts of the demo site that steps change. Everything else passes through as it is in `stacks/demo.yaml`. */
 export interface DemoSite {
   readonly nodes: readonly DemoNode[];
-  readonly waivers: readonly object[];
+  readonly waivers: readonly { readonly control: string }[];
   readonly [other: string]: unknown;
 }
 
@@ -16,7 +16,11 @@ interface DemoNode {
  * `stacks/demo.yaml` with the connection of the running virtual Pi in place of its placeholders, and waivers that have not expired.
  * @param port Another way in than the node's own, when given.
  */
-export function demoSite(template: Record<string, unknown>, pi: VirtualPi, port = pi.ssh.port): DemoSite {
+export function demoSite(
+  template: Record<string, unknown>,
+  pi: Pick<VirtualPi, "ssh">,
+  port = pi.ssh.port,
+): DemoSite {
   const [node] = (template as unknown as DemoSite).nodes;
   const { host, user, identityFile, hostKey } = pi.ssh;
   const waivers = (template as unknown as DemoSite).waivers.map((waiver) => ({

@@ -26,6 +26,11 @@ export class NotAsItShouldBe extends Error {
   override readonly name = "NotAsItShouldBe";
 }
 
+/** Shows what a command printed. */
+export function show(voice: Voice, text: string): void {
+  for (const line of text.trimEnd().split("\n")) voice.say(`      | ${line}`);
+}
+
 /** Says what holds, or stops the demo with what was found instead. */
 export function holds(voice: Voice, condition: boolean, claim: string, found: string): void {
   if (!condition) throw new NotAsItShouldBe(`expected: ${claim}\nfound: ${found}`);
@@ -34,7 +39,10 @@ export function holds(voice: Voice, condition: boolean, claim: string, found: st
 
 /** The standard output of a command on the node, run as root from outside the provider. */
 export async function onNode(context: DemoContext, script: string): Promise<string> {
-  const result = await context.pi.exec(`sudo -n sh -c '${script.replaceAll("'", `'\\''`)}'`);
+  const result = await context.pi.exec(`sudo -n sh -c '${script.replaceAll("'", `'\\''`)}'`, {
+    // An initramfs is built anew in half a minute on an idle machine.
+    timeoutMs: 300_000,
+  });
   if (result.code !== 0) {
     throw new NotAsItShouldBe(
       `on the node: exit status ${result.code} of: ${script}\n${result.stdout}${result.stderr}`,

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { crashTest } from "../../cli/demo/steps/fresh-node.ts";
+import { crashTest } from "../../cli/demo/main-job/fresh-node.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { bringUp, kindOf, onPi, type Declared } from "./provider-on-pi.ts";
 

@@ -74,12 +74,20 @@ const exists = (path: string): Promise<boolean> =>
     () => false,
   );
 
-test("of a demo, while Pulumi runs against its node: 130, and no node, no process and no file is left", async () => {
-  const { code, stdout, stderr, ran } = await interrupted(
-    ["demo"],
-    /it names 5\.egress-allowlist on pi-second/,
-  );
-  // The demo itself, and Pulumi at least.
+test.each([
+  {
+    what: "a demo, while Pulumi runs against its node",
+    args: ["demo"],
+    when: /it names 5\.egress-allowlist on pi-second/,
+  },
+  {
+    what: "its second chapter, while the site's keys are made",
+    args: ["demo", "trust-chain"],
+    when: /on the console: EK digest/,
+  },
+])("of $what: 130, and no node, no process and no file is left", async ({ args, when }) => {
+  const { code, stdout, stderr, ran } = await interrupted(args, when);
+  // The demo itself, and Pulumi or the emulator at least.
   expect(ran).toBeGreaterThan(1);
   expect(stderr).toBe("edgeseal: interrupted; the virtual Pi is gone\n");
   expect(code).toBe(130);

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { badSite } from "../../../../cli/demo/steps/bad-site.ts";
+import { badSite } from "../../../../cli/demo/main-job/bad-site.ts";
 import type { DemoContext } from "../../../../cli/demo/step.ts";
 import { checklist } from "../../../../policies/checklist.ts";
 import type { Finding } from "../../../../policies/evaluate.ts";

@@ -2,6 +2,7 @@ import { expect, test } from "vitest";
 import { judgeReport } from "../../../../cli/demo/judged-report.ts";
 import { NotAsItShouldBe } from "../../../../cli/demo/step.ts";
 import { checklist } from "../../../../policies/checklist.ts";
+import type { Control } from "../../../../policies/control.ts";
 import type { Finding } from "../../../../policies/evaluate.ts";
 
 const held = ["3.swap-off", "3.core-dumps-off", "5.default-deny", "5.egress-allowlist"];
@@ -27,9 +28,9 @@ const good: readonly Finding[] = checklist.map(({ id, point, title, mend }) => {
 const but = (control: string, change: (finding: Finding) => Finding): Finding[] =>
   good.map((finding) => (finding.control === control ? change(finding) : finding));
 
-function said(findings: readonly Finding[]): string[] {
+function said(findings: readonly Finding[], more?: readonly Control["id"][]): string[] {
   const lines: string[] = [];
-  judgeReport({ say: (line) => void lines.push(line) }, findings);
+  judgeReport({ say: (line) => void lines.push(line) }, findings, more);
   return lines;
 }
 
@@ -86,4 +87,8 @@ test("a waiver whose last day is not shown ends the step", () => {
     waiver: { owner: "platform", reason: "later", expires: "2999-12-31", standing: "for some time" },
   }));
   expect(() => said(undated)).toThrow("expected: each waiver is shown with the day it ends");
+});
+
+test("what a chapter holds besides may not be waived either", () => {
+  expect(() => said(good, ["1.tpm"])).toThrow("expected: 1.tpm passes, without a waiver");
 });

@@ -1,17 +1,21 @@
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
+import { chapters } from "../../../../cli/demo/chapters.ts";
 
 const path = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
 
 /** `edgeseal demo`, a process of its own, with the two steps of two-steps.ts. */
-function demo(fails = ""): Promise<{ code: unknown; stdout: string; stderr: string }> {
+function demo(
+  fails = "",
+  ...args: readonly string[]
+): Promise<{ code: unknown; stdout: string; stderr: string }> {
   return new Promise((resolve) => {
     execFile(
       process.execPath,
       [
         ...["--disable-warning=ExperimentalWarning", "--import", path("two-steps.ts")],
-        ...[path("../../../../cli/main.ts"), "demo"],
+        ...[path("../../../../cli/main.ts"), "demo", ...args],
       ],
       { env: { ...process.env, FAILS: fails } },
       (error, stdout, stderr) => {
@@ -50,4 +54,15 @@ test("a fault of another kind: 1, as what it is", async () => {
   expect(stderr).toContain("Error: the roof fell in");
   expect(stdout).not.toContain("The second");
   expect(stdout).toContain("the node is gone");
+});
+
+test("its help has each chapter with its time, and a chapter that there is not is wrong usage", async () => {
+  const { code, stdout } = await demo("", "--help");
+  expect(code).toBe(0);
+  for (const [name, { shows, usualMinutes }] of Object.entries(chapters))
+    expect(stdout).toMatch(new RegExp(`^  ${name} +some ${usualMinutes} minutes\\n    ${shows}$`, "m"));
+  const wrong = await demo("", "main-jobs");
+  expect(wrong.code).toBe(2);
+  expect(wrong.stderr).toContain("'main-jobs' is invalid");
+  expect(wrong.stdout).not.toContain("The first");
 });

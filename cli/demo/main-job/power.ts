@@ -1,6 +1,6 @@
+import { nothingToDo } from "../refresh.ts";
 import { holds, onNode, type DemoContext, type DemoStep } from "../step.ts";
 import { inForce } from "./apply.ts";
-import { nothingToDo } from "./drift.ts";
 
 export const power: DemoStep = {
   title: "It survives a reboot and a power cut",

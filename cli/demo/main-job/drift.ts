@@ -1,5 +1,5 @@
-import { driftOf } from "../../engine-events.ts";
-import { holds, onNode, type DemoContext, type DemoStep } from "../step.ts";
+import { nothingToDo, refresh } from "../refresh.ts";
+import { holds, onNode, type DemoStep } from "../step.ts";
 import { inForce } from "./apply.ts";
 
 interface Tampering {
@@ -49,7 +49,7 @@ export const drift: DemoStep = {
       await onNode(context, script);
       context.say(`      behind our back: ${what}`);
     }
-    const found = await refreshDrift(context);
+    const { drifted: found } = await refresh(context);
     for (const { what, shows } of tamperings) {
       holds(
         context,
@@ -68,32 +68,3 @@ export const drift: DemoStep = {
     await nothingToDo(context);
   },
 };
-
-/** Neither `up` nor `refresh` finds a change. */
-export async function nothingToDo(context: DemoContext): Promise<void> {
-  const again = await context.pulumi.run(["up", "--yes", "--expect-no-changes", "--stack", "demo"], {
-    signal: context.signal,
-  });
-  holds(context, again.code === 0, "another pulumi up changes nothing", again.stdout + again.stderr);
-  const left = await refreshDrift(context);
-  holds(context, left.length === 0, "another pulumi refresh finds no drift", left.join("\n"));
-}
-
-/** Runs `pulumi refresh --preview-only --diff`, shows what it prints, and returns the drifted properties as the engine reported them. */
-async function refreshDrift(context: DemoContext): Promise<readonly string[]> {
-  const log = `${context.pulumi.folder}/events.json`;
-  const refresh = await context.pulumi.run(
-    ["refresh", "--preview-only", "--diff", "--stack", "demo", "--event-log", log],
-    { signal: context.signal, env: { PULUMI_DEBUG_COMMANDS: "true" } },
-  );
-  holds(
-    context,
-    refresh.code === 0,
-    "pulumi refresh --preview-only --diff reads the node",
-    refresh.stdout + refresh.stderr,
-  );
-  const found = await driftOf(log);
-  if (found.length > 0)
-    for (const line of refresh.stdout.trimEnd().split("\n")) context.say(`      | ${line}`);
-  return found;
-}

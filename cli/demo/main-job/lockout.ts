@@ -1,7 +1,7 @@
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { RoamingProxy } from "../../../testbed/roaming-proxy.ts";
-import { readSite, type PulumiResult } from "../../pulumi.ts";
+import { readSite, said, type RunResult } from "../../pulumi.ts";
 import { demoSite } from "../site.ts";
 import { holds, NotAsItShouldBe, onNode, type DemoContext, type DemoStep } from "../step.ts";
 import { firewallCameFirst } from "./power.ts";
@@ -74,8 +74,6 @@ export const lockout: DemoStep = {
   },
 };
 
-const said = (result: PulumiResult): string => result.stdout + result.stderr;
-
 const template = (context: DemoContext): Promise<Record<string, unknown>> =>
   readSite(join(context.checkout, "stacks/demo.yaml"));
 
@@ -88,7 +86,7 @@ async function changeSite(context: DemoContext, firewall: object, port?: number)
 }
 
 /** One connection observes and applies (no preview, no refresh of its own), so that the very next one is the confirmation. */
-function up(context: DemoContext, onStart: (pid: number) => void = () => undefined): Promise<PulumiResult> {
+function up(context: DemoContext, onStart: (pid: number) => void = () => undefined): Promise<RunResult> {
   return context.pulumi.run(["up", "--yes", "--skip-preview", "--refresh=false", "--stack", "demo"], {
     signal: context.signal,
     onStart,

@@ -1,0 +1,53 @@
+import { noDrift } from "../refresh.ts";
+import { said } from "../../pulumi.ts";
+import { holds, type DemoStep } from "../step.ts";
+import { refreshSaysWhyLocked } from "./locked.ts";
+import { endorsementKeyOnConsole, onDemoNode, pulumiUp, succeeded } from "./operator.ts";
+import { declareSite } from "./site.ts";
+import { bothLocked, bothOpen, volumesAre } from "./volumes.ts";
+
+export const anotherTpm: DemoStep = {
+  title: "Another TPM opens nothing until the site recovers it",
+  proves:
+    "with another TPM on the board the volumes stay locked and pulumi refresh says so; edgeseal volume recover sends keys to a TPM that is pinned and answers a challenge, to no other; from then on it opens them by itself",
+  async run(context) {
+    await context.pi.powerOff();
+    await context.pi.replaceTpm();
+    context.say("      while it was off: the TPM was replaced");
+    await context.pi.boot();
+    await volumesAre(context, bothLocked);
+    const why = /^tpm-refused: .*(this TPM does not open it: another TPM)/;
+    const { drifted } = await refreshSaysWhyLocked(context, { models: why, logs: why });
+    holds(
+      context,
+      drifted.includes("Ownership.endorsementKeySha256"),
+      "it says that the TPM is not the pinned one",
+      drifted.join("\n"),
+    );
+
+    const replaced = await endorsementKeyOnConsole(context);
+    const refused = await onDemoNode(context, ["volume", "recover"]);
+    holds(
+      context,
+      refused.code === 5 && said(refused).includes(`is ${replaced}, and`),
+      "edgeseal volume recover sends nothing to a TPM that is not the pinned one (exit status 5)",
+      said(refused),
+    );
+    await volumesAre(context, bothLocked);
+
+    await declareSite(context, replaced);
+    context.say("      the operator pins the new TPM in the site file");
+    succeeded(
+      context,
+      "edgeseal volume recover seals both volumes to it",
+      await onDemoNode(context, ["volume", "recover"]),
+    );
+    await volumesAre(context, bothOpen);
+    await pulumiUp(context, "owns the new TPM");
+
+    await context.pi.reboot();
+    context.say("      rebooted");
+    await volumesAre(context, bothOpen);
+    await noDrift(context);
+  },
+};
