@@ -254,13 +254,14 @@ class Work {
     const { key, signal } = this.#means;
     const privateKey = await key.open();
     const keys = new Map<string, string>();
-    for (const { name, inputs, state } of volumes) {
+    for (const volume of volumes) {
+      const { name, inputs, state } = volume;
       const ciphertext = Buffer.from(state.recoveryCiphertext, "base64");
       const expected = { kind: "luks", node: inputs.node, subject: state.luksUuid } as const;
       try {
         keys.set(name, await openRecovery(ciphertext, privateKey, expected));
       } catch (error) {
-        if (!(error instanceof RecoveryRefused)) throw namingKeys(error, name, state.recoveryKey, key);
+        if (!(error instanceof RecoveryRefused)) throw namingKeys(error, volume, key);
         process.exitCode = exitStatus.refused;
         throw new UserError(`${name}: ${error.message}`, {
           cause: error,

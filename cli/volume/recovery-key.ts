@@ -3,6 +3,7 @@ import { KeyUnusable, type PrivateKey } from "../../provider/trust/signer.ts";
 import { UserError } from "../errors.ts";
 import { privateKeySpec, publicKeyPem, readKeyStore } from "../keys/key-store.ts";
 import { keyForms, openPrivateKey } from "../keys/open-private-key.ts";
+import type { AssessedVolume } from "./assess.ts";
 import type { VolumeOptions } from "./options.ts";
 
 /** The site's recovery key. Its private half is opened when it is needed, so that nobody types a passphrase for nothing. */
@@ -40,12 +41,21 @@ export async function recoveryKeyOf(options: VolumeOptions): Promise<RecoveryKey
 }
 
 /** What could not be decrypted may be another key's: both are named. */
-export function namingKeys(error: unknown, volume: string, madeFor: string, given: RecoveryKey): unknown {
-  if (!(error instanceof KeyUnusable) || given.fingerprint === undefined || given.fingerprint === madeFor)
-    return error;
-  return new KeyUnusable(`${error.message} (the recovery key of ${volume})`, {
+export function namingKeys(
+  error: unknown,
+  { name, state, newRecoveryKey }: AssessedVolume,
+  given: RecoveryKey,
+): unknown {
+  const madeFor = state.recoveryKey;
+  if (!(error instanceof KeyUnusable) || given.fingerprint === undefined) return error;
+  const another = given.fingerprint !== madeFor;
+  if (!another && !newRecoveryKey) return error;
+  return new KeyUnusable(`${error.message} (the recovery key of ${name})`, {
     cause: error,
-    hint: `it was encrypted to the recovery key ${short(madeFor)}, by the node's record, and yours is ${short(given.fingerprint)}: give the folder of that one`,
+    hint: another
+      ? `it was encrypted to the recovery key ${short(madeFor)}, by the node's record, and yours is ${short(given.fingerprint)}: give the folder of that one`
+      : // The ciphertext is on the disk before the record is.
+        "where the last run was cut off, it is encrypted to the recovery key that the site file names already: give the folder of that one",
   });
 }
 

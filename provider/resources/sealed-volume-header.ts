@@ -12,9 +12,12 @@ import { byteOrder } from "./config-files.ts";
 
 /** The binary header: everything before the JSON area. */
 const binaryBytes = 4096;
-const magic = Buffer.from("LUKS\xba\xbe", "latin1");
-/** Of the first header, JSON area included, when edgeseal makes it; one that says that it is longer is none of ours. */
-export const headerBytesRead = 16_384;
+/** Of one of the two copies, JSON area included, when edgeseal makes it; one that says that it is longer is none of ours. */
+const copyBytes = 16_384;
+/** What the two begin with, in their order. */
+const magics = ["LUKS\xba\xbe", "SKUL\xba\xbe"] as const;
+/** Both copies: a power cut may leave the first one half written, and cryptsetup takes the second then. */
+export const headerBytesRead = copyBytes * magics.length;
 
 export interface LuksHeader {
   readonly uuid: string;
@@ -77,20 +80,25 @@ const entries = (value: unknown): [string, Json][] =>
     .sort(([a], [b]) => Number(a) - Number(b));
 
 /**
- * Reads the beginning of a device with a LUKS2 header.
- * @returns undefined when the first header is none, is damaged, or is longer than edgeseal's.
+ * Reads the beginning of a device with a LUKS2 header: the first of its two copies that is whole.
+ * @returns undefined when both are none, are damaged, or are longer than edgeseal's.
  */
 export function readHeader(bytes: Buffer): LuksHeader | undefined {
-  if (bytes.length < headerBytesRead || !bytes.subarray(0, magic.length).equals(magic)) return undefined;
-  if (bytes.readUInt16BE(6) !== 2 || bytes.readBigUInt64BE(8) !== BigInt(headerBytesRead)) return undefined;
+  const copies = magics.map((magic, at) => readCopy(bytes.subarray(at * copyBytes), magic));
+  return copies.find((copy) => copy !== undefined);
+}
+
+function readCopy(bytes: Buffer, magic: string): LuksHeader | undefined {
+  if (bytes.length < copyBytes || bytes.toString("latin1", 0, magic.length) !== magic) return undefined;
+  if (bytes.readUInt16BE(6) !== 2 || bytes.readBigUInt64BE(8) !== BigInt(copyBytes)) return undefined;
   const field = (at: number, length: number): string => untilNul(bytes.subarray(at, at + length));
   // The checksum is over the whole header with its own field at zeros.
-  const cleared = Buffer.from(bytes.subarray(0, headerBytesRead)).fill(0, 448, 512);
+  const cleared = Buffer.from(bytes.subarray(0, copyBytes)).fill(0, 448, 512);
   if (field(72, 32) !== "sha256" || sha256Hex(cleared) !== bytes.subarray(448, 480).toString("hex"))
     return undefined;
   let json: unknown;
   try {
-    json = JSON.parse(untilNul(bytes.subarray(binaryBytes, headerBytesRead)));
+    json = JSON.parse(untilNul(bytes.subarray(binaryBytes, copyBytes)));
   } catch {
     return undefined;
   }

@@ -12,14 +12,14 @@ export interface AttestationKey {
 }
 
 /**
- * TPMT_PUBLIC of what `tpm2_createak -G ecc -g sha256 -s ecdsa` makes, up to its point. Its attributes are what counts (TPM 2.0 Library, Part 1, 25 and Part 2, 8.3): fixedTPM and
+ * TPMT_PUBLIC of what `tpm2_createak -G ecc -g sha256 -s ecdsa` makes, with noDA, up to its point. Its attributes are what counts (TPM 2.0 Library, Part 1, 25 and Part 2, 8.3): fixedTPM and
  * fixedParent, so that it never leaves the TPM that made it, sensitiveDataOrigin, so that it was made there, restricted and sign, so that what it signs is the TPM's own word.
  * A TPM loads a key with these attributes only if it made it itself.
  */
 const templateHead = Buffer.from(
   "0023" + // type: TPM_ALG_ECC
     "000b" + // nameAlg: TPM_ALG_SHA256
-    "00050072" + // objectAttributes: sign, restricted, userWithAuth, sensitiveDataOrigin, fixedParent, fixedTPM
+    "00050472" + // objectAttributes: sign, restricted, noDA, userWithAuth, sensitiveDataOrigin, fixedParent, fixedTPM
     "0000" + // authPolicy: none
     "0010" + // symmetric: TPM_ALG_NULL, as for every key that signs
     "0018000b" + // scheme: ECDSA with SHA-256
@@ -31,7 +31,7 @@ const coordinateBytes = 32;
 
 /**
  * Reads the public area of an attestation key.
- * @param publicArea TPMT_PUBLIC, or TPM2B_PUBLIC (the same after its length, as `tpm2_createak -u` writes it).
+ * @param publicArea TPMT_PUBLIC, or TPM2B_PUBLIC (the same after its length, as `tpm2_create -u` writes it).
  * @throws AttestationKeyRefused when it is of another form: one that could leave the TPM, or that signs anything. That it *is* in a TPM is not said by this: who writes bytes can write
  * these. It is said by an answered challenge to its name (`newChallenge`).
  */

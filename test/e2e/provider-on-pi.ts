@@ -31,8 +31,9 @@ export async function withProvider<T>(
   pi: VirtualPi,
   kind: ResourceKind,
   work: (device: Device) => Promise<T>,
+  breakpoint?: Breakpoint,
 ): Promise<T> {
-  const devices = createDevices({ kinds: [kind] });
+  const devices = createDevices({ kinds: [kind], ...(breakpoint === undefined ? {} : { breakpoint }) });
   try {
     return await work(devices.get(connectionTo(pi)));
   } finally {
@@ -111,6 +112,24 @@ export async function killProviderAt(cut: Cut, pi: VirtualPi, { kind, inputs }: 
     );
   });
   expect(end, `the provider that is to be killed ${nameOf(cut)}`).toEqual({ signal: "SIGKILL", said: "" });
+}
+
+/** Applies steps, and cuts the power at a point of them; the node is off then. */
+export async function cutPowerAt(
+  cut: Cut,
+  pi: VirtualPi,
+  { kind, inputs }: Declared,
+  steps: readonly Step[],
+): Promise<void> {
+  let off: Promise<void> | undefined;
+  await withProvider(
+    pi,
+    kind,
+    (device) => expect(device.apply(kind, inputs, steps)).rejects.toMatchObject({ node: "pi" }),
+    { at: cut.at, when: cut.when, reached: () => void (off = pi.powerCut()) },
+  );
+  expect(off, `the plan came to ${nameOf(cut)}`).toBeDefined();
+  await off;
 }
 
 /** Standard output of a command that root runs on the node, from outside the provider. */

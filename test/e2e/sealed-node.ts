@@ -1,10 +1,13 @@
+import { createHash } from "node:crypto";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "vitest";
 import { stringify } from "yaml";
+import { openPrivateKey } from "../../cli/keys/open-private-key.ts";
 import type { SealedVolumeInputs } from "../../provider/resources/sealed-volume-inputs.ts";
 import type { SealedVolumeState } from "../../provider/resources/sealed-volume-state.ts";
+import { openRecovery } from "../../provider/trust/recovery.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { edgesealIn, type Ran } from "./command-line.ts";
 import { bringUp, kindOf, observe, onPi, type Declared } from "./provider-on-pi.ts";
@@ -24,6 +27,8 @@ export class SealedNode {
   };
   /** What `sha256sum` says of the file on the volume. */
   #file = "";
+  /** Of the policy key that the site file names. */
+  #generation = 1;
 
   private constructor(pi: VirtualPi, folder: string) {
     this.pi = pi;
@@ -50,37 +55,53 @@ export class SealedNode {
 
   async #prepare(): Promise<void> {
     writeFileSync(join(this.folder, "passphrase"), "correct horse battery staple\n", { mode: 0o600 });
-    const { host, port, user, identityFile, hostKey } = this.pi.ssh;
-    const site = {
-      site: "lab",
-      trust: { policyKey: "../keys/policy-1.pub.pem", recoveryKey: "../keys/recovery.pub.pem" },
-      nodes: [
-        {
-          name: "pi-1",
-          address: host,
-          port,
-          user,
-          identityFile,
-          hostKey,
-          measuredBoot: {},
-          volumes: { models: { device: modelDisk, mountPoint: "/srv/models" } },
-        },
-      ],
-    };
     mkdirSync(join(this.folder, "stacks"));
-    writeFileSync(join(this.folder, "stacks/lab.yaml"), stringify(site));
+    this.declareSite();
     expect((await this.edgeseal("keys", "new", "keys", "--passphrase-file", "passphrase")).code).toBe(0);
     // Better compression only costs time here.
     await this.root("echo COMPRESSLEVEL=1 >/etc/initramfs-tools/conf.d/zz-fast");
     await bringUp(this.pi, this.measuredBoot);
     await this.pi.reboot();
-    const approved = await this.edgeseal("approve", "pi-1", "--current", "--yes", ...this.keys);
-    expect(approved.code, approved.text).toBe(0);
+    await this.approve();
     await bringUp(this.pi, this.volume);
     const write = "head -c 4000000 /dev/urandom >/srv/models/model.gguf && sync";
     this.#file = await this.root(`${write} && sha256sum /srv/models/model.gguf`);
     await this.pi.reboot();
     await this.expectOpen();
+  }
+
+  /**
+   * Writes the site file.
+   * @param endorsementKeySha256 the TPM that is pinned; none by default
+   */
+  declareSite({
+    generation = 1,
+    endorsementKeySha256,
+  }: { readonly generation?: number; readonly endorsementKeySha256?: string } = {}): void {
+    this.#generation = generation;
+    const { host, port, user, identityFile, hostKey } = this.pi.ssh;
+    const site = {
+      site: "lab",
+      trust: {
+        policyKey: `../keys/policy-${generation}.pub.pem`,
+        generation,
+        recoveryKey: "../keys/recovery.pub.pem",
+      },
+      nodes: [
+        {
+          ...{ name: "pi-1", address: host, port, user, identityFile, hostKey, measuredBoot: {} },
+          ...(endorsementKeySha256 === undefined ? {} : { tpm: { endorsementKeySha256 } }),
+          volumes: { models: { device: modelDisk, mountPoint: "/srv/models" } },
+        },
+      ],
+    };
+    writeFileSync(join(this.folder, "stacks/lab.yaml"), stringify(site));
+  }
+
+  /** Approves the state that the node is in. */
+  async approve(): Promise<void> {
+    const approved = await this.edgeseal("approve", "pi-1", "--current", "--yes", ...this.keys);
+    expect(approved.code, approved.text).toBe(0);
   }
 
   /** Options that name the site and its keys. */
@@ -97,8 +118,8 @@ export class SealedNode {
     const inputs: SealedVolumeInputs = {
       ...models,
       node: "pi-1",
-      policyKey: read("keys/policy-1.pub.pem"),
-      generation: 1,
+      policyKey: read(`keys/policy-${this.#generation}.pub.pem`),
+      generation: this.#generation,
       approval: read("approvals/pi-1.json"),
       recoveryKey: read("keys/recovery.pub.pem"),
     };
@@ -118,9 +139,34 @@ export class SealedNode {
     return observe<SealedVolumeState>(this.pi, this.volume);
   }
 
-  /** Holds that the boot opened the volume, and that its file is as it was. */
-  async expectOpen(): Promise<void> {
-    expect(await this.look()).toMatchObject({ openedBy: "tpm", unlock: "observed", pcr15Capped: true });
+  /** The digest of the TPM's endorsement key, as a person reads it on the console. */
+  async endorsementKeySha256(): Promise<string> {
+    const area = await this.root(
+      "cd $(mktemp -d) && tpm2_createek -Q -G rsa -c ek -u ek.pub && tail -c +3 ek.pub | base64 -w 0",
+    );
+    return createHash("sha256").update(Buffer.from(area, "base64")).digest("hex");
+  }
+
+  /** The volume's recovery key, as the operator gets at it. */
+  async recoveryKey(): Promise<string> {
+    const { recoveryCiphertext, recoveryFor } = await this.look();
+    const key = await openPrivateKey(join(this.folder, "keys/recovery.key.age"), {
+      passphraseFile: join(this.folder, "passphrase"),
+    });
+    const binding = { kind: "luks", node: "pi-1", subject: recoveryFor } as const;
+    return openRecovery(Buffer.from(recoveryCiphertext, "base64"), key, binding);
+  }
+
+  /** Holds that the boot opened the volume, and that its file is as it was. @returns what was read of it */
+  async expectOpen(): Promise<SealedVolumeState> {
+    const state = await this.look();
+    expect(state).toMatchObject({ openedBy: "tpm", unlock: "observed", pcr15Capped: true });
+    await this.expectFile();
+    return state;
+  }
+
+  /** Holds that the file on the volume is as it was. */
+  async expectFile(): Promise<void> {
     expect(await this.root("sha256sum /srv/models/model.gguf")).toBe(this.#file);
   }
 }

@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Step } from "../../provider/device/step.ts";
 import { PlanRefused } from "../../provider/resource.ts";
@@ -6,6 +5,7 @@ import type { SealedVolumeInputs } from "../../provider/resources/sealed-volume-
 import { recoverVolume } from "../../provider/resources/sealed-volume-plan.ts";
 import type { SealedVolumeState } from "../../provider/resources/sealed-volume-state.ts";
 import { zeroPcr } from "../../provider/trust/pcr.ts";
+import { editLuksHeaders, forgeLuksVolume } from "../../testbed/luks-header.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { bringUp, onPi, planFor, withProvider, type Declared } from "./provider-on-pi.ts";
 import { declare, look, makeSite, modelDisk } from "./sealed-volume-site.ts";
@@ -177,19 +177,10 @@ describe("in a boot without the cap", () => {
       await onPi(pi, `dd if=${disk} bs=16384 count=2 iflag=direct status=none | base64 -w 0`),
       "base64",
     );
-    for (const at of [0, 16_384]) {
-      const copy = bytes.subarray(at, at + 16_384);
-      const end = copy.indexOf(0, 4096);
-      const json = change(copy.toString("latin1", 4096, end));
-      copy.fill(0, 4096);
-      copy.write(json, 4096, "latin1");
-      copy.fill(0, 448, 512);
-      createHash("sha256").update(copy).digest().copy(copy, 448);
-    }
     const { code } = await pi.exec(
       `sudo -n sh -c 'base64 -d | dd of=${disk} bs=16384 oflag=direct iflag=fullblock conv=notrunc status=none'`,
       {
-        stdin: bytes.toString("base64"),
+        stdin: editLuksHeaders(bytes, change).toString("base64"),
       },
     );
     expect(code).toBe(0);
@@ -238,9 +229,7 @@ describe("in a boot without the cap", () => {
           pi,
           `if mountpoint -q /srv/models; then umount /srv/models; fi
 if [ -e /dev/mapper/edgeseal-models ]; then cryptsetup close edgeseal-models; fi
-uuid=$(cryptsetup luksUUID ${disk}) && cryptsetup token export --token-id 0 ${disk} >/run/token && printf attacker |
-cryptsetup luksFormat --batch-mode --type luks2 --uuid "$uuid" --label edgeseal-models --offset 32768 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file - ${disk} &&
-printf attacker >/run/own && cryptsetup luksAddKey --batch-mode --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file /run/own ${disk} /run/own && cryptsetup token import --json-file /run/token ${disk}`,
+${forgeLuksVolume(disk, disk)}`,
         ),
       reason: /header-differs: .*digest 0: digest is .*, pinned /,
     },

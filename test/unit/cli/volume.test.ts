@@ -266,7 +266,7 @@ describe("recover", () => {
 
   test("goes on where it was cut off: the header differs in the TPM's slot only", async () => {
     locked();
-    node.sh(`systemd-cryptenroll --wipe-slot=tpm2 -- ${device}`);
+    node.sh(`cryptsetup token remove --token-id 0 -- ${device}`);
     const { code, output } = await run("recover", { yes: true });
     expect(output).toContain("in the TPM's slot only: as a recovery that was cut off leaves it");
     expect(events).toContain("ask reseal#models");
@@ -277,12 +277,21 @@ describe("recover", () => {
     locked();
     const next = testKey("recovery");
     writeFileSync(scratch("recovery.pub.pem"), next.publicKeyPem);
+    const record = "/var/lib/edgeseal/volumes/models/formation";
+    const before = node.read(record);
     const { code, output } = await run("recover", { yes: true });
     expect(output).toMatch(/its recovery key is encrypted to [0-9a-f]{16}\.\.\., and will be to the site's/);
     expect(code).toBe(0);
     // The folder has the old one.
     declareSite();
     await expect(run("rotate", { yes: true })).rejects.toThrow(/\(the recovery key of models\)/);
+    // As it is where the power went between the ciphertext and the record.
+    node.write(record, before);
+    await expect(run("rotate", { yes: true })).rejects.toMatchObject({
+      hint: expect.stringMatching(
+        /^where the last run was cut off, it is encrypted to .* that the site file names/,
+      ) as string,
+    });
     expect(applied()).toHaveLength(1);
   });
 

@@ -53,8 +53,11 @@ function put(path: string, at: number, bytes: Buffer): void {
 
 const untilNul = (bytes: Buffer): string => bytes.toString("latin1").replace(/\0.*$/s, "");
 const header = (path: string) => {
-  const bytes = bytesOf(path, 0, 16_384);
-  if (bytes.toString("latin1", 0, 4) !== "LUKS") return fail(`Device ${path} is not a valid LUKS device.`);
+  const [first, second] = [bytesOf(path, 0, 16_384), bytesOf(path, 16_384, 16_384)];
+  const isFirst = first.toString("latin1", 0, 4) === "LUKS";
+  const bytes = isFirst ? first : second;
+  if (!isFirst && second.toString("latin1", 0, 4) !== "SKUL")
+    return fail(`Device ${path} is not a valid LUKS device.`);
   return {
     label: untilNul(bytes.subarray(24, 72)),
     uuid: untilNul(bytes.subarray(168, 208)),
@@ -93,6 +96,19 @@ const enrolled = (): {
   JSON.parse(readFileSync(join(import.meta.dirname, "luks-headers/virtual-pi.json"), "utf8")) as ReturnType<
     typeof enrolled
   >;
+
+/** Changes the JSON, in as many writes, and with it the key slot of the TPM. */
+function change(
+  path: string,
+  writes: number,
+  edit: (json: ReturnType<typeof enrolled>) => ReturnType<typeof enrolled>,
+): void {
+  const found = header(path);
+  const json = edit(JSON.parse(found.json) as ReturnType<typeof enrolled>);
+  writeHeader(path, { ...found, epoch: found.epoch + writes, json: JSON.stringify(json) });
+  // As a key slot has it: with another header, or sealed anew, it is another one.
+  put(path, 290_816, createHash("sha256").update(`${found.uuid} ${found.epoch}`).digest());
+}
 
 function map(name: string, uuid: string, device: string, cipher: string): void {
   if (existsSync(join(root, "dev/mapper", name))) fail(`Device ${name} already exists.`);
@@ -155,7 +171,7 @@ const commands: Readonly<Record<string, () => void>> = {
       }
       case "open": {
         const device = args[args.indexOf("--") + 1] ?? "";
-        const { uuid, json } = header(device);
+        const { uuid, json } = header(option("--header") ?? device);
         if (stdin() !== readFileSync(secret(uuid, "key"), "latin1"))
           fail("No key available with this passphrase.");
         const cipher = (JSON.parse(json) as ReturnType<typeof enrolled>).segments["0"]?.encryption ?? "";
@@ -165,6 +181,25 @@ const commands: Readonly<Record<string, () => void>> = {
       case "close":
         unmap(last);
         break;
+      case "token":
+        change(last, 1, (json) => {
+          if (json.tokens[option("--token-id") ?? ""] === undefined) fail("Token is not in use.");
+          return { ...json, tokens: {} };
+        });
+        break;
+      case "luksKillSlot": {
+        const path = args.at(-2) ?? "";
+        const { uuid } = header(path);
+        if (stdin() !== readFileSync(secret(uuid, "key"), "latin1"))
+          fail("No key available with this passphrase.");
+        change(path, 1, (json) => {
+          json.keyslots = Object.fromEntries(Object.entries(json.keyslots).filter(([id]) => id !== last));
+          for (const each of Object.values(json.digests)) each.keyslots = Object.keys(json.keyslots);
+          for (const each of Object.values(json.tokens)) each["keyslots"] = [];
+          return json;
+        });
+        break;
+      }
       default:
         fail(`no such action: ${args.join(" ")}`);
     }
@@ -173,27 +208,20 @@ const commands: Readonly<Record<string, () => void>> = {
     const device = args.at(-1) ?? "";
     const found = header(device);
     const before = JSON.parse(found.json) as ReturnType<typeof enrolled>;
-    if (option("--wipe-slot") === "tpm2") {
-      if (option("--tpm2-device") !== undefined) fail("what is wiped and enrolled at once is not played");
-      if (Object.keys(before.tokens).length === 0) return;
-      before.tokens = {};
-      before.keyslots = { "0": before.keyslots["0"] };
-      for (const each of Object.values(before.digests)) each.keyslots = ["0"];
-      writeHeader(device, { ...found, epoch: found.epoch + 2, json: JSON.stringify(before) });
-      put(device, 290_816, Buffer.alloc(32));
-      return;
-    }
     if (stdin() !== readFileSync(secret(found.uuid, "key"), "latin1")) fail("Failed to unlock");
     const key = readFileSync(option("--tpm2-public-key") ?? "").toString("base64");
     // Whichever TPM it is sealed to: "This PCR set is already enrolled, executing no operation."
     if (Object.values(before.tokens).some((each) => each["tpm2_pubkey"] === key)) return;
-    const json = enrolled();
-    for (const each of Object.values(json.tokens)) each["tpm2_pubkey"] = key;
-    const cipher = before.segments["0"]?.encryption ?? "";
-    for (const each of Object.values(json.segments)) each.encryption = cipher;
-    writeHeader(device, { ...found, epoch: found.epoch + 2, json: JSON.stringify(json) });
-    // As a key slot has it: with another header, or sealed anew, it is another one.
-    put(device, 290_816, createHash("sha256").update(`${found.uuid} ${found.epoch}`).digest());
+    if (Object.keys(before.keyslots).length > 1 || Object.keys(before.tokens).length > 0)
+      fail("only the first slot for a TPM is played");
+    // The slot, and the token.
+    change(device, 2, () => {
+      const json = enrolled();
+      for (const each of Object.values(json.tokens)) each["tpm2_pubkey"] = key;
+      const cipher = before.segments["0"]?.encryption ?? "";
+      for (const each of Object.values(json.segments)) each.encryption = cipher;
+      return json;
+    });
   },
   "systemd-cryptsetup": () => {
     const [action, name = "", device = "", , options = ""] = args;

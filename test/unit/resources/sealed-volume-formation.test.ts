@@ -371,19 +371,32 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
     expect(node.observe(next).openedBy).toBe("tpm");
   });
 
-  test("pins no copy of a header that is another one by the time it is copied", () => {
+  test("pins the copy that was looked at, and not what the disk answers later", () => {
     const key = locked();
-    const pins = node.read("/etc/edgeseal/volumes/models.pins");
     const enrol = node.read("/bin/systemd-cryptenroll");
-    // The disk answers otherwise once the slot was sealed: another salt in the slot of the recovery key.
-    node.write(
-      "/bin/systemd-cryptenroll",
-      `#!/bin/sh\n(\n${enrol.replace(/^#!.*\n/, "").replace(/^exec /m, "")}\n) || exit\ncase "$*" in *wipe-slot*) ;; *) for last; do :; done; sed -i 's/"salt":"vH7K/"salt":"aH7K/g' "$last" ;; esac\n`,
-    );
+    // Somebody else's key material, in the slot of the recovery key.
+    const other = `printf other | /bin/dd of='${disk()}' bs=1 seek=40000 conv=notrunc status=none`;
+    node.write("/bin/systemd-cryptenroll", enrol.replace("exec ", `${other}\nexec `));
+    recover(inputs, key);
+    expect(node.observe(inputs)).toMatchObject({
+      headerMatchesPins: false,
+      headerDifferences: [expect.stringMatching(/^what it says is as pinned, so the key slots themselves/)],
+    });
+    node.write("/tpm-opens", "");
+    expect(node.boot().code).toBe(1);
+  });
+
+  test("changes nothing where sealing fails: the slot that was there still opens the volume", () => {
+    form();
+    const key = node.read(`/secrets/${recordedUuid() ?? ""}.key`);
+    const before = [diskDigest(), node.read("/etc/edgeseal/volumes/models.pins")];
+    node.write("/bin/systemd-cryptenroll", "#!/bin/sh\necho 'Failed to seal to TPM2' >&2\nexit 1\n");
     expect(() => {
       recover(inputs, key);
-    }).toThrow(/the header of models on .* changed while it was sealed anew; nothing was pinned/);
-    expect(node.read("/etc/edgeseal/volumes/models.pins")).toBe(pins);
+    }).toThrow(/Failed to seal to TPM2/);
+    expect([diskDigest(), node.read("/etc/edgeseal/volumes/models.pins")]).toEqual(before);
+    expect(node.boot()).toMatchObject({ code: 0, stderr: "" });
+    expectDone();
   });
 
   test("seals anew also where the old slot has the very policy that is wanted", () => {
@@ -394,23 +407,39 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
     expect(node.observe(inputs).headerDigest).not.toBe(before);
   });
 
-  test("goes on where it was cut off between the new slot and the pins", () => {
+  test("cut off by the power at any moment, it is locked for as long as the header is written, and goes on", () => {
+    form();
+    const key = node.read(`/secrets/${recordedUuid() ?? ""}.key`);
+    const moments = node.applyWithMoments(recoverVolume(inputs, node.observe(inputs), key));
+    const found = moments.map((moment) => {
+      node.returnTo(moment);
+      node.boot();
+      const { openedBy, lockedReason } = node.observe(inputs);
+      recover(inputs, key);
+      expectDone();
+      expect(node.boot()).toMatchObject({ code: 0, stderr: "" });
+      return openedBy === "tpm" ? openedBy : lockedReason.replace(/:.*/, "");
+    });
+    // Nothing; the area of the slots; one copy of what the header says; the other; the pins.
+    expect(found).toEqual(["tpm", "header-differs", "header-differs", "header-differs", "tpm"]);
+  });
+
+  test("goes on where the power left the first copy of what the header says half written", () => {
     const key = locked();
-    const pins = node.bytes("/etc/edgeseal/volumes/models.pins");
-    recover(inputs, key);
-    node.restart();
-    node.write("/etc/edgeseal/volumes/models.pins", pins);
-    node.write("/tpm-opens", "");
-    expect(node.boot().code).toBe(1);
-    expect(node.observe(inputs).lockedReason).toMatch(/^header-differs/);
+    writeAt(0, Buffer.alloc(4096, "torn"));
+    expect(node.boot().stderr).toMatch(/models stays locked: header-differs/);
+    expect(node.observe(inputs)).toMatchObject({ luksUuid: recordedUuid(), headerMatchesPins: false });
     recover(inputs, key);
     expectDone();
   });
 
-  test("goes on where it was cut off after the old slot went, before there was a new one", () => {
+  test.each([
+    ["a slot without its token", "cryptsetup token remove --token-id 0 --"],
+    ["a token without its slot", "cryptsetup luksKillSlot --batch-mode --key-file - --", "1"],
+  ])("takes %s away", (_, command, slot = "") => {
     const key = locked();
-    node.sh(`systemd-cryptenroll --wipe-slot=tpm2 -- ${inputs.device as string}`);
-    expect(node.observe(inputs)).toMatchObject({ headerMatchesPins: false, tokens: [] });
+    expect(node.sh(`${command} ${inputs.device as string} ${slot}`, key).code).toBe(0);
+    expect(node.observe(inputs)).toMatchObject({ headerMatchesPins: false });
     recover(inputs, key);
     expectDone();
   });

@@ -1,4 +1,5 @@
 import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -18,7 +19,7 @@ import { enrolledKey, luksJson } from "./sealed-volume-example.ts";
 type Metadata = Record<string, Record<string, Record<string, unknown>>>;
 const metadata = (): Metadata => JSON.parse(luksJson) as Metadata;
 
-/** A header as cryptsetup and systemd-cryptenroll left it on a virtual Pi's disk: the first 16 KiB. */
+/** A header as cryptsetup and systemd-cryptenroll left it on a virtual Pi's disk: the first of its copies. */
 const realHeader = (): Buffer => {
   const text = readFileSync(join(import.meta.dirname, "luks-headers/virtual-pi.header.gz.base64"), "utf8");
   return gunzipSync(Buffer.from(text, "base64"));
@@ -131,6 +132,19 @@ describe("the bytes of a real header", () => {
     const bytes = realHeader();
     bytes.writeUInt8(bytes.readUInt8(at) ^ 1, at);
     expect(readHeader(bytes)).toBeUndefined();
+  });
+
+  test("of the second copy count where the first is none, as a power cut may leave it", () => {
+    const first = realHeader();
+    const second = realHeader();
+    second.write("SKUL", 0, "latin1");
+    second.fill(0, 448, 512);
+    createHash("sha256").update(second).digest().copy(second, 448);
+    const torn = Buffer.from(first).fill(0, 5000, 6000);
+    expect(readHeader(Buffer.concat([torn, second]))).toEqual(readHeader(first));
+    expect(readHeader(Buffer.concat([torn, torn]))).toBeUndefined();
+    // Another place is no place for it.
+    expect(readHeader(Buffer.concat([second, torn]))).toBeUndefined();
   });
 
   test("that are too few are no header", () => {

@@ -86,6 +86,19 @@ describe("a TPM", () => {
     expect((await loaded(tpm)).trim()).toBe("");
   });
 
+  test("that is locked out answers, since nothing is used that it protects so", async (context) => {
+    const { tpm, digest } = await withTpm(context);
+    const limits = (tries: number) =>
+      `--setup-parameters --max-tries=${tries} --recovery-time=1000 --lockout-recovery-time=1000`.split(" ");
+    await tpm.run("tpm2_dictionarylockout", ...limits(1));
+    await tpm.run("tpm2_createprimary", ..."-C o -p right -c guarded.ctx".split(" "));
+    await expect(tpm.run("tpm2_create", ..."-C guarded.ctx -P wrong".split(" "))).rejects.toThrow();
+    expect(await tpm.run("tpm2_getcap", "properties-variable")).toMatch(/^ *inLockout: *1$/m);
+    expect(await challengeTpm(sessionWith(), { pinned: digest })).toEqual({ endorsementKeySha256: digest });
+    await tpm.run("tpm2_dictionarylockout", "--clear-lockout");
+    await tpm.run("tpm2_dictionarylockout", ...limits(32));
+  });
+
   test("that is another one is refused, both named, and is asked nothing", async (context) => {
     await withTpm(context);
     const other = otherTpmOf(context);
@@ -121,7 +134,7 @@ describe("a TPM", () => {
       format: "jwk",
     });
     const hex = (coordinate: string): string => Buffer.from(coordinate, "base64url").toString("hex");
-    const shown = `0023000b00050072000000100018000b000300100020${hex(x)}0020${hex(y)}`;
+    const shown = `0023000b00050472000000100018000b000300100020${hex(x)}0020${hex(y)}`;
     const session = sessionWith((stdout) =>
       stdout.replace(/^attestation-key .*$/m, `attestation-key ${shown}`),
     );
@@ -130,7 +143,7 @@ describe("a TPM", () => {
 
   test("whose attestation key could leave it is asked nothing", async (context) => {
     const { digest } = await withTpm(context);
-    const session = sessionWith((stdout) => stdout.replace("0023000b00050072", "0023000b00040072"));
+    const session = sessionWith((stdout) => stdout.replace("0023000b00050472", "0023000b00040472"));
     expect(await faultOf(challengeTpm(session, { pinned: digest }))).toBe("badKey");
     expect(left()).toEqual([]);
   });
@@ -179,7 +192,7 @@ test("without a pin, a program without a TPM answers as well: what such a challe
   const pair = generateKeyPairSync("rsa", { modulusLength: 2048 });
   const modulus = Buffer.from(pair.publicKey.export({ format: "jwk" }).n ?? "", "base64url").toString("hex");
   const ek = `0001000b000300b20020837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa00060080004300100800000000000100${modulus}`;
-  const ak = `0023000b00050072000000100018000b000300100001aa0001bb`;
+  const ak = `0023000b00050472000000100018000b000300100001aa0001bb`;
   /** What TPM2_ActivateCredential does, by whoever has the private key. */
   const activate = (blob: Buffer): Buffer => {
     const idObject = blob.subarray(10, 10 + blob.readUInt16BE(8));

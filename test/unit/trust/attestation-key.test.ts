@@ -2,12 +2,12 @@ import { describe, expect, test } from "vitest";
 import { AttestationKeyRefused, readAttestationKey } from "../../../provider/trust/attestation-key.ts";
 import { sha256Hex } from "../../../provider/trust/digest.ts";
 
-/** What tpm2_createak (5.7) wrote of a key of a TPM in software: TPM2B_PUBLIC; and its name, as the TPM told it. */
+/** What tpm2_create (5.4) wrote of a key of a TPM in software: TPM2B_PUBLIC; and its name, as the TPM told it. */
 const written = Buffer.from(
-  "00580023000b00050072000000100018000b00030010002028b57f590a242e1887bab2972af8dee0e6540d35afc8986fdb61f529f829f5540020d91a45135c9e8264b33f8a4804b1b4c9f54f1e83768189d9b85624aaafc3681a",
+  "00580023000b00050472000000100018000b0003001000207cc20284cca5506270d0ba92daa0162216e321cfee1093cc71a204cbcf255c5a00204325168a90761ee994d62bc78faaa91e1e2014188ab244e5b91b053a451756a4",
   "hex",
 );
-const name = "000b390451ba0f80bcab716a0d1fec6769d2da7b0fc9ef8bacbd514b472f4585a38b";
+const name = "000b868e3866dff37f45e674e9eea85b529f4a7506974342169f04685ecba0161eb1";
 const area = written.subarray(2);
 
 const changed = (at: number, hex: string): Buffer => {
@@ -28,12 +28,13 @@ test("a coordinate may be shorter than the field", () => {
 
 describe("refused is a key", () => {
   test.each([
-    ["that may leave the TPM (no fixedTPM)", changed(4, "00050070")],
-    ["that may be duplicated with its parent (no fixedParent)", changed(4, "00050062")],
-    ["that was made elsewhere (no sensitiveDataOrigin)", changed(4, "00050052")],
-    ["that signs anything (not restricted)", changed(4, "00040072")],
-    ["that does not sign", changed(4, "00010072")],
-    ["that decrypts too", changed(4, "00070072")],
+    ["that may leave the TPM (no fixedTPM)", changed(4, "00050470")],
+    ["that may be duplicated with its parent (no fixedParent)", changed(4, "00050462")],
+    ["that was made elsewhere (no sensitiveDataOrigin)", changed(4, "00050452")],
+    ["that signs anything (not restricted)", changed(4, "00040472")],
+    ["that does not sign", changed(4, "00010472")],
+    ["that decrypts too", changed(4, "00070472")],
+    ["that power cuts lock (no noDA)", changed(4, "00050072")],
     ["of another type", changed(0, "0001")],
     ["of another name algorithm", changed(2, "0004")],
     ["with another scheme", changed(12, "0014")],
