@@ -110,7 +110,8 @@ describe("the host key", () => {
       expect(error.kind).toBe("refused");
       expect(error.message).toMatch(message);
     });
-    expect(log).toBe("");
+    // The end of an earlier connection may still be logged.
+    expect(log).not.toContain("Connection from");
   });
 });
 
