@@ -128,6 +128,24 @@ export interface VolumeArgs {
   readonly cipher?: "auto" | "aes-xts" | "adiantum";
 }
 
+/** Images that podman may take. */
+export interface AllowedImageArgs {
+  /** Host and repository, or a part of a registry from its host on; no tag, no digest, no wildcard. */
+  readonly image: string;
+  /** A folder on the node that it is taken from instead, by its real path. @default the registry. */
+  readonly folder?: string;
+  /** Names of the keys of which one has to have signed it. */
+  readonly signedBy: readonly string[];
+}
+
+/** Which images podman takes on a node (edgeseal:container:ImagePolicy). */
+export interface ImagePolicyArgs {
+  /** Public halves, in PEM, of the keys that sign images, by name. @default none. */
+  readonly keys?: Readonly<Record<string, string>>;
+  /** @default none: every image is rejected. */
+  readonly allow?: readonly AllowedImageArgs[];
+}
+
 /** The public half of what a site trusts (docs/trust.md). The private halves are nowhere near Pulumi. */
 export interface TrustArgs {
   /** Generation of the policy key. A later one revokes all approvals of those before. @default 1. */
@@ -156,6 +174,8 @@ export interface BlockArgs {
   readonly tpm?: TpmArgs;
   /** By name; the gate refuses a node without `models` and `logs`. No default: a disk has to be named. */
   readonly volumes?: Readonly<Record<string, VolumeArgs>>;
+  /** No default: what runs on the node already would not be pulled again. The gate refuses a node without it. */
+  readonly imagePolicy?: ImagePolicyArgs;
 }
 
 /** What blocks need to know of their node that nobody says twice. */
@@ -180,6 +200,7 @@ export interface Blocks {
   readonly measuredBoot?: Filled<MeasuredBootArgs, "reboot" | "rebootUnapproved"> & { readonly node: string };
   readonly tpm?: TpmBlock;
   readonly volumes?: Readonly<Record<string, VolumeBlock>>;
+  readonly imagePolicy?: Required<ImagePolicyArgs>;
 }
 
 type Filled<T, K extends keyof T> = T & Required<Pick<T, K>>;
@@ -217,6 +238,7 @@ export const blockDefaults = {
   measuredBoot: { reboot: "never", rebootUnapproved: "refuse" },
   tpm: { maxTries: 32, recoveryTime: 600, lockoutRecovery: 86_400 },
   volumes: { filesystem: "ext4", readOnly: false, mayErase: [], cipher: "auto" },
+  imagePolicy: { keys: {}, allow: [] },
 } as const;
 
 const commandLineDefaults = {
@@ -256,6 +278,9 @@ export function withDefaults(args: BlockArgs, facts: NodeFacts): Blocks {
       : { measuredBoot: { ...blockDefaults.measuredBoot, ...args.measuredBoot, node: facts.node } }),
     ...(args.tpm === undefined ? {} : { tpm: tpmBlock(args.tpm, facts) }),
     ...(args.volumes === undefined ? {} : { volumes: volumeBlocks(args.volumes, facts) }),
+    ...(args.imagePolicy === undefined
+      ? {}
+      : { imagePolicy: { ...blockDefaults.imagePolicy, ...args.imagePolicy } }),
   };
 }
 

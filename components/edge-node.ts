@@ -18,6 +18,7 @@ import {
   CoreDumps,
   Firewall,
   FirmwareConfig,
+  ImagePolicy,
   MeasuredBoot,
   Ownership,
   SealedVolume,
@@ -65,6 +66,7 @@ export class EdgeNode extends pulumi.ComponentResource {
   readonly firmware: FirmwareConfig | undefined;
   readonly measuredBoot: MeasuredBoot | undefined;
   readonly tpm: Ownership | undefined;
+  readonly imagePolicy: ImagePolicy | undefined;
   /** By name. */
   readonly volumes: Readonly<Record<string, SealedVolume>>;
   /** The level of the trust chain that there is evidence for, as it was read back (docs/trust.md). */
@@ -89,6 +91,9 @@ export class EdgeNode extends pulumi.ComponentResource {
     this.coreDumps = new CoreDumps(`${name}-core-dumps`, { ...device, ...blocks.coreDumps }, child);
     this.firewall =
       blocks.firewall && new Firewall(`${name}-firewall`, { ...device, ...blocks.firewall }, child);
+    this.imagePolicy =
+      blocks.imagePolicy &&
+      new ImagePolicy(`${name}-image-policy`, { ...device, ...blocks.imagePolicy }, child);
     this.boot = new VerifiedBoot(`${name}-boot`, { ...device, ...blocks.boot }, child);
     this.firmware =
       blocks.firmware && new FirmwareConfig(`${name}-firmware`, { ...device, ...blocks.firmware }, child);
@@ -102,7 +107,7 @@ export class EdgeNode extends pulumi.ComponentResource {
       new MeasuredBoot(
         `${name}-measured-boot`,
         { ...device, ...blocks.measuredBoot },
-        after(this.firmware, this.swap, this.coreDumps, this.firewall),
+        after(this.firmware, this.swap, this.coreDumps, this.firewall, this.imagePolicy),
       );
     // Without onDelete: to take ownership back needs the recovery key, and a refusal would keep all else that is to be taken back from it.
     this.tpm =
@@ -152,7 +157,7 @@ function levelOf({ node, boot, measuredBoot, volumes }: EdgeNode): pulumi.Output
 /** A node as the gate judges it. Keys and approvals are for the provider to judge, and too long for the state of a component. */
 export function declaredNode(
   name: string,
-  { volumes, tpm, ...blocks }: Blocks,
+  { volumes, tpm, imagePolicy, ...blocks }: Blocks,
   { statements = {}, assurance = "baseline" }: Pick<EdgeNodeArgs, "statements" | "assurance">,
 ): JudgedNode {
   const short = ({ policyKey: _p, recoveryKey: _r, approval: _a, ...rest }: VolumeBlock): object => rest;
@@ -163,6 +168,7 @@ export function declaredNode(
     blocks: {
       ...blocks,
       ...(tpm === undefined ? {} : { tpm: withoutKey(tpm) }),
+      ...(imagePolicy === undefined ? {} : { imagePolicy: { allow: imagePolicy.allow } }),
       ...(volumes === undefined
         ? {}
         : { volumes: Object.fromEntries(Object.entries(volumes).map(([key, each]) => [key, short(each)])) }),

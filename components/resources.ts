@@ -4,6 +4,7 @@ import type {
   CoreDumpsArgs,
   FirewallArgs,
   FirmwareArgs,
+  ImagePolicyArgs,
   MeasuredBootArgs,
   SwapArgs,
   TpmArgs,
@@ -232,4 +233,15 @@ export class SealedVolume extends deviceResource<
   bootUnits: undefined,
   missingPackages: undefined,
   aesInstructions: undefined,
+}) {}
+
+/** Which images podman takes: none but those that are listed and signed. */
+export class ImagePolicy extends deviceResource<ImagePolicyArgs, "imagePolicy">("imagePolicy", {
+  defaultRule: undefined,
+  rules: undefined,
+  signatureLookup: undefined,
+  lookupConflicts: undefined,
+  userOverrides: undefined,
+  files: undefined,
+  formerPolicy: undefined,
 }) {}

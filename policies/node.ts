@@ -6,6 +6,7 @@ import type { Static } from "typebox";
 import type { coreDumps } from "../provider/resources/core-dumps.ts";
 import type { firewall } from "../provider/resources/firewall.ts";
 import type { firmwareConfig } from "../provider/resources/firmware-config.ts";
+import type { imagePolicy } from "../provider/resources/image-policy.ts";
 import type { measuredBoot } from "../provider/resources/measured-boot.ts";
 import type { SealedVolumeInputs } from "../provider/resources/sealed-volume-inputs.ts";
 import type { SealedVolumeState } from "../provider/resources/sealed-volume-state.ts";
@@ -24,6 +25,7 @@ export interface BlockInputs {
   readonly tpm: Static<typeof tpmOwnership.inputs>;
   /** By name. */
   readonly volumes: Readonly<Record<string, SealedVolumeInputs>>;
+  readonly imagePolicy: Static<typeof imagePolicy.inputs>;
 }
 
 /** The blocks of a node with the state of the resource behind each. */
@@ -36,6 +38,7 @@ export interface BlockStates {
   readonly measuredBoot: Static<typeof measuredBoot.state>;
   readonly tpm: Static<typeof tpmOwnership.state>;
   readonly volumes: Readonly<Record<string, SealedVolumeState>>;
+  readonly imagePolicy: Static<typeof imagePolicy.state>;
 }
 
 export type BlockName = keyof BlockInputs;
@@ -62,6 +65,7 @@ export const blockTypes = {
   measuredBoot: "edgeseal:boot:MeasuredBoot",
   tpm: "edgeseal:tpm:Ownership",
   volumes: "edgeseal:storage:SealedVolume",
+  imagePolicy: "edgeseal:container:ImagePolicy",
 } as const satisfies Record<BlockName, `edgeseal:${string}`>;
 
 export const blockNames = Object.keys(blockTypes) as readonly BlockName[];

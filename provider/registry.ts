@@ -2,6 +2,7 @@ import type { ResourceKind } from "./resource.ts";
 import { coreDumps } from "./resources/core-dumps.ts";
 import { firewall } from "./resources/firewall.ts";
 import { firmwareConfig } from "./resources/firmware-config.ts";
+import { imagePolicy } from "./resources/image-policy.ts";
 import { measuredBoot } from "./resources/measured-boot.ts";
 import { sealedVolume } from "./resources/sealed-volume.ts";
 import { swap } from "./resources/swap.ts";
@@ -18,4 +19,5 @@ export const kinds: readonly ResourceKind[] = [
   measuredBoot,
   tpmOwnership,
   sealedVolume,
+  imagePolicy,
 ];

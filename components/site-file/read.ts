@@ -256,4 +256,5 @@ const blockValidators: { readonly [B in keyof BlockInputs]: InputValidator } = {
   measuredBoot: inputValidator(blockSchema(blockKinds.measuredBoot)),
   tpm: inputValidator(blockSchema(blockKinds.tpm)),
   volumes: inputValidator(blockSchema(blockKinds.volumes)),
+  imagePolicy: inputValidator(blockSchema(blockKinds.imagePolicy)),
 };

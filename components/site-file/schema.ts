@@ -4,6 +4,7 @@ import { connectionSchema } from "../../provider/connection.ts";
 import { coreDumps } from "../../provider/resources/core-dumps.ts";
 import { firewall } from "../../provider/resources/firewall.ts";
 import { firmwareConfig } from "../../provider/resources/firmware-config.ts";
+import { imagePolicy } from "../../provider/resources/image-policy.ts";
 import { measuredBoot } from "../../provider/resources/measured-boot.ts";
 import { sealedVolume } from "../../provider/resources/sealed-volume.ts";
 import { swap } from "../../provider/resources/swap.ts";
@@ -22,6 +23,7 @@ export const blockKinds = {
   measuredBoot,
   tpm: tpmOwnership,
   volumes: sealedVolume,
+  imagePolicy,
 } as const satisfies Record<BlockName, { readonly inputs: TObject }>;
 
 /** Blocks that are there only when somebody asks for them; with the inputs that a site file says elsewhere, once: the node's name, the site's keys, the approvals. */
@@ -30,6 +32,7 @@ export const inputsFromElsewhere = {
   measuredBoot: ["node"],
   tpm: ["node", "recoveryPublicKey"],
   volumes: ["name", "node", "policyKey", "generation", "approval", "recoveryKey"],
+  imagePolicy: [],
 } as const;
 
 const { node: nodeName, address, port, user, hostKey, identityFile, agent } = connectionSchema.properties;
@@ -75,6 +78,7 @@ const blocks = {
       { description: "Sealed volumes by name; `models` and `logs` are asked for by the checklist." },
     ),
   ),
+  imagePolicy: Type.Optional(partsOf(imagePolicy)),
 };
 
 /** Of a block in `defaults` all but what is one node's alone: a TPM that were pinned there would be that of every node. */

@@ -8,12 +8,13 @@ const without = (reason: string, controls: readonly string[]): NodeWaiver[] =>
   controls.map((control) => ({ control, reason, owner: "platform-team", expires: "2027-06-30" }));
 
 const waivers = [
-  // For these there are `tpm`, `measuredBoot` and `volumes`, which take the site's keys and a disk (docs/trust.md).
+  // For these there are `tpm`, `measuredBoot` and `volumes`, which take the site's keys and a disk (docs/trust.md), and `imagePolicy`, which takes signed images.
   ...without("Not set up on this node yet", [
     "1.measured-boot",
     "1.tpm",
     "2.sealed-volumes",
     "2.unsealing-capped",
+    "6.signed-images",
   ]),
   ...without("No resource serves this yet", [
     "3.memory-locked",
@@ -21,7 +22,6 @@ const waivers = [
     "4.seccomp",
     "4.apparmor",
     "5.mtls",
-    "6.signed-images",
     "6.supply-chain-checks",
     "7.prompts-sanitized",
     "7.no-raw-prompts",

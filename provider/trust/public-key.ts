@@ -20,6 +20,16 @@ const publicPem = /^\s*-----BEGIN PUBLIC KEY-----\r?\n[A-Za-z0-9+/=\r\n]+-----EN
  * @throws PublicKeyRefused
  */
 export function readPublicKey(pem: string, purpose: KeyPurpose): KeyObject {
+  const key = readPublicPem(pem);
+  requireSize(key, purpose);
+  return key;
+}
+
+/**
+ * The public key of a PEM block, of any kind.
+ * @throws PublicKeyRefused
+ */
+export function readPublicPem(pem: string): KeyObject {
   if (pem.includes("PRIVATE KEY")) {
     throw new PublicKeyRefused(
       "this is a private key; give its public half (the file that ends in .pub.pem), and keep this one out of here",
@@ -30,14 +40,11 @@ export function readPublicKey(pem: string, purpose: KeyPurpose): KeyObject {
       "expected one public key in PEM (-----BEGIN PUBLIC KEY-----), as `edgeseal keys new` writes it",
     );
   }
-  let key: KeyObject;
   try {
-    key = createPublicKey(pem);
+    return createPublicKey(pem);
   } catch (error) {
     throw new PublicKeyRefused("the PEM block does not hold a public key", { cause: error });
   }
-  requireSize(key, purpose);
-  return key;
 }
 
 function requireSize(key: KeyObject, purpose: KeyPurpose): void {

@@ -1,3 +1,4 @@
+import { generateKeyPairSync } from "node:crypto";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { kinds } from "../../provider/registry.ts";
 import type { ResourceKind } from "../../provider/resource.ts";
@@ -29,6 +30,11 @@ const impatient = (kind: ResourceKind): ResourceKind => ({
     kind
       .revert(...asked)
       .map((step) => (step.kind === "commitConfirm" ? { ...step, windowSeconds: 8 } : step)),
+});
+
+const imageKey = generateKeyPairSync("rsa", { modulusLength: 2048 }).publicKey.export({
+  type: "spki",
+  format: "pem",
 });
 
 const subjects: Readonly<
@@ -71,6 +77,19 @@ systemctl daemon-reload; systemctl enable dphys-swapfile.service 2>/dev/null`,
 printf 'dtparam=audio=on\n[pi4]\nx=1\n' >/boot/firmware/config.txt
 printf 'root=/dev/mmcblk0p2 quiet rootwait\n' >/boot/firmware/cmdline.txt`,
     points: 3,
+  },
+  "edgeseal:container:ImagePolicy": {
+    inputs: {
+      keys: { site: imageKey },
+      allow: [{ image: "registry.example/edge/llama", signedBy: ["site"] }],
+    },
+    // What Debian ships, by way of a link to where anybody may write; a user who has a policy of their own; and a key that nobody names.
+    start: `rm -rf /etc/containers /etc/edgeseal/image-keys /var/lib/edgeseal/image-policy*; mkdir -p /etc/containers /etc/edgeseal/image-keys
+echo '{"default":[{"type":"insecureAcceptAnything"}]}' >/etc/containers/theirs.json; chmod 666 /etc/containers/theirs.json; ln -s theirs.json /etc/containers/policy.json; echo old >/etc/edgeseal/image-keys/old.pem
+id infer >/dev/null 2>&1 || useradd --create-home infer
+rm -rf /home/infer/.config; mkdir -p /home/infer/.config/containers
+echo '{"default":[{"type":"insecureAcceptAnything"}]}' >/home/infer/.config/containers/policy.json; chown -R infer /home/infer/.config`,
+    points: 7,
   },
 };
 

@@ -1,3 +1,4 @@
+import { generateKeyPairSync } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { diffState } from "../../provider/diff.ts";
 import { createDevices } from "../../provider/device/devices.ts";
@@ -17,6 +18,11 @@ beforeAll(async () => {
 });
 afterAll(() => node.stop());
 
+const imageKey = generateKeyPairSync("rsa", { modulusLength: 2048 }).publicKey.export({
+  type: "spki",
+  format: "pem",
+});
+
 const inputsOf: Readonly<Record<string, object>> = {
   "edgeseal:memory:Swap": { mode: "off", leftoverFiles: "remove" },
   "edgeseal:memory:CoreDumps": { mode: "off", storedDumps: "remove" },
@@ -30,6 +36,10 @@ const inputsOf: Readonly<Record<string, object>> = {
     forward: "drop",
     logPerMinute: 10,
     confirmSeconds: 30,
+  },
+  "edgeseal:container:ImagePolicy": {
+    keys: { site: imageKey },
+    allow: [{ image: "registry.example/edge/llama", signedBy: ["site"] }],
   },
 };
 

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { PulumiWorkspace, readSite, type PulumiResult } from "../../cli/pulumi.ts";
+import { PulumiWorkspace, readSite, said, type RunResult } from "../../cli/pulumi.ts";
 import { checklist } from "../../policies/checklist.ts";
 import { blockTypes, type BlockName } from "../../policies/node.ts";
 import { goodInputs, resourcesOf, waiver } from "../unit/policies/cases.ts";
@@ -31,10 +31,8 @@ afterAll(() => {
   rmSync(folder, { recursive: true });
 });
 
-const said = ({ stdout, stderr }: PulumiResult): string => stdout + stderr;
-
 /** What the pack reported, as `CONTROL on NODE, ...`, without what the program said itself. */
-const reported = (result: PulumiResult): string[] =>
+const reported = (result: RunResult): string[] =>
   [...said(result).matchAll(/^ +(\S+) \(checklist point \d\) on ([^:]+): .*; mend: ./gm)].map(
     ([, control = "", nodes = ""]) => `${control} on ${nodes}`,
   );
@@ -115,7 +113,10 @@ import { Swap, VerifiedBoot } from "${checkout}components/resources.ts";
 const connection = { node: "pi-1", address: "192.0.2.1", hostKey: "SHA256:${"A".repeat(43)}", privateKey: "canary-key" };
 const args = { connection, firewall: { management: ["192.0.2.0/24"] }, waivers: ${JSON.stringify(
         checklist
-          .filter(({ block }) => block === undefined || ["measuredBoot", "tpm", "volumes"].includes(block))
+          .filter(
+            ({ block }) =>
+              block === undefined || ["measuredBoot", "tpm", "volumes", "imagePolicy"].includes(block),
+          )
           .map(({ id }) => waiver({ control: id, expires: "2999-12-31" })),
       )} };
 ${body}

@@ -38,6 +38,7 @@ test("what is filled in is what the provider would have filled in", () => {
     firmware: { commandLine: { absent: ["quiet"] }, reboot: "ifNeeded" },
     measuredBoot: { reboot: "window", rebootWindow: "Sun 02:00-04:00" },
     tpm: { endorsementKeySha256: "ab".repeat(32), maxTries: 10 },
+    imagePolicy: { keys: { site: "(PEM)" } },
   };
   const facts = {
     node: "pi-1",

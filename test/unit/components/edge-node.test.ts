@@ -13,7 +13,9 @@ const secretSignature = "1b47061264138c4ac30d75fd1eb44270";
 
 const hostKey = `SHA256:${"A".repeat(43)}`;
 const waivers: readonly NodeWaiver[] = checklist
-  .filter(({ block }) => block === undefined || ["measuredBoot", "tpm", "volumes"].includes(block))
+  .filter(
+    ({ block }) => block === undefined || ["measuredBoot", "tpm", "volumes", "imagePolicy"].includes(block),
+  )
   .map(({ id }) => ({ control: id, reason: "later", owner: "platform", expires: "2999-12-31" }));
 const args: EdgeNodeArgs = {
   connection: { address: "192.0.2.1", hostKey },
@@ -128,6 +130,23 @@ describe("EdgeNode", () => {
     const { firewall: _, ...bare } = args;
     expect(() => new EdgeNode("pi-1", bare)).toThrow(pulumi.RunError);
   });
+});
+
+test("an EdgeNode with an image policy shows its keys to no component, and has it before it may be rebooted", async () => {
+  new EdgeNode("pi-1", {
+    ...args,
+    measuredBoot: {},
+    imagePolicy: { keys: { site: "(PEM)" }, allow: [{ image: "a.example/b", signedBy: ["site"] }] },
+    waivers: waivers.filter(({ control }) => control !== "6.signed-images"),
+  });
+  await run.settled();
+  const of = (name: string) => run.registered.find((each) => each.name === name);
+  expect(of("pi-1-image-policy")?.inputs).toMatchObject({
+    keys: { site: "(PEM)" },
+    allow: [{ image: "a.example/b", signedBy: ["site"] }],
+  });
+  expect(JSON.stringify(of("pi-1")?.inputs)).not.toContain("PEM");
+  expect(of("pi-1-measured-boot")?.after).toContain("pi-1-image-policy");
 });
 
 describe("an EdgeNode with sealed volumes", () => {

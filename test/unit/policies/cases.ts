@@ -42,6 +42,10 @@ export const goodInputs: BlockInputs = {
     lockoutRecovery: 86_400,
   },
   volumes: { models: goodVolume("models"), logs: goodVolume("logs") },
+  imagePolicy: {
+    keys: { site: "(PEM)" },
+    allow: [{ image: "registry.example/edge/llama", signedBy: ["site"] }],
+  },
 };
 
 function goodVolume(name: string): SealedVolumeInputs {
@@ -240,6 +244,21 @@ export const goodStates: BlockStates = {
     recoveryKey: "ef".repeat(32),
   },
   volumes: { models: goodVolumeState("models"), logs: goodVolumeState("logs") },
+  imagePolicy: {
+    defaultRule: "reject",
+    rules: {
+      "docker:registry.example/edge/llama": `signed by sha256:${"5a".repeat(32)} for its own name and tag`,
+    },
+    signatureLookup: { "registry.example/edge/llama": "attached" },
+    lookupConflicts: [],
+    userOverrides: {},
+    files: {
+      "/etc/containers": "0755 root:root directory",
+      "/etc/containers/policy.json": "0644 root:root",
+      "/etc/edgeseal/image-keys/site.pem": "0644 root:root",
+    },
+    formerPolicy: "kept",
+  },
 };
 
 /** The resources behind a block: one, or as many as it has. */

@@ -565,6 +565,74 @@ const cases: Readonly<Record<string, readonly Case[]>> = {
       'rule "allow:any" is open',
     ),
   ],
+  "6.signed-images": [
+    pass("signed", declared(), "only registry.example/edge/llama signed by site"),
+    pass("nothing allowed", declared({ imagePolicy: { allow: [] } }), "every image is rejected"),
+    pass(
+      "from a folder",
+      declared({
+        imagePolicy: {
+          allow: [{ image: "registry.example/edge/llama", folder: "/srv/images", signedBy: ["a", "b"] }],
+        },
+      }),
+      "only /srv/images signed by a or b",
+    ),
+    fail(
+      "no block",
+      declared({ imagePolicy: undefined }),
+      "the node has no `imagePolicy` block (edgeseal:container:ImagePolicy)",
+    ),
+    fail(
+      "no key",
+      declared({ imagePolicy: { allow: [{ image: "registry.example/edge/llama", signedBy: [] }] } }),
+      "imagePolicy.allow: registry.example/edge/llama without a key that signs",
+    ),
+    unclear(
+      "an image that is not yet known",
+      declared({ imagePolicy: { allow: [{ image: unknownValue, signedBy: ["site"] }] } }),
+      "imagePolicy.allow is not known at this time",
+    ),
+    pass("in force", observed(), "rejected by default; 1 scope(s), each signed; no user's own policy"),
+    pass(
+      "nothing allowed",
+      observed({ imagePolicy: { rules: { "docker:docker.io": "reject" } } }),
+      "rejected by default; 1 scope(s), each signed; no user's own policy",
+    ),
+    fail(
+      "Debian's own",
+      observed({ imagePolicy: { defaultRule: "insecureAcceptAnything" } }),
+      "what is not listed: insecureAcceptAnything",
+    ),
+    fail("no policy", observed({ imagePolicy: { defaultRule: "missing" } }), "what is not listed: missing"),
+    fail(
+      "one scope without a signature",
+      observed({ imagePolicy: { rules: { "docker:docker.io/library": "insecureAcceptAnything" } } }),
+      "docker:docker.io/library: insecureAcceptAnything",
+    ),
+    fail(
+      "a key that is not edgeseal's",
+      observed({
+        imagePolicy: {
+          rules: {
+            "docker:a.example": "signed by /home/x/k.pem (not a key of edgeseal's) for its own name and tag",
+          },
+        },
+      }),
+      "docker:a.example: signed by /home/x/k.pem (not a key of edgeseal's) for its own name and tag",
+    ),
+    fail(
+      "a user's own policy",
+      observed({ imagePolicy: { userOverrides: { "/home/infer/.config/containers/policy.json": "infer" } } }),
+      "infer has /home/infer/.config/containers/policy.json in its place",
+    ),
+    ...["0664 root:root", "0646 root:root", "0644 infer:root", "0777 root:root symbolic link"].map((marks) =>
+      fail(
+        `a policy that is ${marks}`,
+        observed({ imagePolicy: { files: { "/etc/containers/policy.json": marks } } }),
+        `/etc/containers/policy.json is ${marks}`,
+      ),
+    ),
+  ],
 };
 
 describe.each(Object.entries(cases))("%s", (id, list) => {

@@ -76,7 +76,7 @@ describe("messages", () => {
     declared({ swap: { mode: "keep" } }, "pi-2"),
   ];
   const served = checklist.filter(({ id }) =>
-    ["3.swap-off", "5.egress-allowlist", "6.signed-images", "3.memory-locked"].includes(id),
+    ["3.swap-off", "5.egress-allowlist", "6.supply-chain-checks", "3.memory-locked"].includes(id),
   );
   const findings = evaluate(
     { nodes, waivers: [waiver({ control: "3.memory-locked", node: "pi-2", expires: "2026-12-31" })] },
@@ -98,18 +98,18 @@ describe("messages", () => {
       "  Not covered are 2 controls that no resource serves yet. Each takes a waiver: fill in why you go without, who answers for it, and its last day (docs/checklist.md):",
       "waivers:",
       '  - { control: 3.memory-locked, node: pi-1, reason: "", owner: "", expires: YYYY-MM-DD }',
-      '  - { control: 6.signed-images, node: "*", reason: "", owner: "", expires: YYYY-MM-DD }',
+      '  - { control: 6.supply-chain-checks, node: "*", reason: "", owner: "", expires: YYYY-MM-DD }',
     ]);
   });
 
   test("controls that fail alike share a line", () => {
     const stated = nodes.map((node) => ({
       ...node,
-      statements: { "3.memory-locked": "see the plan", "6.signed-images": "see the plan" },
+      statements: { "3.memory-locked": "see the plan", "6.supply-chain-checks": "see the plan" },
     }));
     const alike = evaluate({ nodes: stated, waivers: [] }, served, now);
     expect(refusalText("x", alike)).toContain(
-      "  3.memory-locked, 6.signed-images (checklist points 3, 6) on pi-1, pi-2: declared, not enforced: stated, observed by no resource: see the plan\n",
+      "  3.memory-locked, 6.supply-chain-checks (checklist points 3, 6) on pi-1, pi-2: declared, not enforced: stated, observed by no resource: see the plan\n",
     );
     expect(refusalText("x", alike)).not.toContain("waivers:");
   });

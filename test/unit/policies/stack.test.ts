@@ -194,6 +194,7 @@ describe("the pack's judge", () => {
         "pi-1 2.unsealing-capped: the node has no `volumes` block (edgeseal:storage:SealedVolume)",
         "pi-1 5.default-deny: the node has no `firewall` block (edgeseal:network:Firewall)",
         "pi-1 5.egress-allowlist: the node has no `firewall` block (edgeseal:network:Firewall)",
+        "pi-1 6.signed-images: the node has no `imagePolicy` block (edgeseal:container:ImagePolicy)",
       ],
     });
   });
@@ -235,6 +236,7 @@ describe("the pack's judge", () => {
       "pi-1 3.core-dumps-off: the node has no `coreDumps` block (edgeseal:memory:CoreDumps)",
       "pi-1 5.default-deny: the node has no `firewall` block (edgeseal:network:Firewall)",
       "pi-1 5.egress-allowlist: the node has no `firewall` block (edgeseal:network:Firewall)",
+      "pi-1 6.signed-images: the node has no `imagePolicy` block (edgeseal:container:ImagePolicy)",
     ]);
     const raw = run([{ ...device("swap", "pi-1", { inputs: { mode: "keep" } }), parent: undefined }]);
     expect(raw.single).toEqual(['pi-1 3.swap-off: swap.mode is "keep"']);

@@ -17,7 +17,7 @@ import type { Step } from "../../../provider/device/step.ts";
 
 /** Where an absolute path of a device begins in a fragment: after white space, a quote, or what may stand before a word. Not inside a regex. */
 const devicePath =
-  /(?<=^|[\s"'=(>])\/(boot|etc|run|usr|sys|var|proc|swapfile|swap\.img|swap|core)(?=[/\s"'.;)*]|$)/gm;
+  /(?<=^|[\s"'=(>])\/(boot|etc|home|run|usr|sys|var|proc|swapfile|swap\.img|swap|core)(?=[/\s"'.;)*]|$)/gm;
 
 /** What `systemctl` does to files, as far as plans rely on it. Each call is noted in /calls. */
 const systemctl = `#!/bin/sh

@@ -114,11 +114,11 @@ nodes:
   test("statements go to the nodes they name", () => {
     const statements = `statements:
   - { control: 9.incident-response, node: "*", statement: runbook 7 }
-  - { control: 6.signed-images, node: pi-2, statement: by hand }
+  - { control: 6.supply-chain-checks, node: pi-2, statement: by hand }
 `;
     expect(parse(text + statements).nodes.map((node) => node.statements)).toEqual([
       { "9.incident-response": "runbook 7" },
-      { "9.incident-response": "runbook 7", "6.signed-images": "by hand" },
+      { "9.incident-response": "runbook 7", "6.supply-chain-checks": "by hand" },
     ]);
   });
 });
