@@ -3,7 +3,6 @@ import { createHash } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { gunzipSync } from "node:zlib";
 import { describe, expect, test } from "vitest";
 import {
   cipherOf,
@@ -14,16 +13,11 @@ import {
   readMetadata,
 } from "../../../provider/resources/sealed-volume-header.ts";
 import { fingerprint, readPublicKey } from "../../../provider/trust/public-key.ts";
+import { realHeader } from "./luks-headers/real.ts";
 import { enrolledKey, luksJson } from "./sealed-volume-example.ts";
 
 type Metadata = Record<string, Record<string, Record<string, unknown>>>;
 const metadata = (): Metadata => JSON.parse(luksJson) as Metadata;
-
-/** A header as cryptsetup and systemd-cryptenroll left it on a virtual Pi's disk: the first of its copies. */
-const realHeader = (): Buffer => {
-  const text = readFileSync(join(import.meta.dirname, "luks-headers/virtual-pi.header.gz.base64"), "utf8");
-  return gunzipSync(Buffer.from(text, "base64"));
-};
 
 const program = readFileSync(
   new URL("../../../provider/resources/on-device/unlock-volumes", import.meta.url),
