@@ -60,7 +60,7 @@ async function up(kind: ResourceKind, inputs: object): Promise<ApplyResult<objec
 /** What is on the node of all that the kinds change. */
 const everything = (): Promise<string> =>
   node.must(
-    "cat /proc/sys/kernel/core_pattern /proc/sys/fs/suid_dumpable; nft list ruleset; find /etc -newer /run/before ! -type d ! -name '*.edgeseal-new' | sort; ls -A /var/lib/edgeseal 2>/dev/null | grep -e pending -e reverting || :",
+    "cat /proc/sys/kernel/core_pattern /proc/sys/fs/suid_dumpable; nft --stateless list ruleset; find /etc -newer /run/before ! -type d ! -name '*.edgeseal-new' | sort; ls -A /var/lib/edgeseal 2>/dev/null | grep -e pending -e reverting || :",
   );
 
 /** Lazily: whatever of the failed plan is still on its way out may have a file there open, and finds nothing else in its place. */
