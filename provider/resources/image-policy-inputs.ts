@@ -1,7 +1,7 @@
 import { Type, type Static } from "typebox";
 import { nearest } from "../check/nearest.ts";
 import type { InputProblem } from "../resource.ts";
-import { PublicKeyRefused, readPublicPem } from "../trust/public-key.ts";
+import { PublicKeyRefused, readSigningKey } from "../trust/public-key.ts";
 
 const keyName = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 
@@ -82,25 +82,13 @@ function meant(name: string, names: readonly string[]): string {
  * here; what is left are the kinds that cosign and skopeo sign with.
  */
 function keyFault(pem: string): string | undefined {
-  const wanted = "an RSA key of 2048 to 4096 bits with exponent 65537, or an ECDSA key on P-256 or P-384";
-  let found: string;
   try {
-    const { asymmetricKeyType, asymmetricKeyDetails: details } = readPublicPem(pem);
-    if (asymmetricKeyType === "ec") {
-      if (details?.namedCurve === "prime256v1" || details?.namedCurve === "secp384r1") return undefined;
-      found = `is on ${String(details?.namedCurve)}`;
-    } else if (asymmetricKeyType === "rsa") {
-      const bits = details?.modulusLength ?? 0;
-      if (bits >= 2048 && bits <= 4096 && details?.publicExponent === 65537n) return undefined;
-      found = `is RSA of ${bits} bits with exponent ${String(details?.publicExponent)}`;
-    } else {
-      found = `is of the kind ${String(asymmetricKeyType)}`;
-    }
+    readSigningKey(pem);
+    return undefined;
   } catch (error) {
     if (!(error instanceof PublicKeyRefused)) throw error;
     return error.message;
   }
-  return `expected ${wanted}, and this one ${found}; make one of these, and sign the images anew`;
 }
 
 /** A host as it is told from the first part of a short name, by a dot, a port or its name `localhost` (distribution/reference, "splitDockerDomain"). */

@@ -1,6 +1,6 @@
 import type { KeyObject } from "node:crypto";
 import { digestBytes, sha256, sha256Hex } from "./digest.ts";
-import { fingerprint, verifies } from "./public-key.ts";
+import { fingerprint, keyId, verifies } from "./public-key.ts";
 import { KeyUnusable, type PrivateKey, type SigningKey } from "./signer.ts";
 
 /*
@@ -69,17 +69,15 @@ function notOfThisKey(
   publicKey: KeyObject,
   signature: Buffer,
 ): KeyUnusable {
-  const expected = (publicKey.asymmetricKeyDetails?.modulusLength ?? 0) / 8;
+  const bits = publicKey.asymmetricKeyDetails?.modulusLength;
   const what =
-    signature.length === expected
+    bits === undefined || signature.length === bits / 8
       ? "is not one of the public key"
-      : `has ${signature.length} bytes, where one of this key has ${expected}`;
-  return new KeyUnusable(
-    `what ${privateKey.name} returned as a signature ${what} ${fingerprint(publicKey).slice(0, 16)}...`,
-    {
-      hint: "expected the raw bytes of RSASSA-PKCS1-v1_5 with SHA-256, made with the private half of that key",
-    },
-  );
+      : `has ${signature.length} bytes, where one of this key has ${bits / 8}`;
+  const name = bits === undefined ? keyId(publicKey) : fingerprint(publicKey);
+  return new KeyUnusable(`what ${privateKey.name} returned as a signature ${what} ${name.slice(0, 16)}...`, {
+    hint: "expected the raw bytes of RSASSA-PKCS1-v1_5 with SHA-256, made with the private half of that key",
+  });
 }
 
 /** Whether a signed policy is right in itself and one of this key. */

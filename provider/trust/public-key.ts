@@ -47,6 +47,34 @@ export function readPublicPem(pem: string): KeyObject {
   }
 }
 
+/**
+ * Reads the public half of a key that signs images or models. podman itself takes any size and curve that Go knows, RSA-1024 among them (tried with 5.4), so that
+ * the limit has to be here; what is left are the kinds that cosign and skopeo sign with, and that OpenSSL on a node verifies.
+ * @throws PublicKeyRefused
+ */
+export function readSigningKey(pem: string): KeyObject {
+  const key = readPublicPem(pem);
+  const found = signingKeyFault(key);
+  if (found === undefined) return key;
+  throw new PublicKeyRefused(
+    `expected an RSA key of 2048 to 4096 bits with exponent 65537, or an ECDSA key on P-256 or P-384, and this one ${found}; make one of these, and sign anew`,
+  );
+}
+
+function signingKeyFault({
+  asymmetricKeyType: type,
+  asymmetricKeyDetails: details,
+}: KeyObject): string | undefined {
+  if (type === "ec") {
+    const curve = String(details?.namedCurve);
+    return curve === "prime256v1" || curve === "secp384r1" ? undefined : `is on ${curve}`;
+  }
+  if (type !== "rsa") return `is of the kind ${String(type)}`;
+  const bits = details?.modulusLength ?? 0;
+  if (bits >= 2048 && bits <= 4096 && details?.publicExponent === 65537n) return undefined;
+  return `is RSA of ${bits} bits with exponent ${String(details?.publicExponent)}`;
+}
+
 function requireSize(key: KeyObject, purpose: KeyPurpose): void {
   const bits = key.asymmetricKeyDetails?.modulusLength;
   const wanted = keyBits[purpose];
@@ -72,10 +100,13 @@ function requireSize(key: KeyObject, purpose: KeyPurpose): void {
 export const fingerprint = (key: KeyObject): string =>
   sha256Hex(key.export({ type: "pkcs1", format: "der" }));
 
-/** Whether a signature of `PrivateKey.sign` is one of this key over this message. */
+/** Whether a signature of `PrivateKey.sign`, or one of ECDSA with SHA-256 in DER, is one of this key over this message. */
 export function verifies(key: KeyObject, message: Uint8Array, signature: Uint8Array): boolean {
   return verify("sha256", message, { key, padding: constants.RSA_PKCS1_PADDING }, signature);
 }
+
+/** SHA-256 of the public key in SPKI DER, in lower-case hex: by what a key of any kind is named, also as the `keyid` of an envelope. */
+export const keyId = (key: KeyObject): string => sha256Hex(key.export({ type: "spki", format: "der" }));
 
 /** Encrypts for `PrivateKey.decrypt`: RSAES-OAEP with SHA-256. */
 export function encryptFor(key: KeyObject, plaintext: Uint8Array): Buffer {
