@@ -12,6 +12,7 @@ import { sealedVolume } from "../../../provider/resources/sealed-volume.ts";
 import type { SealedVolumeInputs } from "../../../provider/resources/sealed-volume-inputs.ts";
 import { openRecovery } from "../../../provider/trust/recovery.ts";
 import { testKey } from "../trust/keys.ts";
+import { dosTable, gptTable } from "./partition-tables.ts";
 import { approved, inputs, luksJson, recovery, site } from "./sealed-volume-example.ts";
 import { deviceBytes, headerBytes, StepFailed, VolumeNode } from "./sealed-volume-node.ts";
 
@@ -516,6 +517,68 @@ test("what may be erased is erased, and nothing else is", () => {
   const both = { ...inputs, mayErase: ["vfat", "ext4"] };
   form(both);
   expectDone(both);
+});
+
+describe("on a disk with a table of partitions, which may be erased,", () => {
+  const partitionAt = 4 * 1024 * 1024;
+  const partitionBytes = 8 * 1024 * 1024;
+  const may = { ...inputs, mayErase: ["dos", "gpt", "ext4"] };
+
+  /** A disk with one blank partition, which the kernel knows. */
+  const partitioned = (label: "dos" | "gpt"): void => {
+    const table = { dos: dosTable, gpt: gptTable }[label];
+    for (const part of table({ diskBytes: deviceBytes, at: partitionAt, bytes: partitionBytes }))
+      writeAt(part.at, part.bytes);
+    const sys = "/sys/class/block/vdb/vdb1";
+    node.write(`${sys}/partition`, "1\n");
+    node.write(`${sys}/start`, `${partitionAt / 512}\n`);
+    node.write(`${sys}/size`, `${partitionBytes / 512}\n`);
+    node.write(`${sys}/dev`, "254:17\n");
+    node.write(`${sys}/uevent`, "DEVNAME=vdb1\n");
+    node.write("/dev/vdb1", Buffer.alloc(partitionBytes));
+  };
+
+  test.each(["dos", "gpt"] as const)(
+    "blank partitions and what no partition has go with it (%s)",
+    (label) => {
+      partitioned(label);
+      expect(node.observe(may).content).toEqual([label]);
+      expect(() => node.plan(inputs)).toThrow(new RegExp(`it holds ${label}$|it holds ${label};`));
+      form(may);
+      expectDone(may);
+    },
+  );
+
+  test.each<["dos" | "gpt", string, () => void]>([
+    [
+      "dos",
+      "on a partition, at its start",
+      () =>
+        node.write(
+          "/dev/vdb1",
+          Buffer.concat([Buffer.alloc(70_000), Buffer.alloc(partitionBytes - 70_000, 1)]),
+        ),
+    ],
+    [
+      "gpt",
+      "on a partition, at its end",
+      () => node.write("/dev/vdb1", Buffer.concat([Buffer.alloc(partitionBytes - 10), Buffer.alloc(10, 1)])),
+    ],
+    ["dos", "before the first partition", () => writeAt(partitionAt - 10, "photos")],
+    ["gpt", "after the last partition", () => writeAt(partitionAt + partitionBytes + 70_000, "photos")],
+    ["gpt", "at the end of the disk", () => writeAt(deviceBytes - 40_000, "photos")],
+  ])("data without a signature does not (%s), %s", (label, _where, put) => {
+    partitioned(label);
+    const steps = node.plan(may);
+    put();
+    const before = [diskDigest(), node.bytes("/dev/vdb1")];
+    expect(() => node.plan(may)).toThrow(/is not blank, it holds unknown-data/);
+    // A plan that was made before.
+    expect(() => {
+      node.applyAll(steps);
+    }).toThrow(/it holds: unknown-data\. Nothing was changed/);
+    expect([diskDigest(), node.bytes("/dev/vdb1")]).toEqual(before);
+  });
 });
 
 describe("a finished volume", () => {

@@ -99,7 +99,10 @@ export class VolumeNode {
       this.write(`/bin/${name}`, `#!/bin/sh\n${script}\n`);
       chmodSync(join(this.root, "bin", name), 0o755);
     };
-    for (const name of mutating) tool(name, `${count}\nPATH=/usr/sbin:/usr/bin:/sbin:/bin exec ${name} "$@"`);
+    // A plain file is no whole disk, on which alone wipefs takes a partition table away unless it is forced.
+    const forced = (name: string): string => (name === "wipefs" ? `${name} --force` : name);
+    for (const name of mutating)
+      tool(name, `${count}\nPATH=/usr/sbin:/usr/bin:/sbin:/bin exec ${forced(name)} "$@"`);
     const player = join(import.meta.dirname, "sealed-volume-commands.ts");
     tool("moment", moment);
     const last = "for last; do :; done\nPATH=/usr/sbin:/usr/bin:/sbin:/bin";
