@@ -26,17 +26,17 @@ const settleSeconds = 90;
 const isUnapproved = 3;
 
 /**
- * Whether sealed volumes would open after the next boot: 0 when there are none, when nothing is measured here, or when the state that the next boot would measure is among those that
- * the node has a signature for. systemd's signature file names each by the digest of its policy, which the measuring program works out as it does for the log of a boot.
+ * Whether sealed volumes would open after the next boot: 0 when there are none, or when the state that the next boot would measure is among those that the node has a signature for. Where
+ * nothing measures, no boot has an approval. systemd's signature file names each by the digest of its policy, which the measuring program works out as it does for the log of a boot.
  */
 export const approvalCheck = `set -eu
 set -- /etc/edgeseal/volumes/*.conf
 [ -e "$1" ] || exit 0
 measure=/usr/lib/edgeseal/measure
-[ -x $measure ] || exit 0
 names=
 for each; do each=\${each##*/}; names="$names \${each%.conf}"; done
 tell() { printf '%s\\n' "$*" >&2; exit 1; }
+[ -x $measure ] || tell "sealed volumes:$names; nothing measures a boot here: $measure is not there"
 log=$($measure --next) || tell "$measure --next failed"
 policy=$(printf '%s\\n' "$log" | $measure --policy) || tell "$measure --policy failed"
 case $policy in *[!0-9a-f]*) policy= ;; esac

@@ -149,12 +149,16 @@ exec sh ${join(import.meta.dirname, "../../../provider/resources/on-device/measu
     );
   const check = (): ReturnType<FakeRoot["sh"]> => root.sh(approvalCheck);
 
-  test("nothing is asked of a node without sealed volumes, or without the measuring program", () => {
+  test("nothing is asked of a node without sealed volumes", () => {
     predicts([], 1);
     expect(check()).toEqual({ code: 0, stdout: "", stderr: "" });
-    root.remove("/usr/lib/edgeseal");
+  });
+
+  test("where nothing measures, no boot is approved, whatever the signatures say", () => {
     volume();
-    expect(check()).toEqual({ code: 0, stdout: "", stderr: "" });
+    approve(policy);
+    const nothing = "nothing measures a boot here: /usr/lib/edgeseal/measure is not there";
+    expect(check()).toEqual({ code: 1, stdout: "", stderr: `sealed volumes: models; ${nothing}` });
   });
 
   test("a state with an approval is, one without is not", () => {
