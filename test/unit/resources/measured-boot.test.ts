@@ -362,6 +362,15 @@ describe("the initramfs", () => {
     expect(planFor(stateOf(pi))).toEqual([]);
   });
 
+  test("beside which a power cut left half of another file of the boot partition is built once, and not for ever", async () => {
+    using pi = await measuredPi();
+    pi.write("/boot/firmware/.config.txt.edgeseal-new", "dtparam=sp");
+    expect(stateOf(pi).initramfs).toBe("stale");
+    bringUp(pi);
+    expect(pi.exists("/boot/firmware/.config.txt.edgeseal-new")).toBe(false);
+    expect(planFor(stateOf(pi))).toEqual([]);
+  });
+
   test("that does not fit on the boot partition leaves nothing there that would be measured", async () => {
     using pi = await measuredPi();
     pi.write(measuredBootPaths.hook, "an older one");
