@@ -156,6 +156,15 @@ export interface TrustArgs {
   readonly recoveryKey: string;
 }
 
+/** A node's approval, and what it is verified by: what may end in a reboot ships it first. */
+export interface ShippedArgs {
+  readonly node?: string;
+  readonly policyKey?: string;
+  readonly generation?: number;
+  /** Content of `approvals/<node>.json`. */
+  readonly approval?: string;
+}
+
 /** The blocks of a node. */
 export interface BlockArgs {
   /** @default swap off. */
@@ -194,10 +203,10 @@ export interface Blocks {
   readonly coreDumps: Required<CoreDumpsArgs>;
   readonly firewall?: Required<FirewallArgs>;
   readonly boot: VerifiedBootArgs & Required<Pick<VerifiedBootArgs, "require">>;
-  readonly firmware?: Filled<FirmwareArgs, "settings" | "tryboot" | "reboot" | "rebootUnapproved"> & {
-    readonly commandLine: Required<NonNullable<FirmwareArgs["commandLine"]>>;
-  };
-  readonly measuredBoot?: Filled<MeasuredBootArgs, "reboot" | "rebootUnapproved"> & { readonly node: string };
+  readonly firmware?: Filled<FirmwareArgs, "settings" | "tryboot" | "reboot" | "rebootUnapproved"> &
+    ShippedArgs & { readonly commandLine: Required<NonNullable<FirmwareArgs["commandLine"]>> };
+  readonly measuredBoot?: Filled<MeasuredBootArgs, "reboot" | "rebootUnapproved"> &
+    ShippedArgs & { readonly node: string };
   readonly tpm?: TpmBlock;
   readonly volumes?: Readonly<Record<string, VolumeBlock>>;
   readonly imagePolicy?: Required<ImagePolicyArgs>;
@@ -271,17 +280,31 @@ export function withDefaults(args: BlockArgs, facts: NodeFacts): Blocks {
             ...blockDefaults.firmware,
             ...args.firmware,
             commandLine: { ...commandLineDefaults, ...args.firmware.commandLine },
+            ...shippedBeforeReboot(facts),
           },
         }),
     ...(args.measuredBoot === undefined
       ? {}
-      : { measuredBoot: { ...blockDefaults.measuredBoot, ...args.measuredBoot, node: facts.node } }),
+      : {
+          measuredBoot: {
+            ...blockDefaults.measuredBoot,
+            ...args.measuredBoot,
+            ...shippedBeforeReboot(facts),
+            node: facts.node,
+          },
+        }),
     ...(args.tpm === undefined ? {} : { tpm: tpmBlock(args.tpm, facts) }),
     ...(args.volumes === undefined ? {} : { volumes: volumeBlocks(args.volumes, facts) }),
     ...(args.imagePolicy === undefined
       ? {}
       : { imagePolicy: { ...blockDefaults.imagePolicy, ...args.imagePolicy } }),
   };
+}
+
+/** What `firmware` and `measuredBoot` ship before they reboot the node: what it would boot may be approved, and the volumes, which ship it too, come after them. */
+export function shippedBeforeReboot({ node, trust, approval }: NodeFacts): ShippedArgs {
+  if (trust === undefined || approval === undefined) return {};
+  return { node, policyKey: trust.policyKey, generation: trust.generation ?? 1, approval };
 }
 
 function tpmBlock(tpm: TpmArgs, { node, trust }: NodeFacts): TpmBlock {

@@ -8,6 +8,7 @@ import {
   withDefaults,
   type BlockArgs,
   type Blocks,
+  type ShippedArgs,
   type TpmBlock,
   type TrustArgs,
   type VolumeBlock,
@@ -157,16 +158,19 @@ function levelOf({ node, boot, measuredBoot, volumes }: EdgeNode): pulumi.Output
 /** A node as the gate judges it. Keys and approvals are for the provider to judge, and too long for the state of a component. */
 export function declaredNode(
   name: string,
-  { volumes, tpm, imagePolicy, ...blocks }: Blocks,
+  { volumes, tpm, imagePolicy, firmware, measuredBoot, ...blocks }: Blocks,
   { statements = {}, assurance = "baseline" }: Pick<EdgeNodeArgs, "statements" | "assurance">,
 ): JudgedNode {
   const short = ({ policyKey: _p, recoveryKey: _r, approval: _a, ...rest }: VolumeBlock): object => rest;
+  const unshipped = ({ policyKey: _p, generation: _g, approval: _a, ...rest }: ShippedArgs): object => rest;
   const withoutKey = ({ recoveryPublicKey: _, ...rest }: TpmBlock): object => rest;
   return {
     name,
     basis: "declared",
     blocks: {
       ...blocks,
+      ...(firmware === undefined ? {} : { firmware: unshipped(firmware) }),
+      ...(measuredBoot === undefined ? {} : { measuredBoot: unshipped(measuredBoot) }),
       ...(tpm === undefined ? {} : { tpm: withoutKey(tpm) }),
       ...(imagePolicy === undefined ? {} : { imagePolicy: { allow: imagePolicy.allow } }),
       ...(volumes === undefined

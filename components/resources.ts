@@ -6,6 +6,7 @@ import type {
   FirmwareArgs,
   ImagePolicyArgs,
   MeasuredBootArgs,
+  ShippedArgs,
   SwapArgs,
   TpmArgs,
   TrustArgs,
@@ -116,7 +117,7 @@ export class VerifiedBoot extends deviceResource<VerifiedBootArgs, "boot">("boot
 }) {}
 
 /** config.txt and cmdline.txt, as far as they are declared. */
-export class FirmwareConfig extends deviceResource<FirmwareArgs, "firmware">("firmware", {
+export class FirmwareConfig extends deviceResource<FirmwareArgs & ShippedArgs, "firmware">("firmware", {
   settings: undefined,
   staleSettings: undefined,
   commandLine: undefined,
@@ -141,7 +142,7 @@ export class FirmwareConfig extends deviceResource<FirmwareArgs, "firmware">("fi
 
 /** The boot, measured into the TPM. */
 export class MeasuredBoot extends deviceResource<
-  MeasuredBootArgs & { readonly node: string },
+  MeasuredBootArgs & ShippedArgs & { readonly node: string },
   "measuredBoot"
 >("measuredBoot", {
   tpmPresent: undefined,

@@ -1,6 +1,6 @@
 import type { BlockName } from "../../policies/node.ts";
 import type { Path } from "../../provider/host/values.ts";
-import type { NodeFacts } from "../block-args.ts";
+import { shippedBeforeReboot, type NodeFacts } from "../block-args.ts";
 import type { Plain } from "./merge.ts";
 import { inputsFromElsewhere } from "./schema.ts";
 import type { SiteTrust } from "./trust.ts";
@@ -29,10 +29,13 @@ export function needsKeys(block: BlockName): string | undefined {
 }
 
 /** Of these, what a block takes. */
-export function factsFor(block: BlockName, { node, trust, approval }: NodeFacts): Plain {
+export function factsFor(block: BlockName, facts: NodeFacts): Plain {
+  const { node, trust, approval } = facts;
   switch (block) {
+    case "firmware":
+      return { ...shippedBeforeReboot(facts) };
     case "measuredBoot":
-      return { node };
+      return { ...shippedBeforeReboot(facts), node };
     case "tpm":
       return { node, recoveryPublicKey: trust?.recoveryKey };
     case "volumes":

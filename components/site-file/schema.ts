@@ -28,8 +28,8 @@ export const blockKinds = {
 
 /** Blocks that are there only when somebody asks for them; with the inputs that a site file says elsewhere, once: the node's name, the site's keys, the approvals. */
 export const inputsFromElsewhere = {
-  firmware: [],
-  measuredBoot: ["node"],
+  firmware: ["node", "policyKey", "generation", "approval"],
+  measuredBoot: ["node", "policyKey", "generation", "approval"],
   tpm: ["node", "recoveryPublicKey"],
   volumes: ["name", "node", "policyKey", "generation", "approval", "recoveryKey"],
   imagePolicy: [],
@@ -68,7 +68,7 @@ const blocks = {
   coreDumps: Type.Optional(partsOf(coreDumps)),
   firewall: Type.Optional(partsOf(firewall)),
   boot: Type.Optional(partsOf(verifiedBoot)),
-  firmware: Type.Optional(partsOf(firmwareConfig)),
+  firmware: Type.Optional(partsOf(firmwareConfig, inputsFromElsewhere.firmware)),
   measuredBoot: Type.Optional(partsOf(measuredBoot, inputsFromElsewhere.measuredBoot)),
   tpm: Type.Optional(partsOf(tpmOwnership, inputsFromElsewhere.tpm)),
   volumes: Type.Optional(

@@ -1,8 +1,8 @@
-import { file, reboot, run, type Step } from "../device/step.ts";
+import { reboot, run, type Step } from "../device/step.ts";
 import type { Approval } from "../trust/approval-schema.ts";
+import { shipApproval } from "./approval-shipping.ts";
 import { measuredBootPaths } from "./measured-boot-files.ts";
 import { rebootSeconds } from "./reboot-inputs.ts";
-import { approvalsFile } from "./sealed-volume-files.ts";
 
 /*
  * An update of what a node boots, in steps: the approved boot partition is kept, the new state's approval is shipped, the node is told to go back unless the boot ends well, and
@@ -49,9 +49,8 @@ apt-get -q -y -o DPkg::Lock::Timeout=300 --with-new-pkgs -o Dpkg::Options::=--fo
  * @param confirmSeconds How long after its beginning the boot goes back unless it was confirmed; `undefined`: it does not go back.
  */
 export function bootApproved(approval: Approval, confirmSeconds: number | undefined): readonly Step[] {
-  const { path, mode, content } = approvalsFile(approval);
   return [
-    file({ title: "ship the approval", path, mode, content, owner: "root:root" }),
+    ...shipApproval(approval),
     ...(confirmSeconds === undefined
       ? []
       : [

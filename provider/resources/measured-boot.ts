@@ -8,12 +8,12 @@ import { installMeasuring, removeMeasuring, whyNot } from "./measured-boot-plan.
 import { mayReboot, rebootInputs, rebootProblems, rebootSteps } from "./reboot-inputs.ts";
 
 const inputs = Type.Object({
+  ...rebootInputs,
   node: Type.String({
     pattern: "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
     description:
       "The node's name. It is measured too, so that an approval holds for this node only, even between nodes with equal files. The name that approvals have: lower-case letters, digits and hyphens, 63 at most.",
   }),
-  ...rebootInputs,
 });
 
 type Inputs = Static<typeof inputs>;

@@ -1,6 +1,9 @@
 import { Type, type Static } from "typebox";
 import { reboot, type Step } from "../device/step.ts";
 import type { InputProblem } from "../resource.ts";
+import { parseApproval } from "../trust/approval.ts";
+import { approvalInputs, approvalProblems, keyProblems } from "./approval-inputs.ts";
+import { shipApproval } from "./approval-shipping.ts";
 
 /*
  * The inputs of every kind whose changes take effect with the next boot, and what follows of them: a reboot at the end of the plan, or a state that says that one is pending.
@@ -34,6 +37,15 @@ export const rebootInputs = {
     description:
       "What is done when the node has sealed volumes, and no approval for what its next boot will measure: `refuse` the reboot, or `allow` it, after which the volumes stay locked. Default `refuse`.",
   }),
+  node: Type.Optional(approvalInputs.node),
+  policyKey: Type.Optional(approvalInputs.policyKey),
+  generation: Type.Optional(approvalInputs.generation),
+  approval: Type.Optional(
+    Type.String({
+      description:
+        "Content of `approvals/<node>.json`, as `edgeseal approve` wrote it; verified with `node`, `policyKey` and `generation`, and shipped before the reboot. Default none: what the node has counts.",
+    }),
+  ),
 } as const;
 
 /** To be spread into a kind's state. */
@@ -47,10 +59,18 @@ export interface RebootInputs {
   readonly reboot: Static<typeof rebootInputs.reboot>;
   readonly rebootWindow?: string;
   readonly rebootUnapproved: Static<typeof rebootInputs.rebootUnapproved>;
+  readonly node?: string;
+  readonly policyKey?: string;
+  readonly generation?: number;
+  readonly approval?: string;
 }
 
 /** Faults that the schema can't express; for a kind's `check`. */
-export function rebootProblems({ reboot, rebootWindow }: RebootInputs): readonly InputProblem[] {
+export function rebootProblems(inputs: RebootInputs): readonly InputProblem[] {
+  return [...windowProblems(inputs), ...shippedProblems(inputs)];
+}
+
+function windowProblems({ reboot, rebootWindow }: RebootInputs): readonly InputProblem[] {
   if (reboot === "window" && rebootWindow === undefined) {
     return [
       { path: "rebootWindow", message: "reboot: window needs a rebootWindow, e.g. Sun 02:00-04:00 (UTC)" },
@@ -62,6 +82,19 @@ export function rebootProblems({ reboot, rebootWindow }: RebootInputs): readonly
     ];
   }
   return [];
+}
+
+function shippedProblems({ node, policyKey, generation, approval }: RebootInputs): readonly InputProblem[] {
+  if (approval === undefined) return [];
+  if (node === undefined || policyKey === undefined || generation === undefined) {
+    return [
+      { path: "approval", message: "it is verified with node, policyKey and generation: give these too" },
+    ];
+  }
+  return [
+    ...keyProblems("policyKey", policyKey, "policy"),
+    ...approvalProblems({ node, policyKey, generation, approval }),
+  ];
 }
 
 /** Whether a node may be rebooted at a time. */
@@ -89,11 +122,15 @@ const minuteOf = (time: string): number => Number(time.slice(0, 2)) * 60 + Numbe
 export const rebootSeconds = 900;
 
 /**
- * The end of a plan that needs a boot: the reboot when the node may be rebooted now, else nothing.
+ * The end of a plan that needs a boot: the reboot when the node may be rebooted now, else nothing. The approval goes before it: a volume, whose plan ships it too, comes after this one,
+ * and the reboot is refused as long as the node has none of what it would boot.
  * @param title what for, e.g. `reboot, so that config.txt takes effect`
  */
 export function rebootSteps(inputs: RebootInputs, title: string, now: Date): readonly Step[] {
-  return mayReboot(inputs, now)
-    ? [reboot({ title, waitSeconds: rebootSeconds, unapproved: inputs.rebootUnapproved })]
-    : [];
+  if (!mayReboot(inputs, now)) return [];
+  const { approval, rebootUnapproved } = inputs;
+  return [
+    ...(approval === undefined ? [] : shipApproval(parseApproval(approval))),
+    reboot({ title, waitSeconds: rebootSeconds, unapproved: rebootUnapproved }),
+  ];
 }

@@ -1,8 +1,7 @@
 import { posix } from "node:path";
 import { Type, type Static } from "typebox";
 import type { InputProblem } from "../resource.ts";
-import { ApprovalRefused, parseApproval, verifyApproval } from "../trust/approval.ts";
-import { PublicKeyRefused, readPublicKey, type KeyPurpose } from "../trust/public-key.ts";
+import { approvalProblems, keyProblems } from "./approval-inputs.ts";
 
 /** LUKS2's header, and the least that the file system on top takes: mkfs.xfs refuses less than 300 MiB. */
 export const leastMiB = { ext4: 64, xfs: 320 } as const;
@@ -173,31 +172,8 @@ function eraseProblems(type: string, index: number): readonly InputProblem[] {
   ];
 }
 
-function trustProblems(inputs: SealedVolumeInputs): readonly InputProblem[] {
-  const { node, generation, policyKey, recoveryKey, approval } = inputs;
-  const policyProblems = keyProblems("policyKey", policyKey, "policy");
-  const problems = [...policyProblems, ...keyProblems("recoveryKey", recoveryKey, "recovery")];
-  if (approval === undefined || policyProblems.length > 0) return problems;
-  const within = ({ path, message }: InputProblem): InputProblem => ({
-    path: path === "" ? "approval" : `approval.${path}`,
-    message,
-  });
-  try {
-    const document = parseApproval(approval);
-    const found = verifyApproval(document, { node, generation, publicKeyPem: policyKey });
-    return [...problems, ...found.map(within)];
-  } catch (error) {
-    if (error instanceof ApprovalRefused) return [...problems, ...error.problems.map(within)];
-    throw error;
-  }
-}
-
-function keyProblems(path: string, pem: string, purpose: KeyPurpose): readonly InputProblem[] {
-  try {
-    readPublicKey(pem, purpose);
-    return [];
-  } catch (error) {
-    if (error instanceof PublicKeyRefused) return [{ path, message: error.message }];
-    throw error;
-  }
-}
+const trustProblems = (inputs: SealedVolumeInputs): readonly InputProblem[] => [
+  ...keyProblems("policyKey", inputs.policyKey, "policy"),
+  ...keyProblems("recoveryKey", inputs.recoveryKey, "recovery"),
+  ...approvalProblems(inputs),
+];

@@ -55,8 +55,10 @@ test("what is filled in is what the provider would have filled in", () => {
     expect(problems).toEqual([]);
     return inputs;
   };
+  const shipped = { node: "pi-1", policyKey: "(PEM)", generation: 2, approval: "{}" };
   const fromElsewhere: Partial<Record<BlockName, object>> = {
-    measuredBoot: { node: "pi-1" },
+    firmware: shipped,
+    measuredBoot: shipped,
     tpm: { node: "pi-1", recoveryPublicKey: "(PEM)" },
   };
   for (const name of blockNames) {

@@ -163,10 +163,19 @@ describe("an EdgeNode with sealed volumes", () => {
   };
 
   test("hands each volume the site's keys and the node's approvals, and shows none of them to a component", async () => {
-    new EdgeNode("pi-1", sealed);
+    new EdgeNode("pi-1", { ...sealed, firmware: {} });
     await run.settled();
     const inputs = new Map(run.registered.map(({ name, inputs: given }) => [name, given]));
     expect(inputs.get("pi-1-measured-boot")).toMatchObject({ node: "pi-1", reboot: "ifNeeded" });
+    // Each may end in a reboot into what is approved, and the volumes come after it.
+    const { recoveryKey: _, ...verifying } = trust;
+    for (const part of ["firmware", "measured-boot"]) {
+      expect(inputs.get(`pi-1-${part}`)).toMatchObject({
+        ...verifying,
+        node: "pi-1",
+        approval: "(approval)",
+      });
+    }
     expect(inputs.get("pi-1-volume-logs")).toMatchObject({
       ...trust,
       ...volume("logs"),

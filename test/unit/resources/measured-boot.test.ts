@@ -10,8 +10,12 @@ import { managedFiles, measuredBootPaths } from "../../../provider/resources/mea
 import { initramfsThatBoots } from "../../../provider/resources/measured-boot-firmware.ts";
 import type { MeasuredBootState } from "../../../provider/resources/measured-boot-observation.ts";
 import { measuredBootAt } from "../../../provider/resources/measured-boot.ts";
+import { rebootSteps } from "../../../provider/resources/reboot-inputs.ts";
+import { approvalCheck } from "../../../provider/device/reboot-script.ts";
 import { approvalSchema } from "../../../provider/trust/approval-schema.ts";
-import { pcr11Of } from "../../../provider/trust/event-log.ts";
+import { approveState, formatApproval, signApproval } from "../../../provider/trust/approval.ts";
+import { parseEventLog, pcr11Of } from "../../../provider/trust/event-log.ts";
+import { testKey } from "../trust/keys.ts";
 import { FakeRoot } from "./fake-root.ts";
 import { Choices } from "./generated-states.ts";
 import { bootFiles, FakeTpm, onDevice, runMeasure, sha256, systemFiles } from "./measure-fixture.ts";
@@ -705,4 +709,58 @@ test("what goes to a node is what is in the repository, and names the node", () 
   expect(files["program"]).toBe(readFileSync(onDevice("measure"), "utf8"));
   expect(files["conf"]).toBe("NODE=pi-1\n");
   expect(pcr11Of([])).toBe(zeros);
+});
+
+describe("an approval of what the next boot will measure", () => {
+  const key = testKey("policy");
+  const verified = { ...ifNeeded, policyKey: key.publicKeyPem, generation: 1 };
+  const program = measuredBootPaths.program;
+
+  /** Approves the boot partition as it is now. */
+  async function approval(pi: Pi, signing = key): Promise<string> {
+    const { events } = parseEventLog(pi.sh(`${program} --next`).stdout);
+    const state = await approveState(signing, { events, reason: "a test", now: "2026-01-01T00:00:00Z" });
+    return formatApproval(await signApproval(signing, { node: "pi-1", generation: 1, states: [state] }));
+  }
+
+  /** What a reboot asks the node for first, as it is asked on the node. */
+  const mayBoot = (pi: Pi): boolean =>
+    pi.sh(approvalCheck.replaceAll("$measure --next", `sh ${program} --root ${pi.root} --next`)).code === 0;
+
+  /** One with a sealed volume, in a boot that was approved, whose boot partition was changed since. */
+  async function changedPi(): Promise<Pi> {
+    const pi = await measuredPi();
+    pi.write("/etc/edgeseal/volumes/models.conf", "");
+    for (const step of rebootSteps({ ...verified, approval: await approval(pi) }, "reboot", now))
+      if (step.kind !== "reboot") pi.apply(step);
+    expect(mayBoot(pi)).toBe(true);
+    pi.write("/boot/firmware/config.txt", `${pi.read("/boot/firmware/config.txt")}dtparam=i2c_arm=on\n`);
+    expect([stateOf(pi).pendingReboot, mayBoot(pi)]).toEqual([true, false]);
+    return pi;
+  }
+
+  test("comes to the node before the reboot that it is for, which is refused without it", async () => {
+    using pi = await changedPi();
+    bringUp(pi, ifNeeded);
+    expect(mayBoot(pi)).toBe(false);
+    const given = { ...verified, approval: await approval(pi) };
+    expect(planFor(stateOf(pi), given).at(-1)?.kind).toBe("reboot");
+    bringUp(pi, given);
+    expect(mayBoot(pi)).toBe(true);
+  });
+
+  test("of another policy key takes nothing from volumes that open by the one before", async () => {
+    using pi = await changedPi();
+    const before = pi.read("/etc/edgeseal/trust/approvals.json");
+    const other = testKey("policy");
+    const given = { ...verified, policyKey: other.publicKeyPem, approval: await approval(pi, other) };
+    expect(measuredBoot.check?.(given)).toEqual([]);
+    expect(() => bringUp(pi, given)).toThrow(/another policy key.*edgeseal volume recover pi-1 first/);
+    expect(pi.read("/etc/edgeseal/trust/approvals.json")).toBe(before);
+    expect(mayBoot(pi)).toBe(false);
+    // Where nothing is sealed there is nothing to be taken.
+    pi.remove("/etc/edgeseal/volumes");
+    bringUp(pi, given);
+    expect(pi.read("/etc/edgeseal/trust/approvals.json")).not.toBe(before);
+  });
 });

@@ -8,6 +8,7 @@ import {
   rebootSteps,
   type RebootInputs,
 } from "../../../provider/resources/reboot-inputs.ts";
+import { approved, site } from "./sealed-volume-example.ts";
 
 const inputs = (reboot: RebootInputs["reboot"], rebootWindow?: string): RebootInputs => ({
   reboot,
@@ -79,4 +80,41 @@ test("the step is there when it may be done, and takes along what was said of un
   expect(rebootSteps({ reboot: "ifNeeded", rebootUnapproved: "allow" }, "reboot", at("1 03:00:00"))).toEqual([
     { kind: "reboot", title: "reboot", waitSeconds: 900, unapproved: "allow" },
   ]);
+});
+
+describe("an approval", () => {
+  const verified = { node: "pi-1", policyKey: site.key.publicKeyPem, generation: 1 };
+  const given = { ...inputs("ifNeeded"), ...verified, approval: site.approval };
+  const kinds = (wanted: RebootInputs): readonly string[] =>
+    rebootSteps(wanted, "reboot", at("1 03:00:00")).map(({ title }) => title);
+
+  test("is shipped before the reboot, and with none nothing is", () => {
+    expect(kinds(given)).toEqual([
+      "see that no other policy key's approval is in force",
+      "make /etc/edgeseal",
+      "make /etc/edgeseal/trust",
+      "ship the approval",
+      "reboot",
+    ]);
+    expect(kinds({ ...given, reboot: "never" })).toEqual([]);
+    expect(kinds(inputs("ifNeeded"))).toEqual(["reboot"]);
+  });
+
+  test("is verified as a volume's is, and not without what that takes", async () => {
+    const problems = (more: Partial<RebootInputs>): readonly string[] =>
+      rebootProblems({ ...given, ...more }).map(({ path }) => path);
+    expect(problems({})).toEqual([]);
+    expect(problems({ approval: (await approved()).approval })).toEqual(["approval.policyKey"]);
+    expect(problems({ approval: (await approved("pi-2", 1, site.key)).approval })).toEqual(["approval.node"]);
+    expect(problems({ generation: 2 })).toEqual(["approval.generation"]);
+    expect(problems({ approval: site.approval.replace('"a test"', '"another"') })).toEqual([
+      "approval.signature",
+    ]);
+    expect(problems({ approval: "x" })).toHaveLength(1);
+    expect(problems({ policyKey: "x" })).toEqual(["policyKey"]);
+    for (const missing of ["node", "policyKey", "generation"] as const) {
+      const { [missing]: _, ...rest } = given;
+      expect(rebootProblems(rest).map(({ path }) => path)).toEqual(["approval"]);
+    }
+  });
 });
