@@ -110,7 +110,7 @@ function ofStep(
         `'${title}' was not done: the state that the next boot would measure has no approval on the node, so its sealed volumes would stay locked`,
         {
           ...details,
-          hint: `run \`edgeseal approve ${node}\`, have the approval reviewed, and run the operation again; or set rebootUnapproved: allow, and the node boots with its volumes locked`,
+          hint: `run \`edgeseal approve ${node}\`, have the approval reviewed, and run the operation again: it ships the \`approval\` that it is given (a site file's is read anew) before the reboot. Or \`edgeseal update ${node}\`; or set rebootUnapproved: allow, and the node boots with its volumes locked`,
         },
       );
     case "approvalUnknown":
