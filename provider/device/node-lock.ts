@@ -32,7 +32,7 @@ const oneLine = (text: string): string => text.replace(/[\0-\x1f\x7f]+/g, " ").t
 
 /**
  * Shell functions for the body of a plan's script. They use `say` (prints a marker) and set, in the script:
- * `lock_acquire` returns 0 when the lock is held; otherwise it has said who holds it, or could not write to /run; `lock_holds` tells whether the token still stands; `lock_release` is for the EXIT trap.
+ * `lock_acquire` returns 0 when the lock is held; otherwise it has said who holds it, or could not write to /run; `lock_holds` tells whether the token still stands; `lock_renew` sets the expiry anew, for what takes as long as it takes; `lock_release` is for the EXIT trap.
  * File descriptor 9 is the lock.
  */
 export function renderLock(request: LockRequest): string {
@@ -44,6 +44,10 @@ lock_read() {
   [ -r ${runtimeDirectory}/holder ] || return 0
   { read -r held_token; read -r held_expiry; read -r held_owner; read -r held_purpose; } <${runtimeDirectory}/holder || :
   case $held_token$held_expiry in *[!0-9]* | '') held_token=0 held_expiry=0 ;; esac
+}
+lock_sign() {
+  printf '%s\\n' "$lock_token" "$((now + ${Math.ceil(request.expirySeconds)}))" ${quote(oneLine(request.owner))} ${quote(oneLine(request.purpose))} >${runtimeDirectory}/holder.new &&
+    mv -f ${runtimeDirectory}/holder.new ${runtimeDirectory}/holder
 }
 lock_take() {
   exec 9>>${runtimeDirectory}/lock
@@ -63,8 +67,7 @@ lock_try() {
     case $lock_last in *[!0-9]* | '') lock_last=0 ;; esac
     lock_token=$((lock_last + 1)); uptime
     printf '%s\\n' "$lock_token" >${runtimeDirectory}/fence
-    printf '%s\\n' "$lock_token" "$((now + ${Math.ceil(request.expirySeconds)}))" ${quote(oneLine(request.owner))} ${quote(oneLine(request.purpose))} >${runtimeDirectory}/holder.new &&
-      mv -f ${runtimeDirectory}/holder.new ${runtimeDirectory}/holder || { lock_token= lock_trouble=1; exec 9>&-; }
+    lock_sign || { lock_token= lock_trouble=1; exec 9>&-; }
   fi
   exec 8>&-
   [ -n "$lock_token" ]
@@ -91,6 +94,9 @@ lock_acquire() {
 lock_holds() {
   lock_read
   [ "$held_token" = "$lock_token" ]
+}
+lock_renew() {
+  { flock -w 5 8 && lock_holds && { uptime; lock_sign; }; } 8>>${runtimeDirectory}/guard || :
 }
 lock_release() {
   [ -n "$lock_token" ] || return 0

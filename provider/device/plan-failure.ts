@@ -76,6 +76,9 @@ function mendOf({ how, output }: StepFailure): string {
   return causes.find(({ said }) => said.test(output))?.mend ?? "mend the cause";
 }
 
+/** Bytes as a person compares them. */
+export const mebibytes = (bytes: number): string => `${(bytes / 1024 / 1024).toFixed(1)} MiB`;
+
 function ofStep(
   node: string,
   failure: StepFailure,
@@ -123,6 +126,17 @@ function ofStep(
           hint: "mend the measuring program (edgeseal:boot:MeasuredBoot); or set rebootUnapproved: allow",
         },
       );
+    case "noRoom": {
+      const [needed = 0, free = 0] = failure.output.split(" ").map(Number);
+      return new DeviceError(
+        "refused",
+        node,
+        `'${title}' needs ${mebibytes(needed)} more on the device, where ${mebibytes(free)} are free`,
+        {
+          hint: "nothing was sent; make room there, or choose another file system, and run the operation again",
+        },
+      );
+    }
     case "stillUp":
       return stillUp(node, title, failure.boundSeconds);
     case "late":

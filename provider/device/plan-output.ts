@@ -13,6 +13,8 @@ export interface StepFailure {
     | "precondition"
     | "late"
     | "fenced"
+    /** An upload for which there is not enough room: `output` has the bytes that it needs and those that are free. */
+    | "noRoom"
     /** A reboot that was not asked for: the next boot's state has no approval, or it can't be told whether it has. */
     | "unapproved"
     | "approvalUnknown"
@@ -100,6 +102,8 @@ function failureOf({ verb, rest }: Said): StepFailure | undefined {
       return { ...plain, how: "unapproved", output: fromBase64(words[0]) };
     case "approval-unknown":
       return { ...plain, how: "approvalUnknown", output: fromBase64(words[0]) };
+    case "no-room":
+      return { ...plain, code: 0, how: "noRoom", output: [code, ...words].join(" ") };
     case "still-up":
       return { ...plain, how: "stillUp", boundSeconds: Number(words[0]) };
     case "late":

@@ -1,5 +1,5 @@
 import { armSteps } from "./commit-confirm.ts";
-import type { PlainStep, RebootStep, Step } from "./step.ts";
+import type { PlainStep, RebootStep, Step, UploadStep } from "./step.ts";
 
 /** One thing that the device does for a plan, in the order in which it does it: what a plan can fail at, or be killed before or after. */
 export interface PlanPoint {
@@ -7,12 +7,12 @@ export interface PlanPoint {
   readonly id: string;
   readonly title: string;
   /**
-   * `arm` runs before the change can be noticed, `apply` within the window, `confirm` in the second exec, over the new connection. `reboot` is asked for in the first exec and seen
+   * `upload` runs in an exec of its own, before all others. `arm` runs before the change can be noticed, `apply` within the window, `confirm` in the second exec, over the new connection. `reboot` is asked for in the first exec and seen
    * to be done in the second; `after` runs there.
    */
-  readonly phase: "step" | "arm" | "apply" | "confirm" | "reboot" | "after";
+  readonly phase: "upload" | "step" | "arm" | "apply" | "confirm" | "reboot" | "after";
   /** What runs; none for the confirmation. */
-  readonly step: PlainStep | RebootStep | undefined;
+  readonly step: PlainStep | UploadStep | RebootStep | undefined;
 }
 
 /** Stops a plan at a point, for tests: the device says that it is there, and goes no further until its connection is gone. */
@@ -26,11 +26,16 @@ export interface Breakpoint {
 
 /**
  * All points of a plan.
- * @throws TypeError when a commit-confirmed change or a reboot is not the last step: what comes after it would run unconfirmed, or not at all.
+ * @throws TypeError when a commit-confirmed change or a reboot is not the last step: what comes after it would run unconfirmed, or not at all. And when an upload comes after anything else.
  */
 export function pointsOf(steps: readonly Step[], nonce: string): readonly PlanPoint[] {
   return steps.flatMap((step, index): readonly PlanPoint[] => {
     const isLast = index === steps.length - 1;
+    if (step.kind === "upload") {
+      if (steps[index - 1] !== undefined && steps[index - 1]?.kind !== "upload")
+        throw new TypeError(`'${step.title}' is an upload, so it has to come before every other step`);
+      return [{ id: String(index), title: step.title, phase: "upload", step }];
+    }
     if (step.kind === "reboot") {
       if (!isLast) throw new TypeError(`'${step.title}' is a reboot, so it has to be the last step`);
       return [

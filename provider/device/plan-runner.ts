@@ -13,6 +13,7 @@ import { throughReboot } from "./reboot.ts";
 import type { Session } from "./session.ts";
 import type { Step } from "./step.ts";
 import type { ExecResult } from "./transport.ts";
+import { hasUploads, sendUploads } from "./upload.ts";
 
 export type { Breakpoint } from "./plan-points.ts";
 export { stepsOf } from "./plan-points.ts";
@@ -59,7 +60,7 @@ class Progress {
 }
 
 /**
- * Applies a plan and reads back, in one exec. A plan that ends with a commit-confirmed change or a reboot takes one new connection with one exec more; what is read back then is
+ * Applies a plan and reads back, in one exec. Each upload before it takes one exec more; a plan that ends with a commit-confirmed change or a reboot takes one new connection with one exec more; what is read back then is
  * the state after it.
  *
  * What stopped the plan on the device is in `failure`, beside what was read back.
@@ -67,6 +68,29 @@ class Progress {
  * @throws TypeError when the plan itself is malformed; nothing was sent.
  */
 export async function applyPlan(
+  session: Session,
+  steps: readonly Step[],
+  readback: readonly Probe<unknown>[],
+  options: ApplyPlanOptions,
+): Promise<PlanResult> {
+  if (!hasUploads(steps)) return runPlan(session, steps, readback, options);
+  const lockWaitSeconds = options.lockWaitSeconds ?? defaultLockWaitSeconds;
+  const { owner, purpose, breakpoint } = options;
+  const script = { changeNonce: newNonce(), owner, purpose, breakpoint, lockWaitSeconds };
+  // A malformed plan is found before anything large is on its way.
+  renderPlan(steps, readback, { ...script, nonce: newNonce(), manifest: options.manifest });
+  const uploaded = await sendUploads(session, steps, {
+    script,
+    signal: options.signal,
+    onProgress: options.onProgress,
+  });
+  if (uploaded.failure !== undefined) return { ...uploaded, readback: new Map() };
+  const result = await runPlan(session, steps, readback, options);
+  return { ...result, steps: [...uploaded.steps, ...result.steps] };
+}
+
+/** All but the uploads of a plan. */
+async function runPlan(
   session: Session,
   steps: readonly Step[],
   readback: readonly Probe<unknown>[],

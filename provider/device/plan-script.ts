@@ -43,7 +43,7 @@ export interface PlanScript {
   readonly deadlineSeconds: number;
 }
 
-const preconditionSeconds = 30;
+export const preconditionSeconds = 30;
 /** Probes end by themselves; this is what all of them together may take on a busy Pi. */
 const readbackSeconds = 120;
 /** A revert: its own deadline, plus files put back on a slow card. */
@@ -94,7 +94,7 @@ trap : PIPE
 `;
 
 function renderPoint(point: PlanPoint, breakpoint: Breakpoint | undefined): readonly string[] {
-  if (point.step === undefined) return [];
+  if (point.step === undefined || point.step.kind === "upload") return [];
   const pause = (when: Breakpoint["when"]): readonly string[] =>
     breakpoint?.at === point.id && breakpoint.when === when ? [`break_here ${quote(point.id)} ${when}`] : [];
   // What comes after a reboot runs in another exec.
@@ -113,7 +113,7 @@ function renderPoint(point: PlanPoint, breakpoint: Breakpoint | undefined): read
 function deadlineOf(points: readonly PlanPoint[]): number {
   let seconds = 0;
   for (const { step } of points) {
-    if (step === undefined) continue;
+    if (step === undefined || step.kind === "upload") continue;
     seconds +=
       (step.kind === "reboot" ? rebootSecondsOf(step) : renderStep(step).timeoutSeconds) +
       2 * killAfterSeconds;
@@ -135,7 +135,7 @@ export function rebootOf(steps: readonly Step[]): RebootStep | undefined {
 }
 
 /** What every script with steps in it defines. */
-function functions(
+export function functions(
   options: Pick<PlanScriptOptions, "nonce" | "owner" | "purpose" | "lockWaitSeconds">,
   heldSeconds: number,
 ): readonly string[] {
@@ -156,7 +156,7 @@ function functions(
 }
 
 /** Without the lock, no step after it does anything. */
-const takeLock = [
+export const takeLock = [
   `if ! lock_acquire; then stopped=locked; say not-locked`,
   `elif ! pending_absent; then stopped=pending`,
   `elif ! work_begin; then stopped=trouble; say trouble 'no directory can be made in /run/edgeseal'; fi`,

@@ -18,13 +18,24 @@ export function remoteCommand(connection: Connection): string {
 /** The seconds after TERM at which KILL follows. */
 export const killAfterSeconds = 5;
 
+/** What a script that is followed by content has for a deadline: none, since it ends itself when it hears nothing. */
+export const noDeadline = 0;
+
 /**
  * What goes on standard input. The first line says that we got here, then puts a clean environment and a deadline around the shell that reads
  * the rest. Its process group ends at the deadline even when we are not there any more to say so.
+ * @param contentFollows The script is read by its length, and leaves on standard input what comes after it.
  */
-export function standardInput(script: string, nonce: string, timeoutSeconds: number): string {
+export function standardInput(
+  script: string,
+  nonce: string,
+  timeoutSeconds: number,
+  contentFollows = false,
+): string {
   const environment = `PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C HOME=/root SSH_CONNECTION="$1"`;
-  const bounded = `timeout -k ${killAfterSeconds} ${timeoutSeconds} /bin/sh -c 'eval "$(cat)"'`;
+  // head(1) asks for no more bytes than it is to print.
+  const read = contentFollows ? `head -c ${Buffer.byteLength(script)}` : "cat";
+  const bounded = `timeout -k ${killAfterSeconds} ${timeoutSeconds} /bin/sh -c 'eval "$(${read})"'`;
   return `printf '\\n@%s started\\n' ${nonce}; exec /usr/bin/env -i ${environment} ${bounded}\n${script}`;
 }
 

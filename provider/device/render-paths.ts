@@ -33,7 +33,8 @@ const enterFunction = `enter() {
   done
 }`;
 
-const prelude = `set -eu\nunset CDPATH\numask 077\n${failFunction}\n${enterFunction}\n`;
+/** What a script begins with that walks into directories by `enter`. */
+export const prelude = `set -eu\nunset CDPATH\numask 077\n${failFunction}\n${enterFunction}\n`;
 
 interface SplitPath {
   readonly directory: string;
@@ -43,7 +44,7 @@ interface SplitPath {
 /**
  * @throws TypeError for a path that is not absolute and normal, or is the root itself.
  */
-function split(path: string): SplitPath {
+export function split(path: string): SplitPath {
   if (!path.startsWith("/") || posix.normalize(path) !== path || path.endsWith("/") || /[\0\n]/.test(path)) {
     throw new TypeError(
       `'${path}' is not an absolute, normal path (no '.', '..', '//', trailing '/' or line feed)`,
@@ -53,12 +54,12 @@ function split(path: string): SplitPath {
 }
 
 /** Octal digits as `stat -c %a` prints them. */
-function modeOf(mode: string): string {
+export function modeOf(mode: string): string {
   if (!/^[0-7]{3,4}$/.test(mode)) throw new TypeError(`'${mode}' is not an octal mode such as 0644`);
   return mode.replace(/^0+(?=.)/, "");
 }
 
-function ownerOf(owner = "root:root"): { readonly user: string; readonly group: string } {
+export function ownerOf(owner = "root:root"): { readonly user: string; readonly group: string } {
   const [, user, group] = /^([A-Za-z0-9_][A-Za-z0-9_.-]*):([A-Za-z0-9_][A-Za-z0-9_.-]*)$/.exec(owner) ?? [];
   if (user === undefined || group === undefined) {
     throw new TypeError(`'${owner}' is not an owner such as root:root`);
@@ -67,7 +68,7 @@ function ownerOf(owner = "root:root"): { readonly user: string; readonly group: 
 }
 
 /** Shell condition: the entry has this mode and owner, names and numbers both accepted. */
-function hasAttributes(entry: string, mode: string, owner: string | undefined): string {
+export function hasAttributes(entry: string, mode: string, owner: string | undefined): string {
   const { user, group } = ownerOf(owner);
   const is = (name: string, format: string): string =>
     /^\d+$/.test(name) ? `%${format}` : `%${format.toUpperCase()}`;

@@ -2,7 +2,13 @@ import type { Connection } from "../connection.ts";
 import { newNonce } from "./batch.ts";
 import { cancelled, DeviceError } from "./errors.ts";
 import { ChannelRefused, LostBefore } from "./nothing-ran.ts";
-import { killAfterSeconds, remoteCommand, requireStarted, standardInput } from "./privileged-shell.ts";
+import {
+  killAfterSeconds,
+  noDeadline,
+  remoteCommand,
+  requireStarted,
+  standardInput,
+} from "./privileged-shell.ts";
 import { Semaphore } from "./semaphore.ts";
 import type { ExecResult, Link, Transport } from "./transport.ts";
 
@@ -15,6 +21,10 @@ export interface RunOptions {
   readonly signal?: AbortSignal;
   /** Called with each piece of standard output as it arrives (progress markers of a plan). */
   readonly onStdout?: (chunk: string) => void;
+  /**
+   * Follows the script on standard input. The device then has no deadline but those of the script itself, and `timeoutMs` is how long it may say nothing: how long the whole takes is a matter of the line.
+   */
+  readonly content?: () => AsyncIterable<Uint8Array>;
   /** The script only reads: when a connection that was idle turns out to be dead, run it again on a new one, once. Default false. */
   readonly readOnly?: boolean;
   /** For a new connection: attempts to make it. Default: those of the session. */
@@ -254,6 +264,7 @@ class SshSession implements Session {
     const closing = this.#closing.signal;
     const signal = options.signal === undefined ? closing : AbortSignal.any([closing, options.signal]);
     const timeoutSeconds = Math.ceil(options.timeoutMs / 1000);
+    const { content } = options;
     const nonce = newNonce();
     let release: () => void;
     try {
@@ -268,14 +279,20 @@ class SshSession implements Session {
         const begun = performance.now();
         try {
           const result = await link.exec(remoteCommand(connection), {
-            stdin: standardInput(script, nonce, timeoutSeconds),
+            stdin: standardInput(
+              script,
+              nonce,
+              content === undefined ? timeoutSeconds : noDeadline,
+              content !== undefined,
+            ),
+            ...(content === undefined ? {} : { content, outputProlongs: true }),
             timeoutMs: (timeoutSeconds + killAfterSeconds) * 1000 + graceMs,
             signal,
             ...(options.onStdout === undefined ? {} : { onStdout: options.onStdout }),
           });
           this.#used.add(link);
           requireStarted(connection, result, nonce);
-          this.#requireInTime(result, performance.now() - begun, timeoutSeconds);
+          if (content === undefined) this.#requireInTime(result, performance.now() - begun, timeoutSeconds);
           return result;
         } catch (error) {
           // Nothing ran, so it may be sent again: when another exec of ours has ended, or, with none, when sshd has taken note of its end.

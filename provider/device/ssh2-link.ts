@@ -33,6 +33,24 @@ class Output {
   }
 }
 
+/** Sends pieces one by one, the next when the device has taken enough of those before. Ends early, without a word, when the channel does. */
+async function pump(channel: ClientChannel, first: string, pieces: AsyncIterable<Uint8Array>): Promise<void> {
+  const line = { closed: false, resume: (): void => undefined };
+  channel.once("close", () => {
+    line.closed = true;
+    line.resume();
+  });
+  channel.on("drain", () => line.resume());
+  channel.write(first);
+  for await (const piece of pieces) {
+    // A closed channel takes nothing and never drains.
+    if (line.closed) return;
+    const drained = new Promise<void>((resolve) => (line.resume = resolve));
+    if (!channel.write(piece)) await drained;
+  }
+  channel.end();
+}
+
 /** One authenticated ssh2 connection. */
 export class Ssh2Link implements Link {
   readonly #client: Client;
@@ -94,7 +112,7 @@ export class Ssh2Link implements Link {
         signal?.removeEventListener("abort", onAbort);
         outcome();
       };
-      const giveUp = (error: DeviceError): void => {
+      const giveUp = (error: Error): void => {
         settle(() => {
           reject(error);
           if (channel === undefined) {
@@ -132,7 +150,14 @@ export class Ssh2Link implements Link {
         this.#collect(channel, options, giveUp, (result) =>
           settle(() => (result instanceof Error ? reject(result) : resolve(result))),
         );
-        channel.end(options.stdin ?? "");
+        if (options.outputProlongs === true) channel.on("data", () => deadline.refresh());
+        if (options.content === undefined) {
+          channel.end(options.stdin ?? "");
+        } else {
+          pump(channel, options.stdin ?? "", options.content()).catch((fault: unknown) =>
+            giveUp(fault as Error),
+          );
+        }
       };
       try {
         this.#client.exec(command, begin);
@@ -159,7 +184,7 @@ export class Ssh2Link implements Link {
   #collect(
     channel: ClientChannel,
     options: ExecOptions,
-    giveUp: (error: DeviceError) => void,
+    giveUp: (error: Error) => void,
     finish: (result: ExecResult | DeviceError) => void,
   ): void {
     const stdout = new Output();

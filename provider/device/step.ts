@@ -3,6 +3,7 @@
  * be interrupted at any point: running the plan again leads to the same end.
  */
 export type Step =
+  | UploadStep
   | FileStep
   | RemoveStep
   | DirectoryStep
@@ -14,8 +15,8 @@ export type Step =
   | CommitConfirmStep
   | RebootStep;
 
-/** A step that ends with its own exec: neither a change that waits for its confirmation, nor a reboot. */
-export type PlainStep = Exclude<Step, CommitConfirmStep | RebootStep>;
+/** A step that the plan's own exec begins and ends: no upload, no change that waits for its confirmation, no reboot. */
+export type PlainStep = Exclude<Step, UploadStep | CommitConfirmStep | RebootStep>;
 
 interface StepBase {
   /** What a person reads in progress and errors: imperative, lower case, e.g. `turn off swap area /swapfile`. No secrets. */
@@ -25,6 +26,25 @@ interface StepBase {
    * Required by convention on everything destructive, since the plan may stem from a stale observation.
    */
   readonly precondition?: string;
+}
+
+/**
+ * A large file of this machine, put onto the device: streamed, resumed where an earlier run was cut off, verified there. Uploads come first in a plan, each in an exec of its own; what follows them
+ * may rely on the file, and on nothing else that was so before.
+ */
+export interface UploadStep extends StepBase {
+  readonly kind: "upload";
+  /** Absolute path of a regular file on this machine. */
+  readonly source: string;
+  /** Absolute path on the device. Its folder has to be there and root's alone to change; a symbolic link at the path is replaced, never followed. */
+  readonly path: string;
+  readonly bytes: number;
+  /** SHA-256 of the content, in lower-case hex. */
+  readonly sha256: string;
+  /** Octal digits, e.g. `0644`. */
+  readonly mode: string;
+  /** `user:group`; default `root:root`. */
+  readonly owner?: string;
 }
 
 /** A regular file with exactly this content: temporary file in the same directory, mode and owner set before content, fsync, rename, fsync of the directory. */
@@ -135,6 +155,7 @@ export interface RebootStep extends StepBase {
   readonly afterwards?: readonly PlainStep[];
 }
 
+export const upload = (step: Omit<UploadStep, "kind">): UploadStep => ({ kind: "upload", ...step });
 export const file = (step: Omit<FileStep, "kind">): FileStep => ({ kind: "file", ...step });
 export const remove = (step: Omit<RemoveStep, "kind">): RemoveStep => ({ kind: "remove", ...step });
 export const directory = (step: Omit<DirectoryStep, "kind">): DirectoryStep => ({

@@ -13,8 +13,12 @@ export interface ExecResult {
 export interface ExecOptions {
   /** Sent on standard input, then end of file. The only way by which a secret may travel. */
   readonly stdin?: string;
+  /** What follows on standard input, before end of file: taken piece by piece, as fast as the device reads. What it throws ends the command, and is thrown. */
+  readonly content?: () => AsyncIterable<Uint8Array>;
   /** Deadline for the whole command, in milliseconds. On expiry the channel is closed and `timedOut` is thrown. */
   readonly timeoutMs: number;
+  /** Whether each piece of output sets the deadline anew: for what takes long and says that it goes on. Default false. */
+  readonly outputProlongs?: boolean;
   readonly signal?: AbortSignal;
   /** Called with each piece of standard output as it arrives (progress markers of a plan). */
   readonly onStdout?: (chunk: string) => void;
