@@ -34,7 +34,7 @@ export interface Assessment {
   readonly volumes: readonly AssessedVolume[];
   /** What keeps anything from being done, beside what is said of a volume. */
   readonly objections: readonly string[];
-  /** Volumes of the node that are left bound to another policy key than the site's, and so open at no boot. */
+  /** Volumes of the node that are left bound to another policy key than the site's, and so open by nothing that is approved from now on. */
   readonly leftBehind: readonly string[];
 }
 

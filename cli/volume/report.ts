@@ -22,7 +22,7 @@ export function assessmentLines(assessment: Assessment): readonly string[] {
     ...volumes.flatMap(volumeLines),
     ...leftBehind.map(
       (name) =>
-        `  note: ${name} is bound to another policy key than the site's, and not meant here: it opens at no boot until it is recovered, too`,
+        `  note: ${name} is bound to another policy key than the site's, and not meant here: it goes on opening by that key's approvals, and by no new one until it is recovered, too`,
     ),
     ...objections.map((objection) => `  can't be done: ${visible(objection)}`),
   ];

@@ -66,11 +66,14 @@ export const isUnit = (path: string): boolean => path in units;
 const pem = (text: string, purpose: "policy" | "recovery"): string =>
   readPublicKey(text, purpose).export({ type: "spki", format: "pem" }).toString();
 
+/** What a node's volumes open by. */
+export const approvalsPath = `${trustDirectory}/approvals.json`;
+
 /** The signatures that a node's volumes open by, in systemd's form. */
 export function approvalsFile(approval: Approval | undefined): ManagedFile {
   const signatures = approval === undefined ? { sha256: [] } : signatureFile(approval);
   return {
-    path: `${trustDirectory}/approvals.json`,
+    path: approvalsPath,
     mode: "0644",
     content: `${JSON.stringify(signatures, undefined, 1)}\n`,
   };

@@ -13,6 +13,7 @@ import { directoriesBeforeEtc, unitDirectories } from "./boot-units.ts";
 import { byteOrder, parseFiles, readFiles, type ConfigFiles } from "./config-files.ts";
 import { parseMarks, readMarks } from "./managed-files.ts";
 import {
+  approvalsPath,
   capUnit,
   formVolume,
   managedFiles,
@@ -21,7 +22,6 @@ import {
   recordsDirectory,
   settingsDirectory,
   statusDirectory,
-  trustDirectory,
   unlockUnit,
 } from "./sealed-volume-files.ts";
 import {
@@ -75,7 +75,7 @@ const recordsOf = (name: string) => ({
   formation: `${recordsDirectory}/${name}/formation`,
   recovery: `${recordsDirectory}/${name}/recovery`,
   status: `${statusDirectory}/${name}`,
-  approvals: `${trustDirectory}/approvals.json`,
+  approvals: approvalsPath,
 });
 
 const pcrFile = (pcr: number): string => `/sys/class/tpm/tpm0/pcr-sha256/${pcr}`;

@@ -2,8 +2,9 @@ import type { Probe } from "../device/probe.ts";
 import { quote } from "../device/shell-quote.ts";
 import { debianPackage, directory, file, remove, run, type RunStep, type Step } from "../device/step.ts";
 import { PlanRefused } from "../resource.ts";
-import { desiredMarks, differingFiles } from "./managed-files.ts";
+import { desiredMarks, differingFiles, type ManagedFile } from "./managed-files.ts";
 import {
+  approvalsPath,
   capUnit,
   isUnit,
   managedFiles,
@@ -76,7 +77,7 @@ export function planVolume(inputs: SealedVolumeInputs, state: SealedVolumeState)
   const formation = formed ? [] : form(inputs, state);
   return [
     ...packages(state),
-    ...installed(inputs, state, formation.length > 0),
+    ...installed(inputs, state, { newVolume: formation.length > 0, approvals: "replaced" }),
     ...(formed ? maintain(inputs, state) : formation),
     ...mounted(inputs, state, formed),
     ...capped(state),
@@ -171,7 +172,11 @@ const packages = ({ missingPackages }: SealedVolumeState): readonly Step[] =>
 
 const publicDirectories: readonly string[] = ["/usr/lib/edgeseal", "/etc/edgeseal", trustDirectory];
 
-function installed(inputs: SealedVolumeInputs, state: SealedVolumeState, forming: boolean): readonly Step[] {
+function installed(
+  inputs: SealedVolumeInputs,
+  state: SealedVolumeState,
+  { newVolume, approvals }: { readonly newVolume: boolean; readonly approvals: "replaced" | "kept beside" },
+): readonly Step[] {
   const private_ = [
     settingsDirectory,
     "/var/lib/edgeseal",
@@ -180,7 +185,7 @@ function installed(inputs: SealedVolumeInputs, state: SealedVolumeState, forming
   ];
   const differing = differingFiles(managedFiles(inputs), state.files);
   const directories =
-    differing.length === 0 && !forming
+    differing.length === 0 && !newVolume
       ? []
       : [
           ...publicDirectories.map((path) => directory({ title: `make ${path}`, path, mode: "0755" })),
@@ -188,12 +193,41 @@ function installed(inputs: SealedVolumeInputs, state: SealedVolumeState, forming
         ];
   return [
     ...directories,
-    ...differing.map(({ path, mode, content }) => file({ title: `write ${path}`, path, mode, content })),
+    ...differing.map(({ path, mode, content }) =>
+      path === approvalsPath
+        ? approvalsStep(inputs, { mode, content }, approvals)
+        : file({ title: `write ${path}`, path, mode, content }),
+    ),
     ...bootUnits(
       state,
       differing.some(({ path }) => isUnit(path)),
     ),
   ];
+}
+
+/**
+ * All volumes of a node open by one file of approvals. By a new generation of the policy key one after the other is sealed, which takes the recovery key, and may fail or be cut off: until it is done,
+ * a volume opens by the approvals of the generation before, which are kept beside the new ones.
+ */
+function approvalsStep(
+  inputs: SealedVolumeInputs,
+  { mode, content }: Pick<ManagedFile, "mode" | "content">,
+  approvals: "replaced" | "kept beside",
+): Step {
+  const path = approvalsPath;
+  const looking = [lookingFor(inputs), `policy_key=${policyKeyOf(inputs)}`];
+  return approvals === "replaced"
+    ? file({
+        title: `write ${path}`,
+        path,
+        mode,
+        content,
+        precondition: [...looking, "may_replace_approvals"].join("\n"),
+      })
+    : run({
+        title: `write ${path}, with what volumes of an earlier generation open by`,
+        script: [...looking, `approvals=${quote(content.trimEnd())}`, "write_approvals"].join("\n"),
+      });
 }
 
 /** One step for both, since systemd reads all its units anew for each. */
@@ -439,15 +473,21 @@ export function recoverVolume(
     },
     timeoutSeconds: enrolSeconds,
   });
+  const beside = { newVolume: false, approvals: "kept beside" } as const;
+  const approvals = differingFiles(managedFiles(inputs), state.files).filter(
+    ({ path }) => path === approvalsPath,
+  );
   return [
     ...packages(state),
-    ...installed(inputs, state, false),
+    ...installed(inputs, state, beside),
     { ...enrol, stdin: recoveryKey },
     run({
       title: `mount ${name} at ${inputs.mountPoint}`,
       script: `${unlockProgram} --mount ${quote(name)}`,
       timeoutSeconds: openSeconds,
     }),
+    // Once more: nothing keeps what this volume opened by, if no other one needs it.
+    ...approvals.map((each) => approvalsStep(inputs, each, "kept beside")),
   ];
 }
 

@@ -571,7 +571,7 @@ test("as JSON, everything is told to programs, and nothing else is printed", asy
   expect(refused).toMatchObject({ tpm: null, volumes: [{ done: false, after: null }] });
 });
 
-test("a volume of another policy key that is not meant is named: it opens at no boot", async () => {
+test("a volume of another policy key that is not meant is named: no new approval opens it", async () => {
   lockedOnPaper();
   declareSite({ more: `      logs: { device: /dev/disk/by-id/virtio-logs, mountPoint: /srv/logs }\n` });
   alter = (state, { name }) => (name === "logs" ? { ...state, policyKey: "12".repeat(32) } : state);

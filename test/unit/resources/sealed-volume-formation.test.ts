@@ -348,6 +348,17 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
     expect(node.boot().code).toBe(1);
     return node.read(`/secrets/${recordedUuid() ?? ""}.key`);
   };
+  /** The volume as the site declares it after `edgeseal keys rotate`; and the keys of both generations. */
+  const nextGeneration = async () => {
+    const { key: newKey, approval } = await approved("pi-1", 2);
+    const next = { ...inputs, policyKey: newKey.publicKeyPem, generation: 2, approval };
+    return { next, policyKeys: [policyKeyOf(inputs), policyKeyOf(next)] };
+  };
+  /** The keys by which the node has approvals. */
+  const signedBy = (): readonly string[] =>
+    (
+      JSON.parse(node.read("/etc/edgeseal/trust/approvals.json")) as { sha256: readonly { pkfp: string }[] }
+    ).sha256.map(({ pkfp }) => pkfp);
   const recover = (declared: SealedVolumeInputs, key: string): void => {
     node.applyAll(recoverVolume(declared, node.observe(declared), key));
   };
@@ -355,8 +366,7 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
   test("opens it at once, and at every boot after that; the old slot is gone, the volume as it was", async () => {
     const key = locked();
     const uuid = recordedUuid();
-    const { key: newKey, approval } = await approved("pi-1", 2);
-    const next = { ...inputs, policyKey: newKey.publicKeyPem, generation: 2, approval };
+    const { next } = await nextGeneration();
     expect(() => node.plan(next)).toThrow(/the policy key of the volume models is .*edgeseal volume recover/);
     recover(next, key);
     expectDone(next);
@@ -387,18 +397,22 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
     expect(node.boot().code).toBe(1);
   });
 
-  test("changes nothing where sealing fails: the slot that was there still opens the volume", () => {
-    form();
-    const key = node.read(`/secrets/${recordedUuid() ?? ""}.key`);
-    const before = [diskDigest(), node.read("/etc/edgeseal/volumes/models.pins")];
-    node.write("/bin/systemd-cryptenroll", "#!/bin/sh\necho 'Failed to seal to TPM2' >&2\nexit 1\n");
-    expect(() => {
-      recover(inputs, key);
-    }).toThrow(/Failed to seal to TPM2/);
-    expect([diskDigest(), node.read("/etc/edgeseal/volumes/models.pins")]).toEqual(before);
-    expect(node.boot()).toMatchObject({ code: 0, stderr: "" });
-    expectDone();
-  });
+  test.each([1, 2])(
+    "changes nothing where sealing fails (generation %i): the slot that was there still opens the volume",
+    async (generation) => {
+      form();
+      const wanted = generation === 1 ? inputs : (await nextGeneration()).next;
+      const key = node.read(`/secrets/${recordedUuid() ?? ""}.key`);
+      const before = [diskDigest(), node.read("/etc/edgeseal/volumes/models.pins")];
+      node.write("/bin/systemd-cryptenroll", "#!/bin/sh\necho 'Failed to seal to TPM2' >&2\nexit 1\n");
+      expect(() => {
+        recover(wanted, key);
+      }).toThrow(/Failed to seal to TPM2/);
+      expect([diskDigest(), node.read("/etc/edgeseal/volumes/models.pins")]).toEqual(before);
+      expect(node.boot()).toMatchObject({ code: 0, stderr: "" });
+      if (generation === 1) expectDone();
+    },
+  );
 
   test("seals anew also where the old slot has the very policy that is wanted", () => {
     const key = locked();
@@ -423,6 +437,52 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
     });
     // Nothing; the area of the slots; one copy of what the header says; the other; the pins.
     expect(found).toEqual(["tpm", "header-differs", "header-differs", "header-differs", "tpm"]);
+  });
+
+  test("cut off on the way to another generation, it opens by the one before until the header is written, and goes on", async () => {
+    form();
+    const key = node.read(`/secrets/${recordedUuid() ?? ""}.key`);
+    const { next, policyKeys } = await nextGeneration();
+    const moments = node.applyWithMoments(recoverVolume(next, node.observe(next), key));
+    expect(signedBy()).toEqual(policyKeys.slice(1));
+    const found = moments.map((moment) => {
+      node.returnTo(moment);
+      node.boot();
+      const { openedBy, lockedReason } = node.observe(next);
+      const signers = signedBy().length;
+      recover(next, key);
+      expectDone(next);
+      expect(node.boot()).toMatchObject({ code: 0, stderr: "" });
+      return `${signers}: ${openedBy === "tpm" ? openedBy : lockedReason.replace(/:.*/, "")}`;
+    });
+    // Nothing; the approvals of both; the header, in its three writes; the pins; the approvals of the new one alone.
+    expect(found).toEqual([
+      "1: tpm",
+      "2: tpm",
+      "2: header-differs",
+      "2: header-differs",
+      "2: header-differs",
+      "2: tpm",
+      "1: tpm",
+    ]);
+  });
+
+  test("to another generation, keeps the approvals of the one before for as long as another volume opens by them", async () => {
+    form();
+    const key = node.read(`/secrets/${recordedUuid() ?? ""}.key`);
+    for (const kind of ["conf", "pins"])
+      node.write(`/etc/edgeseal/volumes/logs.${kind}`, node.bytes(`/etc/edgeseal/volumes/models.${kind}`));
+    const { next, policyKeys } = await nextGeneration();
+    recover(next, key);
+    expect(signedBy()).toEqual(policyKeys);
+    expect(() => {
+      form(next);
+    }).toThrow(/sealed by another policy key, whose approvals would go: logs; edgeseal volume recover/);
+    expect(signedBy()).toEqual(policyKeys);
+    node.write("/etc/edgeseal/volumes/logs.pins", node.bytes("/etc/edgeseal/volumes/models.pins"));
+    form(next);
+    expect(signedBy()).toEqual(policyKeys.slice(1));
+    expectDone(next);
   });
 
   test("goes on where the power left the first copy of what the header says half written", () => {

@@ -72,7 +72,7 @@ if [ -n "\${MOMENTS-}" ]; then "$ROOT/bin/moment"; fi`;
 const moment = `PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mkdir -p "$ROOT/moments"
 stamp=$ROOT/moments.stamp
-set -- "$ROOT/dev/vdb" "$ROOT/var/lib/edgeseal/volumes" "$ROOT/etc/edgeseal/volumes"
+set -- "$ROOT/dev/vdb" "$ROOT/var/lib/edgeseal/volumes" "$ROOT/etc/edgeseal/volumes" "$ROOT/etc/edgeseal/trust"
 [ ! -d "$ROOT/secrets" ] || set -- "$@" "$ROOT/secrets"
 # Nothing was written since the last one. A file's time may be a tick of the clock behind.
 if [ -e "$stamp" ] && [ -z "$(find "$@" -newer "$stamp")" ]; then exit 0; fi
@@ -82,6 +82,7 @@ mkdir "$moment" 2>/dev/null || exit 0
 head -c 17M "$ROOT/dev/vdb" >"$moment/vdb"
 cp -a "$ROOT/var/lib/edgeseal/volumes" "$moment/records"
 cp -a "$ROOT/etc/edgeseal/volumes" "$moment/settings"
+cp -a "$ROOT/etc/edgeseal/trust" "$moment/trust"
 if [ -d "$ROOT/secrets" ]; then cp -a "$ROOT/secrets" "$moment/secrets"; fi`;
 
 /**
@@ -341,6 +342,7 @@ esac`,
     const kept = {
       records: "/var/lib/edgeseal/volumes",
       settings: "/etc/edgeseal/volumes",
+      trust: "/etc/edgeseal/trust",
       secrets: "/secrets",
     };
     for (const [from, to] of Object.entries(kept)) {
