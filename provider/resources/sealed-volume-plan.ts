@@ -28,8 +28,8 @@ const formatSeconds = 300;
 const enrolSeconds = 120;
 /** 1 TB on a slow disk; ext4 leaves most of its tables for later. */
 const mkfsSeconds = 900;
-/** The unlock program's own waiting, the TPM and a file system check. */
-const openSeconds = 180;
+/** The unlock program's own waiting (30 s), the TPM, twice, and a file system check (600 s). */
+const openSeconds = 780;
 
 /** Over systemd's own 90 s for a reload that something holds up. */
 const unitSeconds = 120;

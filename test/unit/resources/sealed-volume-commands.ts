@@ -232,6 +232,11 @@ const commands: Readonly<Record<string, () => void>> = {
         .map((each): [string, string] => [each.replace(/=.*/, ""), each.replace(/^[^=]*=?/, "")]),
     );
     const { uuid, json } = header(set.get("header") ?? device);
+    const once = join(root, "tpm-fails-once");
+    if (existsSync(once)) {
+      rmSync(once);
+      fail("Failed to unseal secret using TPM2: Input/output error");
+    }
     if (!existsSync(join(root, "tpm-opens")))
       fail("Failed to unseal secret using TPM2: State not recoverable");
     const mapped =

@@ -1,4 +1,4 @@
-import { openSync, writeSync, closeSync, truncateSync, rmSync } from "node:fs";
+import { chmodSync, openSync, writeSync, closeSync, truncateSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { deviceBytes, headerBytes, VolumeNode } from "./sealed-volume-node.ts";
@@ -71,6 +71,38 @@ test("as it was formed, in an approved state, it opens and is mounted", () => {
   expect(node.plan(inputs)).toEqual([]);
   // No copy of a header is left in memory.
   expect(node.sh("ls /run/edgeseal").stdout).toBe("volumes\n");
+});
+
+/** Times that the TPM was asked in this boot. */
+const asked = (): number => node.commands.filter((line) => line.includes("systemd-cryptsetup attach")).length;
+
+test("a TPM that fails once is asked again; one that refuses, twice in all", () => {
+  node.write("/tpm-fails-once", "");
+  expect(node.boot()).toMatchObject({
+    code: 0,
+    stderr: expect.stringMatching(/Input\/output error$/) as string,
+  });
+  expect(status()).toBe("state=open\nby=tpm\n");
+  expect(asked()).toBe(2);
+  node.remove("/tpm-opens");
+  expect(node.boot().code).toBe(1);
+  expect(asked()).toBe(2);
+});
+
+test("a check of the file system may take as long as one does at any boot, and the unit waits for it", () => {
+  try {
+    node.write("/bin/timeout", '#!/bin/sh\necho "$*" >>"$ROOT/bounds"\nexec /usr/bin/timeout "$@"\n');
+    chmodSync(join(node.root, "bin/timeout"), 0o755);
+    expect(node.boot().code).toBe(0);
+    const seconds = Number(/^-k 5 (\d+) e2fsck -p /m.exec(node.read("/bounds"))?.[1]);
+    expect(seconds).toBeGreaterThanOrEqual(600);
+    const unit = node.read("/etc/systemd/system/edgeseal-volumes.service");
+    // Two volumes that need it, on one boot.
+    expect(Number(/^TimeoutStartSec=(\d+)$/m.exec(unit)?.[1])).toBeGreaterThan(2 * seconds);
+  } finally {
+    node.remove("/bin/timeout");
+    node.remove("/bounds");
+  }
 });
 
 /** A header like the one that was made, with other JSON. */
