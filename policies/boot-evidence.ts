@@ -23,7 +23,7 @@ export function bootEvidence(node: JudgedNode): BootEvidence {
             : "no",
     ),
     unsealingCapped: ofAll(({ pcr15Capped, tokens = [] }) =>
-      pcr15Capped === true && tokens.some(({ sealedToZeros }) => sealedToZeros) ? "yes" : "no",
+      pcr15Capped === true && isBound(tokens) ? "yes" : "no",
     ),
     measuredInInitramfs: fact(measured?.measured),
     replay: measured?.replay === undefined || measured.replay === "none" ? "missing" : measured.replay,
@@ -38,6 +38,10 @@ export function bootEvidence(node: JudgedNode): BootEvidence {
     quote: "not-checked",
   };
 }
+
+/** Whether a volume's one way to be opened without its recovery key is bound to PCR 15 at zeros: another token would be another way. */
+export const isBound = (tokens: Volume["tokens"]): boolean =>
+  tokens.length === 1 && tokens.every(({ type, sealedToZeros }) => type === "systemd-tpm2" && sealedToZeros);
 
 type Volume = BlockStates["volumes"][string];
 

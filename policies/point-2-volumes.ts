@@ -1,3 +1,4 @@
+import { isBound } from "./boot-evidence.ts";
 import { control, pass, unknown, violation } from "./control.ts";
 
 /** Point 2: model and log partitions in LUKS, keys sealed to the TPM. */
@@ -26,6 +27,8 @@ export const volumeControls = [
         "missingOptions",
         "lockedReason",
         "cipher",
+        "tokens",
+        "pcr11Approved",
       ],
       judge: ({
         formation,
@@ -36,6 +39,8 @@ export const volumeControls = [
         missingOptions,
         lockedReason,
         cipher,
+        tokens,
+        pcr11Approved,
       }) => {
         if (formation !== "complete") return violation(`its formation is ${formation}`);
         if (!headerMatchesPins)
@@ -44,9 +49,12 @@ export const volumeControls = [
         if (missingOptions.length > 0) return violation(`mounted without ${missingOptions.join(", ")}`);
         if (openedBy === "formation")
           return unknown("open since it was formed: only a boot shows that the TPM opens it");
-        return openedBy === "tpm"
+        if (openedBy !== "tpm") return violation(`opened by something else than the TPM (${openedBy})`);
+        if (!isBound(tokens))
+          return violation("its key slot for the TPM is not the only one, or not sealed as it has to be");
+        return pcr11Approved
           ? pass(`opened by the TPM, header as pinned, ${cipher}`)
-          : violation(`opened by something else than the TPM (${openedBy})`);
+          : violation("opened by the TPM, and not by an approval of the site's policy key");
       },
     },
   }),
@@ -63,7 +71,7 @@ export const volumeControls = [
     observed: {
       reads: ["pcr15Capped", "tokens"],
       judge: ({ pcr15Capped, tokens }) => {
-        const bound = tokens.some(({ sealedToZeros }) => sealedToZeros);
+        const bound = isBound(tokens);
         const evidence = `PCR 15 ${pcr15Capped ? "was" : "was not"} extended in this boot, key ${bound ? "" : "not "}bound to it at zeros`;
         return pcr15Capped && bound ? pass(evidence) : violation(evidence);
       },

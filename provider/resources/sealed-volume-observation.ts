@@ -168,7 +168,10 @@ function parseVolume(
     tpmPresent: machine.includes("tpm"),
     pcr11: pcr11 ?? "unknown",
     pcr15Capped: pcr15 !== undefined && pcr15 !== zeroPcr,
-    pcr11Approved: pcr11 !== undefined && approvals.some(({ pol }) => pol === policyPcrDigest(pcr11)),
+    pcr11Approved:
+      pcr11 !== undefined &&
+      (read === undefined || policyKey === policyKeyOf(inputs)) &&
+      isApproved(approvals, pcr11),
     approvals,
     files: parseMarks(outputOf(parts, "files")),
     bootUnits: readUnits(outputOf(parts, "units")),
@@ -419,6 +422,10 @@ function readApprovals(
     .sort(byteOrder)
     .map((pol) => ({ pcr11: known.get(pol) ?? "unknown", pol }));
 }
+
+/** Whether a value is approved: on the node, whose file any root can write, and in the approval, whose signatures were verified before it came here. */
+const isApproved = (approvals: SealedVolumeState["approvals"], value: string): boolean =>
+  approvals.some(({ pcr11, pol }) => pcr11 === value && pol === policyPcrDigest(value));
 
 function readUnits(output: string): Record<string, string> {
   const lines = output.split("\n");

@@ -147,7 +147,7 @@ export const sealedVolumeState = Type.Object({
   }),
   pcr11Approved: Type.Boolean({
     description:
-      "Whether the node has an approval, by the key that the volume is bound to, of the state that PCR 11 shows now.",
+      "Whether the state that PCR 11 shows now is in the site's approval, the node has that by the site's policy key, and the volume is bound to no other key.",
   }),
   approvals: Type.Array(
     Type.Object({

@@ -4,7 +4,7 @@ import { checklist, points } from "../../../policies/checklist.ts";
 import type { Outcome } from "../../../policies/control.ts";
 import { blockNames, unknownValue, type JudgedNode } from "../../../policies/node.ts";
 import { levelReached } from "../../../provider/trust/level.ts";
-import { declared, observed } from "./cases.ts";
+import { declared, goodStates, observed } from "./cases.ts";
 
 /** One case of one control: what is judged, what comes out, and on which evidence. */
 interface Case {
@@ -51,6 +51,12 @@ const digest = `${"e1".repeat(8)}...`;
 /** Every volume with the same change. */
 const volumes = (change: object) => ({ volumes: { models: change, logs: change } });
 
+const [bound] = goodStates.volumes["models"]?.tokens ?? [];
+const alsoUnbound = [
+  bound,
+  { ...bound, token: "1", pcrs: [], signedPcrs: [], policyKey: "", sealedToZeros: false },
+];
+
 const cases: Readonly<Record<string, readonly Case[]>> = {
   "1.measured-boot": [
     pass("asked for", declared(), "measured in the initramfs, approvals signed by the site's policy key"),
@@ -92,6 +98,11 @@ const cases: Readonly<Record<string, readonly Case[]>> = {
     fail(
       "PCR 15 not extended",
       observed(volumes({ pcr15Capped: false })),
+      level("none; for the next it lacks PCR 15 bound at zeros and extended in this boot"),
+    ),
+    fail(
+      "a token that is bound to nothing, beside the one that is",
+      observed(volumes({ tokens: alsoUnbound })),
       level("none; for the next it lacks PCR 15 bound at zeros and extended in this boot"),
     ),
     fail(
@@ -270,6 +281,16 @@ const cases: Readonly<Record<string, readonly Case[]>> = {
       observed({ volumes: { models: { openedBy: "other" } } }),
       "models: opened by something else than the TPM (other)",
     ),
+    fail(
+      "a token that is bound to nothing, beside the one that is",
+      observed({ volumes: { models: { tokens: alsoUnbound } } }),
+      "models: its key slot for the TPM is not the only one, or not sealed as it has to be",
+    ),
+    fail(
+      "opened by an approval of another policy key, or by one that was withdrawn",
+      observed({ volumes: { models: { pcr11Approved: false } } }),
+      "models: opened by the TPM, and not by an approval of the site's policy key",
+    ),
     unclear(
       "open since it was formed",
       observed(volumes({ openedBy: "formation" })),
@@ -302,6 +323,11 @@ const cases: Readonly<Record<string, readonly Case[]>> = {
       "not extended",
       observed({ volumes: { logs: { pcr15Capped: false } } }),
       "logs: PCR 15 was not extended in this boot, key bound to it at zeros",
+    ),
+    fail(
+      "bound, and another token that is not",
+      observed({ volumes: { logs: { tokens: alsoUnbound } } }),
+      "logs: PCR 15 was extended in this boot, key not bound to it at zeros",
     ),
     fail(
       "not bound",

@@ -1,8 +1,11 @@
 import { chmodSync, openSync, writeSync, closeSync, truncateSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
+import { approvalsFile } from "../../../provider/resources/sealed-volume-files.ts";
+import type { SealedVolumeInputs } from "../../../provider/resources/sealed-volume-inputs.ts";
+import { parseApproval } from "../../../provider/trust/approval.ts";
 import { deviceBytes, headerBytes, VolumeNode } from "./sealed-volume-node.ts";
-import { events, inputs, luksJson, site } from "./sealed-volume-example.ts";
+import { approved, events, inputs, luksJson, site } from "./sealed-volume-example.ts";
 
 /*
  * The unlock program, run for real on a node whose device mapper and TPM are played: each thing that is not as it was pinned keeps the volume locked, by name, and with
@@ -71,6 +74,22 @@ test("as it was formed, in an approved state, it opens and is mounted", () => {
   expect(node.plan(inputs)).toEqual([]);
   // No copy of a header is left in memory.
   expect(node.sh("ls /run/edgeseal").stdout).toBe("volumes\n");
+});
+
+test("a state is approved when the site's approval has it, the node has it by the site's key, and the volume is bound to that", async () => {
+  const isApproved = (declared: SealedVolumeInputs): boolean => node.observe(declared).pcr11Approved;
+  expect(isApproved(inputs)).toBe(true);
+  // What the node says alone, which any root of it may write.
+  const { approval: _withdrawn, ...without } = inputs;
+  expect(isApproved(without)).toBe(false);
+  // After `keys rotate`, until the volume is recovered.
+  const { key, approval } = await approved("pi-1", 2);
+  const next = { ...inputs, policyKey: key.publicKeyPem, generation: 2, approval };
+  expect(isApproved(next)).toBe(false);
+  node.write("/etc/edgeseal/trust/approvals.json", approvalsFile(parseApproval(approval)).content);
+  expect(isApproved(next)).toBe(false);
+  // What the site approved and the node has not.
+  expect(isApproved(inputs)).toBe(false);
 });
 
 /** Times that the TPM was asked in this boot. */
