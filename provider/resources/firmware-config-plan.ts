@@ -11,6 +11,7 @@ import {
   type Declared,
   type FirmwareConfigState,
 } from "./firmware-config-observation.ts";
+import { keepBeforeChange } from "./measured-boot-update.ts";
 import { blockBegin, blockEnd, blockLines, inForce } from "./firmware-config-text.ts";
 
 /** The kernel of arm64 takes this many bytes, the firmware's own part included (COMMAND_LINE_SIZE). */
@@ -74,7 +75,11 @@ function requireEditable(line: string, { commandLineFile, commandLineDigest }: F
 /** Steps that write the edit in the place of the files. */
 export function writeEdit(edit: Edit, observed: FirmwareConfigState): readonly PlainStep[] {
   if (!edit.changesConfig && !edit.changesCommandLine) return [];
-  return [keepLastGood(observed), ...editFiles(edit, observed)];
+  return [
+    ...(observed.bootMeasured ? [keepBeforeChange()] : []),
+    keepLastGood(observed),
+    ...editFiles(edit, observed),
+  ];
 }
 
 function editFiles(edit: Edit, observed: FirmwareConfigState): readonly PlainStep[] {

@@ -10,6 +10,7 @@ import {
   recordsDirectory,
 } from "./measured-boot-files.ts";
 import type { MeasuredBootState } from "./measured-boot-observation.ts";
+import { keepBeforeChange } from "./measured-boot-update.ts";
 
 /** Two images of 60 MB each on a slow card, compressed by one processor; a minute on a Pi 5. */
 const rebuildSeconds = 1800;
@@ -31,6 +32,8 @@ export function installMeasuring(node: string, state: MeasuredBootState): readon
     state.initramfs !== "current" || differing.some(({ name }) => filesOfInitramfs.includes(name));
   if (rebuild) requireInitramfs(state);
   return [
+    // Before the program that does it is replaced.
+    ...(rebuild && measuredBootPaths.keepBoot in state.files ? [keepBeforeChange()] : []),
     ...(differing.length === 0
       ? []
       : directories.map((path) => directory({ title: `make ${path}`, path, mode: "0755" }))),

@@ -1,4 +1,4 @@
-import { reboot, run, type Step } from "../device/step.ts";
+import { reboot, run, type PlainStep, type Step } from "../device/step.ts";
 import type { Approval } from "../trust/approval-schema.ts";
 import { shipApproval } from "./approval-shipping.ts";
 import { measuredBootPaths } from "./measured-boot-files.ts";
@@ -28,6 +28,17 @@ export const keepApproved = (): Step =>
   run({
     title: "keep a copy of the approved boot partition",
     script: `${keepBoot} keep`,
+    timeoutSeconds: copySeconds,
+  });
+
+/**
+ * The same before a plan changes what the node boots, so that `edgeseal update` has something to go back to. Of a node that is in no approved state, or has no room, there is no copy, and the
+ * change is made all the same.
+ */
+export const keepBeforeChange = (): PlainStep =>
+  run({
+    title: "keep a copy of the boot partition, if it is approved",
+    script: `[ ! -x ${keepBoot} ] || ${keepBoot} keep || true`,
     timeoutSeconds: copySeconds,
   });
 

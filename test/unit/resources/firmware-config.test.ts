@@ -1,3 +1,5 @@
+import { chmodSync } from "node:fs";
+import { join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
 import { inputSchema } from "../../../provider/check/input-schema.ts";
 import { inputValidator } from "../../../provider/check/input-validator.ts";
@@ -423,6 +425,24 @@ describe("a trial by tryboot.txt", () => {
     expect(trying(root)).toBeUndefined();
     expect(planFor(root, given).at(-1)?.kind).toBe("reboot");
   });
+
+  test.each([0, 1])(
+    "a measured node keeps a copy of what it boots before that is changed, and is changed without (%i)",
+    (status) => {
+      const root = stockRoot();
+      root.write("/usr/lib/edgeseal/measure", "");
+      root.write(
+        "/usr/lib/edgeseal/keep-boot",
+        `#!/bin/sh\necho "keep-boot $*" >>"@ROOT/calls"\ncp @ROOT/var/boot/config.txt @ROOT/kept\nexit ${status}\n`,
+      );
+      chmodSync(join(root.root, "usr/lib/edgeseal/keep-boot"), 0o755);
+      apply(root, planFor(root, inputs()));
+      expect(root.calls().filter((call) => call.startsWith("keep-boot"))).toEqual(["keep-boot keep"]);
+      expect(root.read("/kept")).toBe(stockConfig);
+      expect(root.boot("config.txt")).toBe(stockConfig + ourBlock);
+      expect(planFor(root, inputs())).toEqual([]);
+    },
+  );
 
   test("is made where the firmware does not say that it can, when it is asked for; and not without a reboot of ours", () => {
     const root = stockRoot();

@@ -87,12 +87,11 @@ fi`,
 
   /** The program reads the fixture, not this machine. */
   override sh(script: string, stdin?: string): PartOutput {
-    const program = measuredBootPaths.program;
+    const { program, keepBoot } = measuredBootPaths;
     return super.sh(
-      script.replaceAll(
-        new RegExp(`${program} --(next|conf)`, "g"),
-        `sh ${program} --root ${this.root} --$1`,
-      ),
+      script
+        .replaceAll(new RegExp(`${program} --(next|conf)`, "g"), `sh ${program} --root ${this.root} --$1`)
+        .replaceAll(`${keepBoot} keep`, `sh ${onDevice("keep-boot")} --root ${this.root} keep`),
       stdin,
     );
   }
@@ -139,6 +138,9 @@ const planFor = (state: MeasuredBootState, inputs: Inputs = never): readonly Ste
   measuredBoot.plan(inputs, { outcome: "present", state }, route);
 
 const titles = (steps: readonly Step[]): readonly string[] => steps.map(({ title }) => title);
+
+/** What a plan does first on a node that measures its boots already. */
+const keepTitle = "keep a copy of the boot partition, if it is approved";
 
 /** Every step but a reboot, which is the caller's. */
 function bringUp(pi: Pi, inputs: Inputs = never): void {
@@ -265,7 +267,10 @@ describe("the initramfs", () => {
       pendingReboot: false,
       measured: true,
     });
-    expect(titles(planFor(stateOf(pi)))).toEqual(["build the initramfs with the measuring program"]);
+    expect(titles(planFor(stateOf(pi)))).toEqual([
+      keepTitle,
+      "build the initramfs with the measuring program",
+    ]);
     bringUp(pi);
     expect(planFor(stateOf(pi))).toEqual([]);
   });
@@ -278,6 +283,7 @@ describe("the initramfs", () => {
       pi.write(notes, pi.read(notes).replace(new RegExp(`^${file}=.*$`, "m"), `${file}=${sha256("older")}`));
       expect(stateOf(pi)).toMatchObject({ initramfs: "stale", nextPcr11: "unknown" });
       expect(titles(planFor(stateOf(pi), ifNeeded))).toEqual([
+        keepTitle,
         "build the initramfs with the measuring program",
         "reboot, to be measured",
       ]);
@@ -747,6 +753,18 @@ describe("an approval of what the next boot will measure", () => {
     expect(planFor(stateOf(pi), given).at(-1)?.kind).toBe("reboot");
     bringUp(pi, given);
     expect(mayBoot(pi)).toBe(true);
+  });
+
+  test("lets what boots by it be kept before another is built, so that it can be gone back to", async () => {
+    using pi = await measuredPi();
+    pi.write("/etc/edgeseal/trust/approvals.json", "");
+    for (const step of rebootSteps({ ...verified, approval: await approval(pi) }, "reboot", now))
+      if (step.kind !== "reboot") pi.apply(step);
+    pi.write("/etc/initramfs-tools/hooks/edgeseal", "of an earlier version");
+    const initramfs = pi.read("/boot/firmware/initramfs_2712");
+    expect(pi.exists("/var/lib/edgeseal/boot")).toBe(false);
+    bringUp(pi);
+    expect(pi.read("/var/lib/edgeseal/boot/kept/initramfs_2712")).toBe(initramfs);
   });
 
   test("of another policy key takes nothing from volumes that open by the one before", async () => {
