@@ -98,7 +98,11 @@ async function cutPowerIn(title: string): Promise<void> {
   await pi.boot();
 }
 
-test.each([`format ${modelDisk} as LUKS2`, "pin the header of models"])(
+test.each([
+  `format ${modelDisk} as LUKS2`,
+  "seal a key slot of models to the TPM",
+  "pin the header of models",
+])(
   "the power cut within '%s': the next plan makes the volume, and a file on it outlives the next power cut",
   async (title) => {
     await release();

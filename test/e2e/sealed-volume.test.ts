@@ -318,6 +318,18 @@ printf '[Service]\\nExecStart=\\nExecStart=/bin/sleep infinity\\nTimeoutStartSec
     );
     await pi.reboot();
     expect(await onPi(pi, "systemctl show -P Result edgeseal-volumes.service")).toBe("timeout\n");
+    const [cap = 0, ...others] = (
+      await onPi(
+        pi,
+        `systemctl show -P ExecMainExitTimestampMonotonic ${capUnit}; for unit in ssh.service network-pre.target; do systemctl show -P InactiveExitTimestampMonotonic $unit; done`,
+      )
+    )
+      .trim()
+      .split("\n")
+      .map(Number);
+    expect(cap).toBeGreaterThan(0);
+    expect(others).toHaveLength(2);
+    for (const started of others) expect(started, "starts after the cap").toBeGreaterThan(cap);
     expect(await look(pi, volume)).toMatchObject({
       open: false,
       pcr15Capped: true,
