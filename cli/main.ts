@@ -4,7 +4,9 @@ import * as approve from "./approve.ts";
 import * as demo from "./demo.ts";
 import * as doctor from "./doctor.ts";
 import { UserError } from "./errors.ts";
+import * as image from "./image.ts";
 import * as keys from "./keys.ts";
+import * as model from "./model.ts";
 import * as node from "./node.ts";
 import * as pi from "./pi.ts";
 import * as report from "./report.ts";
@@ -28,7 +30,21 @@ const program = new Command("edgeseal")
   .exitOverride();
 
 // Each file registers names and options only, and loads what does the work when it is asked to.
-for (const command of [demo, site, node, keys, approve, update, volume, report, pi, test, doctor])
+for (const command of [
+  demo,
+  site,
+  node,
+  keys,
+  approve,
+  update,
+  volume,
+  image,
+  model,
+  report,
+  pi,
+  test,
+  doctor,
+])
   command.register(program);
 
 // A command that has something to put back listens for SIGINT itself, and ends when it has.

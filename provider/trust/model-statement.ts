@@ -1,9 +1,9 @@
 import type { KeyObject } from "node:crypto";
-import { Type, type Static, type TSchema } from "typebox";
+import { Type, type Static } from "typebox";
 import { inputValidator } from "../check/input-validator.ts";
-import { isProperties } from "../host/values.ts";
 import type { InputProblem } from "../resource.ts";
-import { AmbiguousJson, canonicalJson, parseUnambiguousJson, type Json } from "./canonical-json.ts";
+import { canonicalJson } from "./canonical-json.ts";
+import { jsonDocument, type ReadDocument } from "./json-document.ts";
 import { signChecked } from "./pcr-policy.ts";
 import { keyId, PublicKeyRefused, readSigningKey, verifies } from "./public-key.ts";
 import type { SigningKey } from "./signer.ts";
@@ -75,8 +75,8 @@ const envelopeSchema = Type.Object(
 );
 
 const modelValidator = inputValidator(modelSchema);
-const asPayload = readerOf("an in-toto statement", payloadSchema);
-const asEnvelope = readerOf("a DSSE envelope", envelopeSchema);
+const asPayload = jsonDocument("an in-toto statement", payloadSchema);
+const asEnvelope = jsonDocument("a DSSE envelope, as `edgeseal model sign` writes it", envelopeSchema);
 
 /** A statement can't be made or used. `message` has every problem, one a line. */
 export class StatementRefused extends Error {
@@ -162,7 +162,7 @@ export async function signStatement(key: SigningKey, payload: Uint8Array): Promi
  * @throws StatementRefused with every problem.
  */
 export function parseEnvelope(text: string): ModelEnvelope {
-  const envelope = asEnvelope("", text);
+  const envelope = required("", asEnvelope(text));
   const payload = Buffer.from(envelope.payload, "base64");
   const problems: InputProblem[] = [
     ["payload", envelope.payload] as const,
@@ -187,8 +187,11 @@ function isBase64(text: string): boolean {
   return Buffer.from(plain, "base64").toString("base64") === plain;
 }
 
+/** What an envelope says, whoever has signed it: for what needs no trust, as the size to plan memory with. */
+export const unverifiedStatement = ({ payload }: ModelEnvelope): ModelStatement => readPayload(payload);
+
 function readPayload(payload: Buffer): ModelStatement {
-  const value = asPayload("payload", payload.toString());
+  const value = required("payload", asPayload(payload.toString()));
   // A node takes the digest out of these bytes with the tools of a shell: there has to be one way to write them.
   if (!payload.equals(Buffer.from(canonicalJson(value)))) {
     throw new StatementRefused([
@@ -203,31 +206,14 @@ function readPayload(payload: Buffer): ModelStatement {
   return { name: subject.name, sha256: subject.digest.sha256, ...value.predicate };
 }
 
-function readJson(path: string, text: string): Json {
-  try {
-    return parseUnambiguousJson(text);
-  } catch (error) {
-    if (error instanceof AmbiguousJson) throw new StatementRefused([{ path, message: error.message }]);
-    throw error;
-  }
-}
-
-/** Judges whether a value has the shape of a schema. */
-function readerOf<S extends TSchema>(what: string, schema: S) {
-  const validator = inputValidator(schema);
-  return (path: string, text: string): Static<S> => {
-    const value = readJson(path, text);
-    if (!isProperties(value)) {
-      const message = `expected ${what}, a JSON object, as \`edgeseal model sign\` writes it`;
-      throw new StatementRefused([{ path, message }]);
-    }
-    const problems = validator.validate(value, []).problems.map((problem) => ({
-      ...problem,
-      path: [path, problem.path].filter((part) => part !== "").join("."),
-    }));
-    if (problems.length > 0) throw new StatementRefused(problems);
-    return value as Static<S>;
-  };
+function required<T>(path: string, { value, problems }: ReadDocument<T>): T {
+  if (value !== undefined) return value;
+  throw new StatementRefused(
+    problems.map(({ path: within, message }) => ({
+      path: [path, within].filter((part) => part !== "").join("."),
+      message,
+    })),
+  );
 }
 
 /**

