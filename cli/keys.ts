@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import { UserError } from "./errors.ts";
+import type { OpenOptions } from "./keys/open-recovery.ts";
 import type { PrivateHalf } from "./keys/make-keys.ts";
 import { newPassphrase, withPassphraseOptions, type PassphraseOptions } from "./keys/passphrase.ts";
 
@@ -43,6 +44,23 @@ export function register(program: Command): void {
       .option("--policy-key <key>", `where the new private half is: ${keyForm}`)
       .option("--policy-public-key <file.pem>", "its public half"),
   ).action(rotate);
+  withPassphraseOptions(
+    keys
+      .command("open")
+      .description(
+        "Decrypt what a node sent for safe keeping, from the state of the stack: for a disk or a TPM whose system card is gone",
+      )
+      .argument("<node>", "the node's name in its site")
+      .argument("<what>", "volume/NAME, tpm/owner or tpm/lockout")
+      .requiredOption("--state <export.json>", "what `pulumi stack export` wrote")
+      .option("--uuid <uuid>", "of a volume: the LUKS UUID of the disk in hand (cryptsetup luksUUID DEVICE)")
+      .option("--keys <dir>", "the folder with the site's keys")
+      .option("--recovery-key <key>", "the recovery key's private half: FILE, pkcs11:URI or command:PROGRAM")
+      .option(
+        "--out <file>",
+        "write it to this new file, mode 0600 (default: standard output, unless that is a terminal)",
+      ),
+  ).action(openSecret);
 }
 
 interface NewOptions extends PassphraseOptions {
@@ -156,6 +174,14 @@ async function show(folder: string, options: ShowCommandOptions): Promise<void> 
     }
     if (keys.some(({ problems }) => problems.length > 0)) process.exitCode = 1;
   });
+}
+
+async function openSecret(node: string, what: string, options: OpenOptions): Promise<void> {
+  const [{ openFromState }, { withUserFaults }] = await Promise.all([
+    import("./keys/open-recovery.ts"),
+    import("./user-fault.ts"),
+  ]);
+  await withUserFaults(() => openFromState(node, what, options));
 }
 
 interface RotateOptions extends PassphraseOptions {

@@ -3,6 +3,7 @@ import { KeyUnusable, type PrivateKey } from "../../provider/trust/signer.ts";
 import { UserError } from "../errors.ts";
 import { privateKeySpec, publicKeyPem, readKeyStore } from "../keys/key-store.ts";
 import { keyForms, openPrivateKey } from "../keys/open-private-key.ts";
+import type { PassphraseOptions } from "../keys/passphrase.ts";
 import type { AssessedVolume } from "./assess.ts";
 import type { VolumeOptions } from "./options.ts";
 
@@ -17,7 +18,9 @@ export interface RecoveryKey {
  * The recovery key that the options name.
  * @throws UserError
  */
-export async function recoveryKeyOf(options: VolumeOptions): Promise<RecoveryKey> {
+export async function recoveryKeyOf(
+  options: PassphraseOptions & Pick<VolumeOptions, "keys" | "recoveryKey">,
+): Promise<RecoveryKey> {
   const { keys, recoveryKey } = options;
   if ((keys === undefined) === (recoveryKey === undefined)) {
     throw new UserError(
