@@ -1,3 +1,5 @@
+import { chmodSync } from "node:fs";
+import { join } from "node:path";
 import { FakeRoot } from "./fake-root.ts";
 
 /* The files of /proc and /sys/fs/cgroup of a node on which an inference container runs, with the values of llama-server on the virtual Pi. */
@@ -8,10 +10,26 @@ function addNamespaces(root: FakeRoot, pid: number, numberOf: (kind: string) => 
   for (const kind of kinds) root.link(`/proc/${pid}/ns/${kind}`, `${kind}:[${numberOf(kind)}]`);
 }
 
+/** `stat` as root sees it, whoever runs the tests. */
+const stat = `#!/bin/sh
+format=$(printf '%s' "$2" | sed 's/%U:%G/root:root/')
+shift 2
+exec /usr/bin/stat -c "$format" "$@"
+`;
+
+/** Puts programs into a root, in the place of the device's. */
+export function addPrograms(root: FakeRoot, programs: Readonly<Record<string, string>>): void {
+  for (const [name, script] of Object.entries(programs)) {
+    root.write(`/bin/${name}`, script);
+    chmodSync(join(root.root, "bin", name), 0o755);
+  }
+}
+
 /** A node on which nothing runs but pid 1. */
 export function rootWithInit(): FakeRoot {
   const root = new FakeRoot();
   addNamespaces(root, 1, () => 4026531835);
+  addPrograms(root, { stat });
   return root;
 }
 
