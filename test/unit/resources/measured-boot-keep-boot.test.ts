@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { chmodSync, copyFileSync, mkdirSync } from "node:fs";
+import { chmodSync, copyFileSync, cpSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { parseEventLog, pcr11Of } from "../../../provider/trust/event-log.ts";
@@ -32,7 +32,9 @@ interface Ran {
 }
 
 function keepBoot(...args: readonly string[]): Ran {
-  const { status, stdout, stderr } = spawnSync("sh", [onDevice("keep-boot"), "--root", node.root, ...args], {
+  // In a group of processes of its own, so that a test may end it as a power cut does.
+  const words = ["sh", onDevice("keep-boot"), "--root", node.root, ...args];
+  const { status, stdout, stderr } = spawnSync("setsid", words, {
     env: { PATH: node.path },
     encoding: "utf8",
   });
@@ -323,5 +325,113 @@ exec /bin/mv "$@"`,
     expect(keepBoot("arm", "600")).toMatchObject({ code: 1, stderr: "an update is under way already\n" });
     refused(keepBoot("keep"), "under way");
     expect(keepBoot("arm", "soon").code).toBe(1);
+  });
+});
+
+describe("without power before any one write", () => {
+  const locked = { models: "state=locked\nreason=x\n" };
+  const open = { models: "state=open\nby=tpm\n" };
+  /** What changes a disk, as far as it is a program's; what the shell writes itself comes between two of these. */
+  const writers = ["mkdir", "cp", "rm", "rmdir", "ln", "mv", "sync"];
+
+  /**
+   * Does something over and over, each time from the same state, with the power gone before its first write, before its second, and so on until it comes to its end.
+   * @param check what holds after the cut, and after what comes then
+   * @returns how often it was cut
+   */
+  async function cutAnywhere(act: () => Ran, check: () => unknown): Promise<number> {
+    const saved = `${node.root}.saved`;
+    cpSync(node.root, saved, { recursive: true, preserveTimestamps: true, verbatimSymlinks: true });
+    try {
+      for (let cut = 1; ; cut++) {
+        const count = join(node.root, "writes");
+        writeFileSync(count, "0");
+        for (const name of writers)
+          node.tool(
+            name,
+            `read -r n <"${count}"; n=$((n + 1)); echo "$n" >"${count}"; [ "$n" -ne ${cut} ] || kill -9 0; exec /bin/${name} "$@"`,
+          );
+        const { code } = act();
+        for (const name of writers) node.remove(`/bin/${name}`);
+        await check();
+        if (code !== null) return cut - 1;
+        rmSync(node.root, { recursive: true });
+        cpSync(saved, node.root, { recursive: true, preserveTimestamps: true, verbatimSymlinks: true });
+      }
+    } finally {
+      rmSync(saved, { recursive: true, force: true });
+    }
+  }
+
+  const kept = (): string => /^kept=(.*)$/m.exec(keepBoot("status").stdout)?.[1] ?? "none";
+
+  test("there is always a copy to go back to, and the next run makes the one that it should", async () => {
+    await measured();
+    const before = await nextPolicy();
+    approve(before);
+    keepBoot("keep");
+    update();
+    const after = await nextPolicy();
+    approve(before, after);
+    await measured();
+    const cuts = await cutAnywhere(
+      () => keepBoot("keep"),
+      () => {
+        expect([before, after]).toContain(kept());
+        expect(keepBoot("keep").stdout).toBe(`${after}\n`);
+        expect(kept()).toBe(after);
+      },
+    );
+    expect(cuts).toBeGreaterThan(5);
+  });
+
+  test("an update is armed or not, and a node that is not can be armed", async () => {
+    await armed();
+    keepBoot("disarm");
+    const cuts = await cutAnywhere(
+      () => keepBoot("arm", "600"),
+      () => {
+        const { stdout } = keepBoot("status");
+        if (stdout.startsWith("phase=none\n")) expect(keepBoot("arm", "600").code).toBe(0);
+        else expect(stdout).toMatch(/^phase=armed\nbooted=no\n/);
+        boot("boot-2", locked);
+        isOriginal();
+      },
+    );
+    expect(cuts).toBeGreaterThan(3);
+  });
+
+  test("going back goes on with the next boot, whatever that one opened", async () => {
+    await armed();
+    const cuts = await cutAnywhere(
+      () => boot("boot-2", locked),
+      () => {
+        boot("boot-3", open);
+        // Before it was on the disk that it goes back, the boot that opened its volumes was as good as any.
+        if (!keepBoot("status").stdout.startsWith("phase=judging\n")) {
+          isOriginal();
+          expect(keepBoot("status").stdout).toContain(
+            "phase=back\nreason=the volume models stays locked: x\n",
+          );
+        } else expect(node.read("/boot/firmware/kernel_2712.img")).toBe("another kernel");
+        expect(node.list("/boot/firmware").filter((name) => name.endsWith(".edgeseal-new"))).toEqual([]);
+      },
+    );
+    expect(cuts).toBeGreaterThan(10);
+  });
+
+  test("a confirmation counts or not, takes nothing back, and can be given again", async () => {
+    await armed();
+    boot("boot-2", open);
+    const cuts = await cutAnywhere(
+      () => keepBoot("confirm"),
+      () => {
+        if (keepBoot("status").stdout.startsWith("phase=judging\n")) expect(keepBoot("confirm").code).toBe(0);
+        boot("boot-3", locked, 4000);
+        expect(node.read("/boot/firmware/kernel_2712.img")).toBe("another kernel");
+        expect(keepBoot("status").stdout).toMatch(/^phase=none$/m);
+      },
+    );
+    expect(cuts).toBeGreaterThan(3);
   });
 });
