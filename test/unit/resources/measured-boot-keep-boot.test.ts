@@ -329,6 +329,8 @@ exec /bin/mv "$@"`,
 });
 
 describe("without power before any one write", () => {
+  // Some dozens of runs each.
+  const timeout = 240_000;
   const locked = { models: "state=locked\nreason=x\n" };
   const open = { models: "state=open\nby=tpm\n" };
   /** What changes a disk, as far as it is a program's; what the shell writes itself comes between two of these. */
@@ -365,7 +367,7 @@ describe("without power before any one write", () => {
 
   const kept = (): string => /^kept=(.*)$/m.exec(keepBoot("status").stdout)?.[1] ?? "none";
 
-  test("there is always a copy to go back to, and the next run makes the one that it should", async () => {
+  test("there is always a copy to go back to, and the next run makes the one that it should", { timeout }, async () => {
     await measured();
     const before = await nextPolicy();
     approve(before);
@@ -385,7 +387,7 @@ describe("without power before any one write", () => {
     expect(cuts).toBeGreaterThan(5);
   });
 
-  test("an update is armed or not, and a node that is not can be armed", async () => {
+  test("an update is armed or not, and a node that is not can be armed", { timeout }, async () => {
     await armed();
     keepBoot("disarm");
     const cuts = await cutAnywhere(
@@ -401,7 +403,7 @@ describe("without power before any one write", () => {
     expect(cuts).toBeGreaterThan(3);
   });
 
-  test("going back goes on with the next boot, whatever that one opened", async () => {
+  test("going back goes on with the next boot, whatever that one opened", { timeout }, async () => {
     await armed();
     const cuts = await cutAnywhere(
       () => boot("boot-2", locked),
@@ -420,7 +422,7 @@ describe("without power before any one write", () => {
     expect(cuts).toBeGreaterThan(10);
   });
 
-  test("a confirmation counts or not, takes nothing back, and can be given again", async () => {
+  test("a confirmation counts or not, takes nothing back, and can be given again", { timeout }, async () => {
     await armed();
     boot("boot-2", open);
     const cuts = await cutAnywhere(
