@@ -30,6 +30,16 @@ const units = {
   [`/etc/systemd/system/${capUnit}`]: onDevice(capUnit),
 } as const;
 
+/** What has each unit start: the cap, on each way on which the system may come up to a shell, and when a TPM appears late. */
+export const wantedBy: Readonly<Record<typeof unlockUnit | typeof capUnit, readonly string[]>> = {
+  [unlockUnit]: wantedByOf(onDevice(unlockUnit)),
+  [capUnit]: wantedByOf(onDevice(capUnit)),
+};
+
+function wantedByOf(unit: string): readonly string[] {
+  return /^WantedBy=(.*)$/m.exec(unit)?.[1]?.split(" ") ?? [];
+}
+
 /** The device mapper's name of a volume; `/dev/mapper/` has it. */
 export const mappingOf = (name: string): string => `edgeseal-${name}`;
 

@@ -23,6 +23,7 @@ import {
   settingsDirectory,
   statusDirectory,
   unlockUnit,
+  wantedBy,
 } from "./sealed-volume-files.ts";
 import {
   cipherOf,
@@ -105,6 +106,7 @@ echo "\${digest%% *}"`,
       mapping: `for d in /sys/block/dm-*/dm; do
   if [ -e "$d/name" ] && [ "$(cat "$d/name")" = ${quote(mappingOf(name))} ]; then
     printf 'uuid %s\\n' "$(cat "$d/uuid")"
+    printf 'diskseq %s\\n' "$(cat "\${d%/dm}/diskseq")"
     printf 'table %s\\n' "$(dmsetup table ${quote(mappingOf(name))})"
     awk -v device="$(cat "\${d%/dm}/dev")" '$3 == device { print "mount " $0 }' /proc/self/mountinfo
   fi
@@ -112,7 +114,13 @@ done`,
       records: readFiles([...Object.values(records), `${measuredDirectory}/log`, pcrFile(11), pcrFile(15)]),
       files: readMarks(managedFiles(inputs).map(({ path }) => path)),
       units: `for u in ${units.join(" ")}; do
-  if [ -L "/etc/systemd/system/sysinit.target.wants/$u" ]; then echo "enabled $u"; fi
+  case $u in
+${units.map((unit) => `  ${unit}) wanted='${wantedBy[unit].join(" ")}' ;;`).join("\n")}
+  esac
+  for w in $wanted; do
+    if ! [ -L "/etc/systemd/system/$w.wants/$u" ]; then wanted=; fi
+  done
+  if [ -n "$wanted" ]; then echo "enabled $u"; fi
   if [ /etc/systemd/system/$u -ef /dev/null ] || [ /run/systemd/system/$u -ef /dev/null ]; then echo "masked $u"; fi
   for d in ${directoriesBeforeEtc.join(" ")}; do
     if [ -e "$d/$u" ] && ! [ "$d/$u" -ef /dev/null ]; then echo "changed $u $d/$u"; fi
@@ -139,6 +147,7 @@ function parseVolume(
   const device = readDevice(inputs, outputOf(parts, "device"));
   const header = readHeaderPart(outputOf(parts, "header"));
   const mapping = readMapping(inputs, records, outputOf(parts, "mapping"));
+  const diskSequence = /^diskseq (\d+)$/m.exec(outputOf(parts, "mapping"))?.[1];
   const machine = outputOf(parts, "machine").split("\n");
   const { read } = header;
   const policyKey = read === undefined ? "" : enrolledPolicyKey(read.metadata);
@@ -164,7 +173,7 @@ function parseVolume(
     recoveryCiphertext: records.recoveryCiphertext,
     recoveryFor: records.recoveryCiphertext === "" ? "" : records.uuid,
     ...mapping,
-    ...unlocking(inputs, records, mapping),
+    ...unlocking(inputs, records, { ...mapping, diskSequence }),
     tpmPresent: machine.includes("tpm"),
     pcr11: pcr11 ?? "unknown",
     pcr15Capped: pcr15 !== undefined && pcr15 !== zeroPcr,
@@ -367,9 +376,11 @@ function readMapping(
 function unlocking(
   inputs: SealedVolumeInputs,
   { formation, status, log }: Records,
-  { open }: MappingState,
+  { open, diskSequence }: MappingState & { readonly diskSequence: string | undefined },
 ): Pick<SealedVolumeState, "openedBy" | "unlock" | "lockedReason"> {
-  const by = status.get("by");
+  // What is on record is of one mapping: not of another that somebody made of the volume since.
+  const isOfThis = diskSequence !== undefined && status.get("diskseq") === diskSequence;
+  const by = isOfThis ? status.get("by") : undefined;
   const openedBy = !open ? "none" : by === "tpm" || by === "formation" ? by : "other";
   return {
     openedBy,

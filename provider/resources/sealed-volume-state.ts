@@ -124,7 +124,7 @@ export const sealedVolumeState = Type.Object({
   }),
   openedBy: oneOf(
     ["tpm", "formation", "other", "none"],
-    "What opened it in this boot: the `tpm`; the `formation`, with the recovery key, as only a boot shows that the TPM opens it; something else (`other`); or `none`, it is not open.",
+    "What opened it in this boot: the `tpm`; the `formation`, with the recovery key, as only a boot shows that the TPM opens it; something else (`other`), also a mapping that was closed and opened again by hand; or `none`, it is not open.",
   ),
   unlock: oneOf(
     ["observed", "pending-reboot", "none"],
@@ -161,7 +161,7 @@ export const sealedVolumeState = Type.Object({
   ),
   files: textsByName("Our files on the node by path: mode, owner and SHA-256 of the content."),
   bootUnits: textsByName(
-    "The unlock unit and the cap: `enabled`, `not enabled`, `masked`, or `changed by PATH` where a file overrides ours.",
+    "The unlock unit and the cap: `enabled`, wherever they have to start, `not enabled`, `masked`, or `changed by PATH` where a file overrides ours.",
   ),
   missingPackages: texts("Debian packages that are needed and not installed. Sorted."),
   aesInstructions: Type.Boolean({

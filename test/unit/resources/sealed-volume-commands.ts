@@ -119,6 +119,11 @@ function map(name: string, uuid: string, device: string, cipher: string): void {
   writeFileSync(join(sys, "dm/name"), `${name}\n`);
   writeFileSync(join(sys, "dm/uuid"), `CRYPT-LUKS2-${uuid.replaceAll("-", "")}-${name}\n`);
   writeFileSync(join(sys, "dev"), "252:0\n");
+  // As the kernel numbers disks: none has the number of one that was.
+  const sequence = join(root, "disk-sequence");
+  const number = existsSync(sequence) ? Number(readFileSync(sequence, "latin1")) + 1 : 7;
+  writeFileSync(sequence, String(number));
+  writeFileSync(join(sys, "diskseq"), `${number}\n`);
   writeFileSync(
     join(root, "dm-table"),
     `0 1 crypt ${cipher} :64:logon:x 0 254:16 ${headerBytes / 512} 1 sector_size:4096\n`,

@@ -130,7 +130,14 @@ export class VolumeNode {
     tool(
       "systemctl",
       `case $1 in
-enable) shift; mkdir -p "$ROOT/etc/systemd/system/sysinit.target.wants"; for unit; do ln -sf "../$unit" "$ROOT/etc/systemd/system/sysinit.target.wants/$unit"; done ;;
+enable)
+  shift
+  for unit; do
+    for wants in $(sed -n 's/^WantedBy=//p' "$ROOT/etc/systemd/system/$unit"); do
+      mkdir -p "$ROOT/etc/systemd/system/$wants.wants"
+      ln -sf "../$unit" "$ROOT/etc/systemd/system/$wants.wants/$unit"
+    done
+  done ;;
 is-enabled) echo enabled ;;
 esac`,
     );

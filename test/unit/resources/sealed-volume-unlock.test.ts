@@ -63,7 +63,7 @@ test("as it was formed, in an approved state, it opens and is mounted", () => {
   const { code, stderr } = node.boot();
   expect(stderr).toBe("");
   expect(code).toBe(0);
-  expect(status()).toBe("state=open\nby=tpm\n");
+  expect(status()).toMatch(/^state=open\nby=tpm\ndiskseq=\d+\n$/);
   expect(node.read("/proc/self/mountinfo")).toMatch(/ \/srv\/models nodev,nosuid,noexec,rw - ext4 /);
   expect(node.observe(inputs)).toMatchObject({
     open: true,
@@ -92,6 +92,35 @@ test("a state is approved when the site's approval has it, the node has it by th
   expect(isApproved(inputs)).toBe(false);
 });
 
+test("a mapping that was closed and opened again by hand is not the one that the TPM opened", () => {
+  node.boot();
+  expect(node.observe(inputs)).toMatchObject({ openedBy: "tpm", unlock: "observed" });
+  const uuid = node.observe(inputs).luksUuid;
+  const byHand = `umount "$ROOT/srv/models"
+cryptsetup close edgeseal-models
+cryptsetup open --type luks2 --key-slot 0 --key-file - -- ${inputs.device as string} edgeseal-models`;
+  expect(node.sh(byHand, node.read(`/secrets/${uuid}.key`))).toMatchObject({ code: 0, stderr: "" });
+  expect(node.observe(inputs)).toMatchObject({ open: true, openedBy: "other", unlock: "pending-reboot" });
+});
+
+test.each(["sysinit.target", "emergency.target", "rescue.target", "dev-tpmrm0.device"])(
+  "a cap that %s does not start any more is not enabled, and the next plan enables it",
+  (wants) => {
+    node.boot();
+    node.remove(`/etc/systemd/system/${wants}.wants/edgeseal-cap-pcr15.service`);
+    expect(node.observe(inputs).bootUnits).toEqual({
+      "edgeseal-volumes.service": "enabled",
+      "edgeseal-cap-pcr15.service": "not enabled",
+    });
+    const steps = node.plan(inputs);
+    expect(steps.map(({ title }) => title)).toEqual([
+      "have edgeseal-volumes.service and edgeseal-cap-pcr15.service start at boot",
+    ]);
+    node.applyAll(steps);
+    expect(node.plan(inputs)).toEqual([]);
+  },
+);
+
 /** Times that the TPM was asked in this boot. */
 const asked = (): number => node.commands.filter((line) => line.includes("systemd-cryptsetup attach")).length;
 
@@ -101,7 +130,7 @@ test("a TPM that fails once is asked again; one that refuses, twice in all", () 
     code: 0,
     stderr: expect.stringMatching(/Input\/output error$/) as string,
   });
-  expect(status()).toBe("state=open\nby=tpm\n");
+  expect(status()).toMatch(/^state=open\nby=tpm\ndiskseq=\d+\n$/);
   expect(asked()).toBe(2);
   node.remove("/tpm-opens");
   expect(node.boot().code).toBe(1);
@@ -346,7 +375,7 @@ test("a volume that is locked keeps no other from opening", () => {
     );
     expect(node.boot().code).toBe(1);
     expect(node.read("/run/edgeseal/volumes/absent")).toMatch(/^state=locked\nreason=not-formed/);
-    expect(status()).toBe("state=open\nby=tpm\n");
+    expect(status()).toMatch(/^state=open\nby=tpm\ndiskseq=\d+\n$/);
   } finally {
     node.remove("/etc/edgeseal/volumes/absent.conf");
   }
