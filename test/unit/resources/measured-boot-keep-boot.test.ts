@@ -367,25 +367,29 @@ describe("without power before any one write", () => {
 
   const kept = (): string => /^kept=(.*)$/m.exec(keepBoot("status").stdout)?.[1] ?? "none";
 
-  test("there is always a copy to go back to, and the next run makes the one that it should", { timeout }, async () => {
-    await measured();
-    const before = await nextPolicy();
-    approve(before);
-    keepBoot("keep");
-    update();
-    const after = await nextPolicy();
-    approve(before, after);
-    await measured();
-    const cuts = await cutAnywhere(
-      () => keepBoot("keep"),
-      () => {
-        expect([before, after]).toContain(kept());
-        expect(keepBoot("keep").stdout).toBe(`${after}\n`);
-        expect(kept()).toBe(after);
-      },
-    );
-    expect(cuts).toBeGreaterThan(5);
-  });
+  test(
+    "there is always a copy to go back to, and the next run makes the one that it should",
+    { timeout },
+    async () => {
+      await measured();
+      const before = await nextPolicy();
+      approve(before);
+      keepBoot("keep");
+      update();
+      const after = await nextPolicy();
+      approve(before, after);
+      await measured();
+      const cuts = await cutAnywhere(
+        () => keepBoot("keep"),
+        () => {
+          expect([before, after]).toContain(kept());
+          expect(keepBoot("keep").stdout).toBe(`${after}\n`);
+          expect(kept()).toBe(after);
+        },
+      );
+      expect(cuts).toBeGreaterThan(5);
+    },
+  );
 
   test("an update is armed or not, and a node that is not can be armed", { timeout }, async () => {
     await armed();
