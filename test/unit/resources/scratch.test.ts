@@ -90,15 +90,13 @@ const parse = (own: Readonly<Record<string, string>>): ScratchState => {
   const parts = Object.fromEntries(
     names.map((name): [string, PartOutput] => [name, { code: 0, stdout: own[name] ?? "", stderr: "" }]),
   );
-  const observed = scratch
-    .observe(inputs)
-    .parse({
-      ...parts,
-      mounts:
-        parts.mounts?.stdout === ""
-          ? { code: 0, stdout: `${mountinfo(tmpInMemory, varTmpInMemory)}\n\n`, stderr: "" }
-          : (parts.mounts as PartOutput),
-    });
+  const observed = scratch.observe(inputs).parse({
+    ...parts,
+    mounts:
+      parts.mounts?.stdout === ""
+        ? { code: 0, stdout: `${mountinfo(tmpInMemory, varTmpInMemory)}\n\n`, stderr: "" }
+        : (parts.mounts as PartOutput),
+  });
   if (observed.outcome === "absent") throw new Error("absent");
   return observed.state;
 };
