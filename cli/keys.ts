@@ -9,9 +9,7 @@ const keyForm = "pkcs11:URI or command:PROGRAM, in place of an encrypted file";
 export function register(program: Command): void {
   const keys = program
     .command("keys")
-    .description(
-      "Make, show and rotate a site's policy and recovery keys; private halves stay in a folder of yours",
-    );
+    .description("Make, show and rotate a site's keys; private halves stay in a folder of yours");
   withPassphraseOptions(
     keys
       .command("new")
@@ -25,6 +23,13 @@ export function register(program: Command): void {
   )
     .option("--recovery-passphrase-file <file>", "another passphrase for the recovery key")
     .action(makeNew);
+  withPassphraseOptions(
+    keys
+      .command("add")
+      .description("Add a key that signs images and models to a folder of keys")
+      .argument("<dir>", "the folder")
+      .argument("<name>", "what it is called, such as images-2027"),
+  ).action(add);
   withPassphraseOptions(
     keys
       .command("show")
@@ -101,6 +106,25 @@ async function makeNew(folder: string, options: NewOptions): Promise<void> {
     );
     console.log(
       "    a volume whose TPM is gone is lost; without the policy key, no new state can be approved",
+    );
+  });
+}
+
+async function add(folder: string, name: string, options: PassphraseOptions): Promise<void> {
+  const [{ addSigningKey, requireSigningKeyName }, { readKeyStore }, { withUserFaults }] = await Promise.all([
+    import("./keys/make-keys.ts"),
+    import("./keys/key-store.ts"),
+    import("./user-fault.ts"),
+  ]);
+  await withUserFaults(async () => {
+    requireSigningKeyName(await readKeyStore(folder), name);
+    const half = { in: "file", passphrase: await newPassphrase(`the key ${name}`, options) } as const;
+    const { store, key } = await addSigningKey(folder, { name, half, now: new Date() });
+    console.log(`made the key ${name} in ${store.folder}  ${key.fingerprint}`);
+    console.log("next:");
+    console.log(`  - copy ${key.publicKey} to where your site file names it, and commit it: it is public`);
+    console.log(
+      `  - edgeseal image sign IMAGE --as HOST/REPOSITORY:TAG --key ${store.folder}/${key.privateKey} --out ARCHIVE`,
     );
   });
 }

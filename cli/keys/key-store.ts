@@ -15,6 +15,7 @@ import { UserError } from "../errors.ts";
  *   policy-N.pub.pem     generation N of the policy key: the public half ...
  *   policy-N.key.age     ... and the private half, unless that is in a token or behind a command
  *   recovery.pub.pem, recovery.key.age
+ *   NAME.pub.pem, NAME.key.age   keys that sign images and models
  */
 
 const storedKey = {
@@ -49,6 +50,12 @@ const schema = Type.Object(
       { minItems: 1, description: "Generations of the policy key, the current one last." },
     ),
     recovery: Type.Object(storedKey, { additionalProperties: false }),
+    signing: Type.Optional(
+      Type.Array(Type.Object({ name: Type.String(), ...storedKey }, { additionalProperties: false }), {
+        description:
+          "Keys that sign images and models. Which of them count, the site file says, so none is revoked here.",
+      }),
+    ),
   },
   { additionalProperties: false },
 );

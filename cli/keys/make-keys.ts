@@ -119,6 +119,39 @@ export async function rotatePolicyKey(
   return { store: { folder, index }, revoked, setAside };
 }
 
+/**
+ * Makes a key that signs images and models, beside the others.
+ * @throws UserError
+ */
+export async function addSigningKey(
+  given: string,
+  { name, half, now }: { readonly name: string; readonly half: PrivateHalf; readonly now: Date },
+): Promise<{ readonly store: KeyStore; readonly key: StoredKey }> {
+  const store = await readKeyStore(await requireOutsideVersionControl(given));
+  const { folder } = store;
+  requireSigningKeyName(store, name);
+  // What a run that did not come to its end has left; keys.json names none of it.
+  await setLeftoversAside(folder, name);
+  const key = await makeKey(folder, name, "signing", half, now);
+  const index: KeyIndex = { ...store.index, signing: [...(store.index.signing ?? []), { name, ...key }] };
+  await writeIndex(folder, index);
+  return { store: { folder, index }, key };
+}
+
+/** @throws UserError when no signing key can be called so. */
+export function requireSigningKeyName({ index, folder }: KeyStore, name: string): void {
+  if (!/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(name) || /^(policy|recovery)(-|$)/.test(name)) {
+    throw new UserError(`a signing key can't be called '${name}'`, {
+      hint: "take lower-case letters, digits and hyphens, such as images-2027, and not policy or recovery",
+    });
+  }
+  if (index.signing?.some((each) => each.name === name) === true) {
+    throw new UserError(`${folder} has a key ${name} already: keys are never written over`, {
+      hint: "give the new one a name of its own, and list both in the site file while images are signed anew",
+    });
+  }
+}
+
 /** Files of a rotation that did not come to its end, or of a newer state of a folder that was put back from a backup. No key is ever destroyed here. */
 async function setLeftoversAside(folder: string, name: string): Promise<readonly string[]> {
   const left = (await readdir(folder)).filter(
@@ -175,7 +208,7 @@ export async function provePossession(
   publicKey: KeyObject,
 ): Promise<void> {
   const nonce = randomBytes(32).toString("hex");
-  if (purpose === "policy") {
+  if (purpose !== "recovery") {
     // Begins with a name of its own, so that this is never the signature of anything else.
     await signChecked({ privateKey, publicKey }, Buffer.from(`edgeseal key check v1\n${nonce}`));
     return;

@@ -32,7 +32,7 @@ export interface ShowOptions extends PassphraseOptions {
 
 /** Every key of a folder, and what is wrong with it. */
 export async function shownKeys(store: KeyStore, options: ShowOptions): Promise<readonly ShownKey[]> {
-  const { policy, recovery } = store.index;
+  const { policy, recovery, signing = [] } = store.index;
   const shown: ShownKey[] = [];
   for (const each of policy) {
     shown.push(
@@ -42,6 +42,8 @@ export async function shownKeys(store: KeyStore, options: ShowOptions): Promise<
   const { recoveryPassphraseFile: own } = options;
   const recoveryOptions = own === undefined ? options : { passphraseFile: own, prove: options.prove };
   shown.push(await shownKey(store, "recovery", recovery, "recovery", undefined, recoveryOptions));
+  for (const each of signing)
+    shown.push(await shownKey(store, `signing, ${each.name}`, each, "signing", undefined, options));
   return shown;
 }
 
@@ -96,7 +98,10 @@ async function privateFileProblems(
 export async function unnamedFiles({ folder, index }: KeyStore): Promise<readonly string[]> {
   const named = new Set([
     indexName,
-    ...[...index.policy, index.recovery].flatMap(({ publicKey, privateKey }) => [publicKey, privateKey]),
+    ...[...index.policy, index.recovery, ...(index.signing ?? [])].flatMap(({ publicKey, privateKey }) => [
+      publicKey,
+      privateKey,
+    ]),
   ]);
   return (await readdir(folder)).filter((each) => !named.has(each)).sort();
 }

@@ -6,8 +6,8 @@ export class PublicKeyRefused extends Error {
   override readonly name = "PublicKeyRefused";
 }
 
-/** RSA keys of a site, and their sizes in bits. The policy key has the one size that every TPM 2.0 verifies; the recovery key can be as strong as it likes. */
-export const keyBits = { policy: 2048, recovery: 4096 } as const;
+/** RSA keys of a site, and their sizes in bits. The policy key has the one size that every TPM 2.0 verifies; the recovery key can be as strong as it likes. Keys that sign images and models may be others, too (`readSigningKey`). */
+export const keyBits = { policy: 2048, recovery: 4096, signing: 3072 } as const;
 
 export type KeyPurpose = keyof typeof keyBits;
 

@@ -14,7 +14,13 @@ import { Command } from "commander";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { UserError } from "../../../cli/errors.ts";
 import * as keys from "../../../cli/keys.ts";
-import { makeKeys, rotatePolicyKey, siteNameOf, type PrivateHalf } from "../../../cli/keys/make-keys.ts";
+import {
+  addSigningKey,
+  makeKeys,
+  rotatePolicyKey,
+  siteNameOf,
+  type PrivateHalf,
+} from "../../../cli/keys/make-keys.ts";
 import {
   currentGeneration,
   privateKeySpec,
@@ -23,8 +29,9 @@ import {
   type KeyIndex,
 } from "../../../cli/keys/key-store.ts";
 import { openPrivateKey } from "../../../cli/keys/open-private-key.ts";
+import { openSigningKey } from "../../../cli/keys/signing-key.ts";
 import { keyLines, shownKeys, unnamedFiles } from "../../../cli/keys/show.ts";
-import { fingerprint, readPublicKey } from "../../../provider/trust/public-key.ts";
+import { fingerprint, readPublicKey, verifies } from "../../../provider/trust/public-key.ts";
 import { testKey } from "../trust/keys.ts";
 import { scratchFolder } from "./scratch.ts";
 
@@ -49,6 +56,59 @@ const passphraseFile = (text = `${passphrase}\n`): string => {
   return scratch("passphrase");
 };
 const mode = (...parts: readonly string[]): string => (statSync(scratch(...parts)).mode & 0o777).toString(8);
+
+describe("a key that signs images and models", () => {
+  const images = { name: "images-2027", half: inFile, now };
+
+  test("is added beside the others, and shown, and proven to work", async () => {
+    await made();
+    const { store, key } = await addSigningKey(scratch("keys"), images);
+    expect(store.index.signing).toEqual([{ name: "images-2027", ...key }]);
+    expect(mode("keys", "images-2027.key.age")).toBe("600");
+    const read = await readKeyStore(scratch("keys"));
+    expect(read.index).toEqual(store.index);
+    expect(await unnamedFiles(read)).toEqual([]);
+    const shown = await shownKeys(read, { prove: true, passphraseFile: passphraseFile() });
+    expect(shown.find((each) => each.key === "signing, images-2027")).toMatchObject({
+      problems: [],
+      state: "current",
+    });
+    const options = { key: scratch("keys", "images-2027.key.age"), passphraseFile: passphraseFile() };
+    const signing = await openSigningKey(options);
+    expect(signing.publicKey.asymmetricKeyDetails?.modulusLength).toBe(3072);
+    expect(
+      verifies(signing.publicKey, Buffer.from("x"), await signing.privateKey.sign(Buffer.from("x"))),
+    ).toBe(true);
+  });
+
+  test("is never written over, and has no name that is another key's", async () => {
+    await made();
+    await addSigningKey(scratch("keys"), images);
+    const before = readFileSync(scratch("keys", "images-2027.key.age"));
+    await expect(addSigningKey(scratch("keys"), images)).rejects.toThrow(/has a key images-2027 already/);
+    for (const name of ["policy-1", "recovery", "../x", "Images", ""])
+      await expect(addSigningKey(scratch("keys"), { ...images, name })).rejects.toThrow(/can't be called/);
+    expect(readFileSync(scratch("keys", "images-2027.key.age"))).toEqual(before);
+  });
+
+  test("stays when the policy key is rotated", async () => {
+    await made();
+    await addSigningKey(scratch("keys"), images);
+    const { store } = await rotatePolicyKey(scratch("keys"), { policy: inFile, now });
+    expect(store.index.signing).toHaveLength(1);
+  });
+
+  test("needs its public half: beside it, or named", async () => {
+    await expect(openSigningKey({ key: "command:sign" })).rejects.toThrow(
+      /public half of command:sign is not known/,
+    );
+    await expect(openSigningKey({ key: scratch("a.key.age") })).rejects.toThrow(/a\.pub\.pem can't be read/);
+    writeFileSync(scratch("a.pub.pem"), testKey("policy", 1024).publicKeyPem);
+    await expect(openSigningKey({ key: scratch("a.key.age") })).rejects.toThrow(
+      /RSA key of 2048 to 4096 bits/,
+    );
+  });
+});
 
 describe("new keys", () => {
   test("are an encrypted private half, a public half, and an index, for the user's eyes only", async () => {
