@@ -4,7 +4,7 @@ import { giveUp, pendingCheck, renderConfirm, renderOutcome, windowSecondsOf } f
 import { renderManifestChange, type ManifestChange } from "./manifest.ts";
 import { renderLock } from "./node-lock.ts";
 import { pointsOf, type Breakpoint, type PlanPoint } from "./plan-points.ts";
-import type { Probe } from "./probe.ts";
+import { extraSecondsOf, type Probe } from "./probe.ts";
 import {
   rebootFunction,
   rebootSecondsOf,
@@ -45,7 +45,7 @@ export interface PlanScript {
 
 export const preconditionSeconds = 30;
 /** Probes end by themselves; this is what all of them together may take on a busy Pi. */
-const readbackSeconds = 120;
+const readbackSeconds = (probes: readonly Probe<unknown>[]): number => 120 + extraSecondsOf(probes);
 /** A revert: its own deadline, plus files put back on a slow card. */
 const revertSeconds = 130;
 
@@ -176,7 +176,7 @@ export function renderPlan(
   const change = changeOf(steps);
   if (change !== undefined) windowSecondsOf(change);
   const stepSeconds = deadlineOf(points.filter(({ phase }) => phase !== "after"));
-  const heldSeconds = stepSeconds + readbackSeconds + revertSeconds;
+  const heldSeconds = stepSeconds + readbackSeconds(readback) + revertSeconds;
   const ofPhase = (phase: PlanPoint["phase"]): readonly string[] =>
     points.filter((point) => point.phase === phase).flatMap((point) => renderPoint(point, breakpoint));
   const pending = `${stateDirectory}/pending`;
@@ -235,7 +235,7 @@ export function renderConfirmation(
     say(nonce),
     renderLock({
       ...options,
-      expirySeconds: readbackSeconds + revertSeconds,
+      expirySeconds: readbackSeconds(readback) + revertSeconds,
       waitSeconds: options.lockWaitSeconds,
     }),
     giveUp,
@@ -254,7 +254,7 @@ export function renderConfirmation(
   return {
     script: renderScript(body, nonce),
     points: point === undefined ? [] : [point],
-    deadlineSeconds: options.lockWaitSeconds + readbackSeconds + revertSeconds,
+    deadlineSeconds: options.lockWaitSeconds + readbackSeconds(readback) + revertSeconds,
   };
 }
 
@@ -267,7 +267,7 @@ export function renderAfterReboot(
   const { nonce, breakpoint } = options;
   const points = pointsOf(steps, options.changeNonce).filter(({ phase }) => phase === "after");
   const stepSeconds = deadlineOf(points);
-  const heldSeconds = stepSeconds + readbackSeconds;
+  const heldSeconds = stepSeconds + readbackSeconds(readback);
   const reboot = String(steps.length - 1);
   const pause =
     breakpoint?.at === reboot && breakpoint.when === "after" ? `break_here ${quote(reboot)} after` : ":";

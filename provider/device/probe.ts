@@ -15,6 +15,8 @@ export interface PartOutput {
 export interface Probe<T> {
   /** Unique within a batch; by convention the resource's token or token plus `#` and a digest of the inputs. */
   readonly id: string;
+  /** What it may take beyond the time that all probes of a batch have together, in seconds: for one that reads large files through. Default 0. */
+  readonly extraSeconds?: number;
   /** Named shell fragments, run in this order. */
   readonly parts: Readonly<Record<string, string>>;
   /**
@@ -23,6 +25,10 @@ export interface Probe<T> {
    */
   readonly parse: (parts: Readonly<Record<string, PartOutput>>) => T;
 }
+
+/** The same of several probes. */
+export const extraSecondsOf = (probes: readonly Pick<Probe<unknown>, "extraSeconds">[]): number =>
+  probes.reduce((sum, { extraSeconds = 0 }) => sum + extraSeconds, 0);
 
 /** The device answered, but the answer does not tell the state. Every gate fails closed on it. */
 export class UnknownObservation extends Error {

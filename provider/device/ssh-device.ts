@@ -14,7 +14,7 @@ import { cancelled, DeviceError } from "./errors.ts";
 import { manifestEntry, manifestProbe, probesOfManifest } from "./manifest.ts";
 import type { Breakpoint } from "./plan-points.ts";
 import { applyPlan } from "./plan-runner.ts";
-import type { PartOutput, Probe } from "./probe.ts";
+import { extraSecondsOf, type PartOutput, type Probe } from "./probe.ts";
 import { routeProbe } from "./route.ts";
 import { Semaphore } from "./semaphore.ts";
 import type { Session } from "./session.ts";
@@ -99,7 +99,9 @@ export class SshDevice implements Device {
     try {
       // Whatever the plan does, what was known before is not known any more.
       this.#observation = undefined;
-      const readback = unique([...this.#standing(), ...this.#dependent.values(), probe]);
+      // What takes long is asked of those who want it.
+      const others = [...this.#dependent.values()].filter((each) => extraSecondsOf([each]) === 0);
+      const readback = unique([...this.#standing(), ...others, probe]);
       const drop = [...this.#forgotten];
       const result = await applyPlan(this.#session, steps, readback, {
         purpose: kind.token,
@@ -252,7 +254,7 @@ export class SshDevice implements Device {
     let heard = "";
     const result = await this.#session
       .run(renderScript(renderProbes(probes, nonce), nonce), {
-        timeoutMs: this.#options.observeTimeoutMs,
+        timeoutMs: this.#options.observeTimeoutMs + extraSecondsOf(probes) * 1000,
         readOnly: true,
         onStdout: (chunk) => (heard = (heard + chunk).slice(-64 * 1024)),
       })

@@ -23,6 +23,7 @@ const packages = [
   "iproute2",
   "procps",
   "kmod",
+  "openssl",
 ];
 
 /** Said by the node when sshd listens, into a named pipe that the testbed reads. */

@@ -58,6 +58,15 @@ test.each([4, 3601, 7.5])("a window of %d s is refused", (windowSeconds) => {
   );
 });
 
+test("the deadline covers what a probe takes that reads large files through", () => {
+  const of = (extraSeconds: number): number =>
+    renderPlan([], [{ ...probe, extraSeconds }], options).deadlineSeconds;
+  expect(of(1000) - of(0)).toBe(1000);
+  const confirming = (extraSeconds: number): number =>
+    renderConfirmation([change], [{ ...probe, extraSeconds }], options).deadlineSeconds;
+  expect(confirming(1000) - confirming(0)).toBe(1000);
+});
+
 test("the deadline covers every step's own", () => {
   const slow = run({ title: "s", script: "", timeoutSeconds: 1000 });
   const of = (count: number): number =>
