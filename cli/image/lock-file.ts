@@ -1,3 +1,4 @@
+import { fileURLToPath } from "node:url";
 import { UserError } from "../errors.ts";
 import type { Architecture, ImageRecipe } from "./recipe.ts";
 
@@ -22,7 +23,7 @@ export interface ImageLock {
 }
 
 export const lockFile = ({ name }: ImageRecipe, arch: Architecture): string =>
-  new URL(`../../images/${name}/lock-${arch}.txt`, import.meta.url).pathname;
+  fileURLToPath(new URL(`../../images/${name}/lock-${arch}.txt`, import.meta.url));
 
 const created = /^created (\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z)$/;
 const entry = /^([a-z0-9][a-z0-9+.-]+) (\S+) ([0-9a-f]{64}) (pool\/[A-Za-z0-9/+._~%-]+\.deb)$/;
