@@ -1,10 +1,22 @@
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { buildImage } from "../../cli/image/build.ts";
+import { digestOf } from "../../cli/image/oci.ts";
+import { pushArchive } from "../../cli/image/push.ts";
+import { parseReference } from "../../cli/image/reference.ts";
+import { RegistryRepository } from "../../cli/image/registry-client.ts";
+import { signArchive } from "../../cli/image/sign.ts";
+import { llamaServer } from "../../images/llama-server/recipe.ts";
 import { diffState } from "../../provider/diff.ts";
 import type { ImagePolicyInputs } from "../../provider/resources/image-policy-inputs.ts";
 import type { ImagePolicyState } from "../../provider/resources/image-policy-observation.ts";
+import type { SigningKey } from "../../provider/trust/signer.ts";
+import { Registry } from "../../testbed/registry.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { bringUp, kindOf, observe, onPi, withProvider, type Declared } from "./provider-on-pi.ts";
-import { folderOf, makeImage, signatureOf, signingKey, TestRegistry } from "./signed-images.ts";
+import { attach, folderOf, makeImage, push, signatureOf, signingKey } from "./signed-images.ts";
 
 /*
  * What the device itself takes and refuses, with podman run by hand: by the user that inference runs as, in a login of its own, and by root.
@@ -15,36 +27,37 @@ const site = signingKey();
 const other = signingKey();
 
 let pi: VirtualPi;
-let registry: TestRegistry;
+let registry: Registry;
 /** The registry as the node names it. */
 let host: string;
 let policy: Declared;
 
 const repository = "edge/llama";
-const signed = makeImage("signed");
-const unsigned = makeImage("unsigned");
-const byOther = makeImage("signed by another key");
-const second = makeImage("signed as tag 2");
-const replayed = makeImage("with the signature of another image");
+const signed = await makeImage("signed");
+const unsigned = await makeImage("unsigned");
+const byOther = await makeImage("signed by another key");
+const second = await makeImage("signed as tag 2");
+const replayed = await makeImage("with the signature of another image");
 
 beforeAll(async () => {
-  registry = await TestRegistry.start();
+  registry = await Registry.start();
   host = `10.0.2.2:${registry.port}`;
   const name = `${host}/${repository}`;
-  registry.push(repository, "1", signed);
-  registry.attach(repository, signed.digest, signatureOf(signed.digest, `${name}:1`, site));
-  registry.push(repository, "unsigned", unsigned);
-  registry.push(repository, "other", byOther);
-  registry.attach(repository, byOther.digest, signatureOf(byOther.digest, `${name}:other`, other));
-  registry.push(repository, "2", second);
-  registry.attach(repository, second.digest, signatureOf(second.digest, `${name}:2`, site));
-  registry.push(repository, "replayed", replayed);
-  registry.attach(repository, replayed.digest, signatureOf(signed.digest, `${name}:replayed`, site));
-  registry.push("elsewhere/llama", "1", signed);
-  registry.attach(
+  await push(registry, repository, "1", signed);
+  await attach(registry, repository, signed, await signatureOf(signed.digest, `${name}:1`, site));
+  await push(registry, repository, "unsigned", unsigned);
+  await push(registry, repository, "other", byOther);
+  await attach(registry, repository, byOther, await signatureOf(byOther.digest, `${name}:other`, other));
+  await push(registry, repository, "2", second);
+  await attach(registry, repository, second, await signatureOf(second.digest, `${name}:2`, site));
+  await push(registry, repository, "replayed", replayed);
+  await attach(registry, repository, replayed, await signatureOf(signed.digest, `${name}:replayed`, site));
+  await push(registry, "elsewhere/llama", "1", signed);
+  await attach(
+    registry,
     "elsewhere/llama",
-    signed.digest,
-    signatureOf(signed.digest, `${host}/elsewhere/llama:1`, site),
+    signed,
+    await signatureOf(signed.digest, `${host}/elsewhere/llama:1`, site),
   );
   const inputs: ImagePolicyInputs = {
     keys: { site: site.publicPem },
@@ -61,15 +74,15 @@ beforeAll(async () => {
     [
       "useradd --create-home --shell /bin/bash infer && loginctl enable-linger infer",
       `printf '[[registry]]\\nlocation = "${host}"\\ninsecure = true\\n' >/etc/containers/registries.conf.d/test.conf`,
-      copied("/srv/images/signed", folderOf(signed, signatureOf(signed.digest, inFolder, site))),
+      copied("/srv/images/signed", folderOf(signed, await signatureOf(signed.digest, inFolder, site))),
       copied("/srv/images/unsigned", folderOf(unsigned)),
-      copied("/srv/images/other", folderOf(byOther, signatureOf(byOther.digest, inFolder, other))),
-      copied("/srv/images/replayed", folderOf(replayed, signatureOf(signed.digest, inFolder, site))),
+      copied("/srv/images/other", folderOf(byOther, await signatureOf(byOther.digest, inFolder, other))),
+      copied("/srv/images/replayed", folderOf(replayed, await signatureOf(signed.digest, inFolder, site))),
       copied(
         "/srv/images/renamed",
-        folderOf(signed, signatureOf(signed.digest, "registry.example/x:1", site)),
+        folderOf(signed, await signatureOf(signed.digest, "registry.example/x:1", site)),
       ),
-      copied("/srv/other/signed", folderOf(signed, signatureOf(signed.digest, inFolder, site))),
+      copied("/srv/other/signed", folderOf(signed, await signatureOf(signed.digest, inFolder, site))),
       `echo '${acceptAnything}' >/srv/accept-anything.json`,
     ].join("\n"),
   );
@@ -78,7 +91,7 @@ beforeAll(async () => {
 afterAll(async () => {
   // They don't exist when their start failed.
   await (pi as VirtualPi | undefined)?.stop();
-  await (registry as TestRegistry | undefined)?.stop();
+  await (registry as Registry | undefined)?.stop();
 });
 
 const acceptAnything = '{"default":[{"type":"insecureAcceptAnything"}]}';
@@ -170,16 +183,49 @@ describe("with the policy in force", () => {
   });
 
   test("a tag that was moved is refused: to an image without a signature, and to one that is signed as another tag", async () => {
-    registry.push(repository, "1", unsigned);
+    await push(registry, repository, "1", unsigned);
     expect(await pulling("infer", tag("1"))).toEqual([expect.stringMatching(noSignature)]);
-    registry.push(repository, "1", second);
+    await push(registry, repository, "1", second);
     expect(await pulling("infer", tag("1"))).toEqual([
       expect.stringMatching(/Signature for identity .*:2" is not accepted/),
     ]);
     // The control: it is the tag that is refused, not the image.
     expect(await pulling("infer", tag("2"))).toEqual(["taken"]);
-    registry.push(repository, "1", signed);
+    await push(registry, repository, "1", signed);
     await forget("infer");
+  });
+
+  test("what `edgeseal image` builds, signs and packs is taken from its archive and from a registry, by its digest, and runs", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "edgeseal-built-"));
+    try {
+      const [image, archive] = [join(folder, "image"), join(folder, "llama.tar")];
+      const { digest } = await buildImage(llamaServer, "amd64", { out: image });
+      const openKey = (): Promise<SigningKey> => Promise.resolve(site);
+      await signArchive(image, parseReference("registry.example/edge/llama:built"), openKey, archive);
+      await signArchive(archive, parseReference(tag("built")), openKey, archive);
+      const destination = `${registry.host}/${repository}:built`;
+      await pushArchive(archive, { destination, byAnotherName: true });
+      // As a person would carry it to a node: one file.
+      const bytes = await readFile(archive);
+      await new RegistryRepository(registry.host, "archives").pushBlob(bytes);
+      await onPi(
+        pi,
+        `mkdir /srv/images/built && cd /srv/images/built
+python3 -c 'import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])' http://${host}/v2/archives/blobs/${digestOf(bytes)} /srv/built.tar
+tar --extract --file /srv/built.tar --no-same-owner`,
+      );
+      expect(await pulling("infer", "dir:/srv/images/built")).toEqual(["taken"]);
+      expect(await digests("infer")).toEqual([digest]);
+      const run =
+        "podman run --rm --network none --read-only $(podman images --quiet --no-trunc) --version 2>&1";
+      expect(await onPi(pi, as("infer", run))).toMatch(/version: /);
+      await forget("infer");
+      expect(await pulling("infer", tag("built"))).toEqual(["taken"]);
+      expect(await digests("infer")).toEqual([digest]);
+      await forget("infer");
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 
   test("a policy of the user's own is named by a refresh, and set aside", async () => {
