@@ -47,7 +47,7 @@ export const preconditionSeconds = 30;
 /** Probes end by themselves; this is what all of them together may take on a busy Pi. */
 const readbackSeconds = (probes: readonly Probe<unknown>[]): number => 120 + extraSecondsOf(probes);
 /** A revert: its own deadline, plus files put back on a slow card. */
-const revertSeconds = 130;
+export const revertSeconds = 130;
 
 /** Shell function `say`: prints one marker. */
 export const say = (nonce: string): string => `say() { printf '\\n@%s %s\\n' ${nonce} "$*" 2>/dev/null; }`;

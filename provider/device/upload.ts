@@ -6,7 +6,7 @@ import { cancelled, DeviceError } from "./errors.ts";
 import { failureIn, mebibytes } from "./plan-failure.ts";
 import { parsePlanOutput, said } from "./plan-output.ts";
 import { pointsOf, type PlanPoint } from "./plan-points.ts";
-import type { PlanScriptOptions } from "./plan-script.ts";
+import { preconditionSeconds, revertSeconds, type PlanScriptOptions } from "./plan-script.ts";
 import type { Session } from "./session.ts";
 import type { Step, UploadStep } from "./step.ts";
 import { offsetLine, renderUpload, silenceSeconds } from "./upload-script.ts";
@@ -85,8 +85,9 @@ async function send(
   };
   try {
     const result = await session.run(script, {
-      // The device says every second that it goes on.
-      timeoutMs: silenceSeconds * 1000,
+      // The device says every second that it goes on, once it has the lock, has taken back what was overdue, and the precondition holds.
+      timeoutMs:
+        (silenceSeconds + options.script.lockWaitSeconds + revertSeconds + preconditionSeconds) * 1000,
       ...(options.signal === undefined ? {} : { signal: options.signal }),
       onStdout: heard,
       content: () => contentFor(session.node, upload.step, ready.promise),
