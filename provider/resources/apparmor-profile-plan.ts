@@ -85,7 +85,8 @@ export function enforceAppArmorProfile(
           // when they are replaced.
           run({
             title: `start ${inferenceUnit(inputs.name)} anew, where it runs, under these profiles`,
-            script: `systemctl try-restart -- ${inferenceUnit(inputs.name)}`,
+            // Without the unit try-restart would be an error.
+            script: `! systemctl is-active -q -- ${inferenceUnit(inputs.name)} || systemctl restart -- ${inferenceUnit(inputs.name)}`,
             timeoutSeconds: 600,
           }),
         ]

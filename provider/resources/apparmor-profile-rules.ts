@@ -66,12 +66,23 @@ export const outerRules = ({ name }: AppArmorInputs): readonly Rules[] => [
   ),
 ];
 
+/** A path as it is from the root, and from each directory on the way that could be a mount point. */
+function belowAnyMount(path: string): readonly string[] {
+  const parts = path.split("/").slice(1);
+  return [...parts, ""].map((_, index) =>
+    parts
+      .slice(index)
+      .map((part) => `/${part}`)
+      .join(""),
+  );
+}
+
 /** What a server itself needs, whichever it is. */
 const anyServer = ({ name, storage }: AppArmorInputs): readonly Rules[] => [
   rules("Its libraries and what the C library reads.", "/usr/lib/** mr,", "/etc/ld.so.cache r,"),
   rules(
-    "The same files as the kernel names them when memory of theirs changes its protection: by where they lie below the container's root.",
-    `${storage}/overlay/*/diff*/usr/{bin,lib}/** mr,`,
+    "The same files as the kernel names them when memory of theirs changes its protection: by where they lie in the storage, from the root or, as overlayfs opens them, from the volume's mount point on.",
+    ...belowAnyMount(storage).map((path) => `${path}/overlay/*/diff*/usr/{bin,lib}/** mr,`),
   ),
   rules(
     "Standard input, and what the kernel puts in the place of descriptors that it may not keep.",

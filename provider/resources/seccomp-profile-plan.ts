@@ -59,7 +59,8 @@ export function writeSeccompProfile(
           // A filter is loaded when a process starts, and stays.
           run({
             title: `start ${inferenceUnit(inputs.name)} anew, where it runs, under that profile`,
-            script: `systemctl try-restart -- ${inferenceUnit(inputs.name)}`,
+            // Without the unit try-restart would be an error.
+            script: `! systemctl is-active -q -- ${inferenceUnit(inputs.name)} || systemctl restart -- ${inferenceUnit(inputs.name)}`,
             timeoutSeconds: 600,
           }),
         ]
