@@ -1,0 +1,345 @@
+import { outputOf, UnknownObservation, type PartOutput, type Probe } from "../device/probe.ts";
+import { quote } from "../device/shell-quote.ts";
+import type { Observed } from "../resource.ts";
+import { unitDirectories } from "./boot-units.ts";
+import { byteOrder, parseFiles, readFiles } from "./config-files.ts";
+import { inferenceUnit, readContainerProcesses } from "./container-process.ts";
+import { confinementOfContainer, type AccountIds } from "./inference-container-confinement.ts";
+import { allUnits, managedFiles } from "./inference-container-files.ts";
+import { parseImage, type InferenceContainerInputs } from "./inference-container-inputs.ts";
+import type { InferenceContainerState } from "./inference-container-state.ts";
+import {
+  askProgram,
+  emptyHome,
+  healthAddress,
+  modelFolderOf,
+  runtimeDirectoryOf,
+  userOf,
+} from "./inference-container-unit.ts";
+import { parseMarks, readMarks } from "./managed-files.ts";
+
+/** The container's first process, as `$p`; nothing is printed when there is none. */
+const firstProcess = (unit: string): string => `p= id=
+for f in /sys/fs/cgroup/*.slice/${unit}/libpod-payload-*/cgroup.procs /sys/fs/cgroup/*.slice/*.slice/${unit}/libpod-payload-*/cgroup.procs \\
+  /sys/fs/cgroup/*.slice/${unit}/libpod-payload-*/*/cgroup.procs /sys/fs/cgroup/*.slice/*.slice/${unit}/libpod-payload-*/*/cgroup.procs; do
+  if [ -r "$f" ] && read -r p <"$f"; then id=\${f#*/libpod-payload-} id=\${id%%/*} && break; fi
+done`;
+
+/** The probe of one service. */
+export function inferenceContainerProbe(
+  inputs: InferenceContainerInputs,
+): Probe<Observed<InferenceContainerState>> {
+  const { name, modelDirectory, storage } = inputs;
+  const user = userOf(name);
+  const unit = inferenceUnit(name);
+  const units = allUnits(name);
+  const services = units.filter((each) => each.endsWith(".service"));
+  const { address, path, inNamespace } = healthAddress(inputs);
+  const ask = `${askProgram} ${address} ${path} 10`;
+  return {
+    id: `edgeseal:inference:InferenceContainer#${name}`,
+    parts: {
+      account: `getent passwd ${user} || [ $? -eq 2 ] || exit 1
+getent shadow ${user} || [ $? -eq 2 ] || exit 1
+getent group || exit 1
+if [ -e /var/lib/systemd/linger/${user} ]; then echo lingering; fi`,
+      subordinate: readFiles(["/etc/subuid", "/etc/subgid"], `$0 ~ /^${user}:/ { emit() }`),
+      directories: `for d in ${emptyHome} ${storage}; do if [ -d "$d" ]; then stat -c '%a %U:%G %n' "$d"; fi; done`,
+      files: readMarks(managedFiles(inputs).map(({ path: each }) => each)),
+      units: `systemctl show -p Id -p LoadState -p UnitFileState -p ActiveState -p SubState -p Result -p NRestarts -p NeedDaemonReload -p FragmentPath -p DropInPaths -p MainPID ${units.join(" ")} || exit 1
+for d in ${unitDirectories.join(" ")}; do
+  for f in ${units.map((each) => `"$d/${each}.d"/*.conf`).join(" ")}; do if [ -e "$f" ]; then echo "changed $f"; fi; done
+done`,
+      processes: readContainerProcesses(name),
+      container: `${firstProcess(unit)}
+[ -n "$p" ] || exit 0
+echo "id $id"
+sed 's/^/mount /' "/proc/$p/mountinfo" 2>/dev/null
+sed 's/^/net /' "/proc/$p/net/dev" 2>/dev/null
+awk '/^[0-9a-f]+-/ { model = $6 == "/models/model.gguf" } model && /^(Size|Locked):/ { sum[$1] += $2 } END { for (k in sum) print "map " k " " sum[k] }' "/proc/$p/smaps" 2>/dev/null
+c=\${f%/libpod-payload-*}
+for k in memory.max memory.swap.max pids.max cpu.max; do if [ -r "$c/$k" ] && read -r v <"$c/$k"; then echo "limit $k $v"; fi; done
+main=$(systemctl show -P MainPID ${unit})
+grep -s ^Seccomp_filters: "/proc/$main/status" | sed 's/^/main /'
+exit 0`,
+      storage: readFiles([
+        `${storage}/overlay-images/images.json`,
+        `${storage}/overlay-containers/containers.json`,
+        `${runtimeDirectoryOf(name)}/storage/overlay-containers/volatile-containers.json`,
+      ]),
+      owned: `uid=$(id -u ${user} 2>/dev/null) || exit 0
+for s in $(grep -lsE "^Uid:.*[[:space:]]$uid([[:space:]]|\\$)" /proc/[0-9]*/status); do
+  d=\${s%/status}
+  { read -r cgroup <"$d/cgroup" && read -r comm <"$d/comm"; } 2>/dev/null || continue
+  echo "$cgroup $comm"
+done`,
+      health: `${firstProcess(unit)}
+if [ -z "$p" ]; then echo 'not running'
+elif [ ! -x ${askProgram} ]; then echo 'no answer'
+else ${inNamespace ? `nsenter --net="/proc/$p/ns/net" ${ask}` : ask} || :
+fi`,
+      // Of a server that does not run: what the check before its start said, else podman's last words. Never the server's own: those could hold parts of a prompt.
+      reason: `if systemctl is-active -q ${unit}; then exit 0; fi
+if [ -s /run/edgeseal/inference/${name} ]; then cat /run/edgeseal/inference/${name}; exit; fi
+journalctl -q -o cat -n 100 -u ${unit} | grep -E '^(Error: |${unit}: (Failed (at|to) |(Main|Control) process exited|A process of this unit has been killed by the OOM))' | tail -n 1 | cut -c 1-300`,
+      places: `if [ -e ${quote(`${modelFolderOf(inputs)}/model.gguf`)} ]; then echo model; fi
+for d in ${modelDirectory} ${storage}; do
+  # It is still to be made.
+  at=$d
+  while [ -n "$at" ] && [ ! -d "$at" ]; do at=\${at%/*}; done
+  m=$(stat -c %m -- "$at/" 2>/dev/null) || m=
+  case $m in '' | /) echo "place $d"; continue ;; esac
+  dev=$(awk -v m="$m" '$5 == m { d = $3 } END { print d }' /proc/self/mountinfo)
+  read -r uuid <"/sys/dev/block/$dev/dm/uuid" 2>/dev/null || uuid=
+  echo "place $d $m $uuid"
+done`,
+      exposure: `command -v systemd-analyze >/dev/null || exit 0
+for u in ${services.join(" ")}; do
+  if [ -e "/etc/systemd/system/$u" ]; then systemd-analyze security --no-pager "$u" 2>/dev/null | tail -n 1; fi
+done`,
+    },
+    parse: (parts) => ({ outcome: "present", state: parseState(inputs, parts) }),
+  };
+}
+
+function parseState(
+  inputs: InferenceContainerInputs,
+  parts: Readonly<Record<string, PartOutput>>,
+): InferenceContainerState {
+  const { name } = inputs;
+  const { failure, ...units } = readUnits(inputs, outputOf(parts, "units"));
+  const container = outputOf(parts, "container");
+  const storage = readStorage(outputOf(parts, "storage"));
+  const id = /^id (.*)$/m.exec(container)?.[1] ?? "";
+  const running = storage.containers.find((each) => each.id === id);
+  // Manifests that differ in their annotations alone are one image: it has the digests of all of them.
+  const digestOf = ({ image }: Container, wanted?: string): string => {
+    const digests = storage.digests.get(image) ?? [];
+    return digests.find((digest) => digest === wanted) ?? digests[0] ?? "unknown";
+  };
+  const places = outputOf(parts, "places").split("\n");
+  const { ids, ...account } = readAccount(userOf(name), outputOf(parts, "account"));
+  return {
+    ...account,
+    subordinateIds: [...parseFiles(outputOf(parts, "subordinate"))].flatMap(([path, lines]) =>
+      lines.map((line) => `${path}: ${line}`),
+    ),
+    directories: readDirectories(outputOf(parts, "directories")),
+    files: parseMarks(outputOf(parts, "files")),
+    ...units,
+    health: readHealth(outputOf(parts, "health")),
+    reason: outputOf(parts, "reason").trim() || failure,
+    image: running === undefined ? "" : digestOf(running, parseImage(inputs.image)?.digest),
+    model: mountedModel(container),
+    confinement: confinementOfContainer(inputs, outputOf(parts, "processes"), container, ids),
+    foreignContainers: storage.containers
+      .filter((each) => !each.names.includes(userOf(name)))
+      .map((each) => `${each.names.join(" ")} of ${digestOf(each)}`)
+      .sort(byteOrder),
+    foreignProcesses: readForeign(name, outputOf(parts, "owned")),
+    images: [...new Set([...storage.digests.values()].flat())].sort(byteOrder),
+    modelPresent: places.includes("model"),
+    volumes: readPlaces(places),
+    exposure: readExposure(outputOf(parts, "exposure")),
+  };
+}
+
+function readHealth(output: string): InferenceContainerState["health"] {
+  const said = output.trim();
+  if (said === "healthy" || said === "loading" || said === "no answer" || said === "not running") return said;
+  throw new UnknownObservation(`the server's health was not told: '${said.slice(0, 120)}'`);
+}
+
+// --- the account ---
+
+type Account = Pick<InferenceContainerState, "account" | "groups" | "groupMembers" | "lingering">;
+
+function readAccount(user: string, output: string): Account & { readonly ids: AccountIds } {
+  const lines = output.split("\n");
+  const own = lines.filter((line) => line.startsWith(`${user}:`)).map((line) => line.split(":"));
+  // passwd(5) has 7 fields, shadow(5) 9, group(5) 4.
+  const passwd = own.find((fields) => fields.length === 7);
+  const shadow = own.find((fields) => fields.length === 9);
+  const groups = lines.map((line) => line.split(":")).filter((fields) => fields.length === 4);
+  const members = (fields: readonly string[]): readonly string[] =>
+    (fields[3] ?? "").split(",").filter(Boolean);
+  const primary = groups.find((fields) => fields[2] === passwd?.[3]);
+  const number = (text: string | undefined): number | undefined =>
+    text === undefined ? undefined : Number(text);
+  return {
+    ids: { uid: number(passwd?.[2]), gid: number(passwd?.[3]) },
+    account:
+      passwd === undefined
+        ? {}
+        : {
+            group: primary?.[0] ?? "unknown",
+            home: passwd[5] ?? "",
+            shell: passwd[6] ?? "",
+            password: /^[!*]/.test(shadow?.[1] ?? "") ? "locked" : "not locked",
+          },
+    groups: groups
+      .filter((fields) => members(fields).includes(user) && fields !== primary)
+      .map(([group = ""]) => group)
+      .sort(byteOrder),
+    groupMembers: groups
+      .filter(([group]) => group === user)
+      .flatMap(members)
+      .sort(byteOrder),
+    lingering: lines.includes("lingering"),
+  };
+}
+
+function readDirectories(output: string): Record<string, string> {
+  return Object.fromEntries(
+    output.split("\n").flatMap((line): [string, string][] => {
+      const [, mode, owner, path] = /^(\d+) (\S+) (\/.*)$/.exec(line) ?? [];
+      return path === undefined ? [] : [[path, `${(mode ?? "").padStart(4, "0")} ${owner ?? ""}`]];
+    }),
+  );
+}
+
+// --- units ---
+
+function readUnits(
+  { name }: InferenceContainerInputs,
+  output: string,
+): Pick<InferenceContainerState, "units" | "unitOverrides" | "restarts"> & { readonly failure: string } {
+  const blocks = output.split(/\n\n+/).map(
+    (block) =>
+      new Map(
+        block.split("\n").map((line): [string, string] => {
+          const equals = line.indexOf("=");
+          return [line.slice(0, Math.max(equals, 0)), line.slice(equals + 1)];
+        }),
+      ),
+  );
+  const shown = blocks.filter((block) => block.has("Id"));
+  if (shown.length === 0) throw new UnknownObservation("systemd told nothing of the service's units");
+  const changed = output.split("\n").flatMap((line) => /^changed (.*)$/.exec(line)?.[1] ?? []);
+  const overrides = new Set(changed);
+  const units: Record<string, string> = {};
+  for (const block of shown) {
+    const id = block.get("Id") ?? "";
+    const value = (key: string): string => block.get(key) ?? "";
+    for (const path of value("DropInPaths").split(" ").filter(Boolean))
+      if (!ofTheDistribution.test(path)) overrides.add(path);
+    const fragment = value("FragmentPath");
+    if (fragment !== "" && fragment !== `/etc/systemd/system/${id}`) overrides.add(fragment);
+    if (value("LoadState") === "not-found") continue;
+    units[id] = [
+      value("LoadState") === "masked" ? "masked" : value("UnitFileState"),
+      // What is started on demand, or by a timer, comes and goes.
+      ...(isOnDemand(id) ? [] : [value("ActiveState")]),
+      ...(value("NeedDaemonReload") === "yes" ? ["changed since systemd read it"] : []),
+    ].join(", ");
+  }
+  const service = shown.find((block) => block.get("Id") === inferenceUnit(name));
+  const active = service?.get("ActiveState") === "active";
+  const result = service?.get("Result") ?? "";
+  return {
+    units,
+    unitOverrides: [...overrides].sort(byteOrder),
+    restarts: Number(service?.get("NRestarts") ?? 0),
+    failure: active
+      ? ""
+      : result === "success" || result === ""
+        ? "it was not started, or was stopped"
+        : `systemd says: ${result}`,
+  };
+}
+
+/** Drop-ins for all services of a system are its distribution's. */
+const ofTheDistribution = /^\/usr\/lib\/systemd\/system\/(service|socket|timer)\.d\//;
+
+/** Units that are not to be there all the time. */
+export const isOnDemand = (unit: string): boolean => /-(health|port)\.service$/.test(unit);
+
+// --- images and containers ---
+
+interface Container {
+  readonly id: string;
+  readonly names: readonly string[];
+  readonly image: string;
+}
+
+/** What podman's storage says of itself (containers/storage, `images.json` and `containers.json`). */
+function readStorage(output: string): {
+  /** Of each image, by its id: of all manifests that it came with. */
+  readonly digests: ReadonlyMap<string, readonly string[]>;
+  readonly containers: readonly Container[];
+} {
+  const files = parseFiles(output);
+  const entries = (ending: string): readonly Readonly<Record<string, unknown>>[] =>
+    [...files]
+      .filter(([path]) => path.endsWith(ending))
+      .flatMap(([path, lines]) => jsonList(path, lines.join("\n")));
+  const text = (value: unknown): string => (typeof value === "string" ? value : "");
+  const texts = (value: unknown): readonly string[] => (Array.isArray(value) ? value.map(text) : []);
+  return {
+    digests: new Map(
+      entries("/images.json").map((each) => [
+        text(each["id"]),
+        texts(each["big-data-names"]).flatMap(
+          (name) => /^manifest-(sha256:[0-9a-f]{64})$/.exec(name)?.[1] ?? [],
+        ),
+      ]),
+    ),
+    containers: entries("containers.json").map((each) => ({
+      id: text(each["id"]),
+      names: texts(each["names"]),
+      image: text(each["image"]),
+    })),
+  };
+}
+
+function jsonList(path: string, text: string): readonly Readonly<Record<string, unknown>>[] {
+  try {
+    const value: unknown = text.trim() === "" ? [] : JSON.parse(text);
+    if (Array.isArray(value)) return value as readonly Readonly<Record<string, unknown>>[];
+  } catch {
+    // Said below.
+  }
+  throw new UnknownObservation(`${path} is not a list in JSON`);
+}
+
+/** The model by the folder that is mounted, whatever the unit says. */
+function mountedModel(container: string): string {
+  const mount = container
+    .split("\n")
+    .find((line) => line.startsWith("mount ") && line.split(" ")[5] === "/models");
+  const folder = mount?.split(" ")[4]?.split("/").at(-1) ?? "";
+  return /^[0-9a-f]{64}$/.test(folder) ? `sha256:${folder}` : folder;
+}
+
+function readForeign(name: string, output: string): string[] {
+  const own = [inferenceUnit(name), `${userOf(name)}-`];
+  return output
+    .split("\n")
+    .filter((line) => line !== "")
+    .flatMap((line) => {
+      // 0::/system.slice/edgeseal-inference.service/libpod-payload-... llama-server
+      const [, cgroup = "", command = ""] = /^\d*:[^:]*:(\S+) (.*)$/.exec(line) ?? [];
+      const ours = cgroup.split("/").some((part) => part === own[0]);
+      return ours ? [] : [`${command.replaceAll(/[^\x20-\x7e]/g, "?")} in ${cgroup}`];
+    })
+    .sort(byteOrder);
+}
+
+function readPlaces(lines: readonly string[]): Record<string, string> {
+  return Object.fromEntries(
+    lines.flatMap((line): [string, string][] => {
+      const [word, path = "", mount = "", uuid = ""] = line.split(" ");
+      if (word !== "place") return [];
+      if (mount === "") return [[path, "not mounted"]];
+      return [[path, `${mount}, ${uuid.startsWith("CRYPT-") ? "encrypted" : "not encrypted"}`]];
+    }),
+  );
+}
+
+const readExposure = (output: string): Record<string, string> =>
+  Object.fromEntries(
+    [...output.matchAll(/Overall exposure level for (\S+): ([\d.]+)/g)].map(([, unit = "", figure = ""]) => [
+      unit,
+      figure,
+    ]),
+  );

@@ -1,0 +1,59 @@
+import { Type, type Static } from "typebox";
+import { oneOf, texts, textsByName } from "./state-schema.ts";
+
+/** What is read back of `edgeseal:inference:InferenceContainer`: of the process that serves, from the kernel, wherever there is one. */
+export const inferenceContainerState = Type.Object({
+  health: oneOf(
+    ["healthy", "loading", "no answer", "not running"],
+    "Whether the server answers: `loading` while it reads the model; `no answer`: it runs, and does not answer within 10 s, or with an error.",
+  ),
+  reason: Type.String({
+    description:
+      "Why it does not run: what the check before its start said (the volume is locked, the model is not the signed one), else systemd's and podman's last words. Empty while it runs.",
+  }),
+  image: Type.String({
+    description: "Digest of the image that the running container was made of; empty when none runs.",
+  }),
+  model: Type.String({
+    description: "Digest of the model that is mounted in the running container; empty when none runs.",
+  }),
+  confinement: textsByName(
+    "What holds of the container's first process, read from the kernel: `user`, `groups`, `capabilities` (of all five sets), `noNewPrivileges`, `seccomp`, `appArmor`, `namespaces` of its own, `rootFilesystem`, `writable` (what else it can write to), `interfaces` of its network, `oomScoreAdjust`, `memoryMax`, `swapMax`, `tasksMax`, `cpuMax`, and for llama-server `modelLocked`. Empty when none runs.",
+  ),
+  account: textsByName(
+    "The service's user: `home`, `shell`, `password`, and its user database entry's `group`; empty without such a user.",
+  ),
+  groups: texts("Groups that the user was added to, e.g. `video`. Sorted."),
+  groupMembers: texts(
+    "Users that were added to the service's group, and so can talk to the server. Sorted; services get in by SupplementaryGroups= of their units, which does not show here.",
+  ),
+  subordinateIds: texts("Lines of /etc/subuid and /etc/subgid that are this user's: it needs none."),
+  lingering: Type.Boolean({
+    description: "Whether systemd keeps a manager for the user, for units of its own.",
+  }),
+  directories: textsByName("Mode and owner of the service's folders, by path."),
+  files: textsByName("Mode, owner and digest of the unit files and programs, by path."),
+  unitOverrides: texts(
+    "Files that change what the unit files say: drop-ins, also such as systemctl set-property makes, and units of the same names that come first. Sorted.",
+  ),
+  units: textsByName(
+    "Each unit of the service: whether it is enabled and active, and whether systemd has read its file as it is now.",
+  ),
+  foreignContainers: texts(
+    "Containers in the service's storage that are not its own, with their image. Sorted.",
+  ),
+  foreignProcesses: texts("Processes of the service's user outside its units. Sorted."),
+  images: texts("Digests of the images in the service's storage. Reported only. Sorted."),
+  modelPresent: Type.Boolean({ description: "Whether the model is on the node. Reported only." }),
+  volumes: textsByName(
+    "What `modelDirectory` and `storage` are on: mount point and whether it is encrypted; `not mounted` where they are on the root file system, or nowhere. Reported only.",
+  ),
+  exposure: textsByName(
+    "What `systemd-analyze security` says of each service: 0.0 (nothing exposed) to 10.0. Reported only.",
+  ),
+  restarts: Type.Integer({
+    description: "How often systemd started it again since it was started. Reported only.",
+  }),
+});
+
+export type InferenceContainerState = Static<typeof inferenceContainerState>;

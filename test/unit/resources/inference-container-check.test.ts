@@ -1,0 +1,179 @@
+import { generateKeyPairSync, sign, type KeyObject } from "node:crypto";
+import { chmodSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import { onDevice } from "../../../provider/resources/managed-files.ts";
+import { sha256Hex } from "../../../provider/trust/digest.ts";
+import {
+  modelStatement,
+  preAuthenticationEncoding,
+  statementPayloadType,
+} from "../../../provider/trust/model-statement.ts";
+import { FakeRoot } from "./fake-root.ts";
+
+/*
+ * The program that decides at each start whether a server may: with real signatures and OpenSSL.
+ */
+
+const program = onDevice("check-inference");
+const model = Buffer.from("GGUF: a model");
+const hex = sha256Hex(model);
+const folder = `/var/models/${hex}`;
+
+const key = () => generateKeyPairSync("rsa", { modulusLength: 2048 });
+const site = key();
+const other = key();
+const pem = (publicKey: KeyObject): string => publicKey.export({ type: "spki", format: "pem" }).toString();
+
+/** `stat` as far as the program asks: where a path is mounted, and a file's owner and mode. */
+const stat = `#!/bin/sh
+case "$*" in *%m*) for path; do :; done; [ -d "$path" ] && cat "$ROOT/mount-point" ;; *) cat "$ROOT/marks" ;; esac
+`;
+
+function statementOf(sha256: string, origin = "https://models.example/x") {
+  return preAuthenticationEncoding(
+    statementPayloadType,
+    modelStatement({ name: "a-model", sha256, bytes: model.length, origin, licence: "Apache-2.0" }),
+  );
+}
+
+/** A node on which all is as it should be. */
+function goodNode(): FakeRoot {
+  const root = new FakeRoot();
+  root.write("/usr/sbin/stat", stat);
+  chmodSync(join(root.root, "usr/sbin/stat"), 0o755);
+  root.write("/mount-point", "/var/models\n");
+  root.write("/marks", "root -r--r--r--\n");
+  root.write("/var/storage/x", "");
+  root.write(`${folder}/model.gguf`, model);
+  signed(root, statementOf(hex), site.privateKey);
+  root.write("/etc/edgeseal/model-keys/site.pem", pem(site.publicKey));
+  return root;
+}
+
+function signed(root: FakeRoot, statement: Buffer, privateKey: KeyObject): void {
+  root.write(`${folder}/statement.pae`, statement);
+  root.write(`${folder}/statement.sig`, sign("sha256", statement, privateKey));
+}
+
+function check(root: FakeRoot) {
+  const { code, stderr } = root.sh(`set -- inference /var/models ${hex} /var/storage\n${program}`);
+  const reason = root.exists("/run/edgeseal/inference/inference")
+    ? root.read("/run/edgeseal/inference/inference").trim()
+    : "";
+  return { code, reason, stderr };
+}
+
+test("a signed model on a mounted volume may be served, and an earlier reason is gone", () => {
+  using root = goodNode();
+  root.write("/run/edgeseal/inference/inference", "volume-not-mounted: yesterday\n");
+  expect(check(root)).toEqual({ code: 0, reason: "", stderr: "" });
+});
+
+test("one that another of the site's keys has signed, too", () => {
+  using root = goodNode();
+  root.write("/etc/edgeseal/model-keys/a-first.pem", pem(other.publicKey));
+  expect(check(root).code).toBe(0);
+});
+
+describe("else the start is skipped, and why is kept", () => {
+  test.each<[string, (root: FakeRoot) => void, RegExp]>([
+    [
+      "the volume is not mounted",
+      (root) => root.write("/mount-point", "/\n"),
+      /^volume-not-mounted: \/var\/models is not on a mounted volume$/,
+    ],
+    [
+      "there is no storage",
+      (root) => root.remove("/var/storage"),
+      /^volume-not-mounted: \/var\/storage is not/,
+    ],
+    [
+      "the sealed volume stays locked",
+      (root) => {
+        root.write("/mount-point", "/\n");
+        root.write("/etc/edgeseal/volumes/models.conf", "mount-point=@ROOT/var\nfilesystem=ext4\n");
+        root.write("/run/edgeseal/volumes/models", "state=locked\nreason=pcr11-not-approved: PCR 11 is 00\n");
+      },
+      /the sealed volume models is to be mounted at \/var and is not: pcr11-not-approved: PCR 11 is 00$/,
+    ],
+    [
+      "there is no model",
+      (root) => root.remove(`${folder}/model.gguf`),
+      /^model-missing: .*model\.gguf is not there/,
+    ],
+    [
+      "a link in its place",
+      (root) => {
+        root.remove(`${folder}/model.gguf`);
+        root.write("/var/elsewhere", model);
+        root.link(`${folder}/model.gguf`, join(root.root, "var/elsewhere"));
+      },
+      /^model-missing/,
+    ],
+    [
+      "there is no signature",
+      (root) => root.remove(`${folder}/statement.sig`),
+      /^model-missing: .*statement\.sig/,
+    ],
+    ["others may write to it", (root) => root.write("/marks", "root -rw-r--rw-\n"), /^model-writable/],
+    ["a group may write to it", (root) => root.write("/marks", "root -rw-rw-r--\n"), /^model-writable/],
+    ["it is another's", (root) => root.write("/marks", "edge -r--r--r--\n"), /^model-writable/],
+    [
+      "one byte differs",
+      (root) => root.write(`${folder}/model.gguf`, "GGUF: a mode1"),
+      new RegExp(
+        `^model-differs: .* has the digest sha256:${sha256Hex("GGUF: a mode1")}, not the signed one`,
+      ),
+    ],
+    ["it is cut off", (root) => root.write(`${folder}/model.gguf`, ""), /^model-differs/],
+    [
+      "another key has signed",
+      (root) => signed(root, statementOf(hex), other.privateKey),
+      /^model-not-signed: .* signed by none of the keys/,
+    ],
+    [
+      "its key is no longer allowed",
+      (root) => root.remove("/etc/edgeseal/model-keys/site.pem"),
+      /^model-not-signed/,
+    ],
+    [
+      "the statement was changed",
+      (root) => root.write(`${folder}/statement.pae`, statementOf(hex, "elsewhere")),
+      /^model-not-signed/,
+    ],
+    [
+      "the statement is another model's",
+      (root) => signed(root, statementOf("c".repeat(64)), site.privateKey),
+      /^model-not-signed: .* is for another model/,
+    ],
+    [
+      "another model's statement names it where it came from",
+      (root) =>
+        signed(
+          root,
+          statementOf("c".repeat(64), `"subject":[{"digest":{"sha256":"${hex}"},"name":"x"}]`),
+          site.privateKey,
+        ),
+      /is for another model/,
+    ],
+    [
+      "the site's key has signed something of another kind",
+      (root) =>
+        signed(
+          root,
+          Buffer.from(`{"predicateType":"urn:other","subject":[{"digest":{"sha256":"${hex}"},"name":"x"}]}`),
+          site.privateKey,
+        ),
+      /is for another model/,
+    ],
+  ])("%s", (_, change, reason) => {
+    using root = goodNode();
+    change(root);
+    const found = check(root);
+    // systemd takes 1 to 254 of ExecCondition= for "skip".
+    expect(found.code).toBe(1);
+    expect(found.reason).toMatch(reason);
+    expect(found.stderr).toBe(`<3>inference does not start: ${found.reason}`);
+  });
+});
