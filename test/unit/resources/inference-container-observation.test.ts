@@ -1,0 +1,421 @@
+import { describe, expect, test } from "vitest";
+import { diffState } from "../../../provider/diff.ts";
+import { UnknownObservation, type PartOutput } from "../../../provider/device/probe.ts";
+import { inferenceContainer } from "../../../provider/resources/inference-container.ts";
+import { managedFiles } from "../../../provider/resources/inference-container-files.ts";
+import type { InferenceContainerInputs } from "../../../provider/resources/inference-container-inputs.ts";
+import type { InferenceContainerState } from "../../../provider/resources/inference-container-state.ts";
+import { sha256Hex } from "../../../provider/trust/digest.ts";
+import { example } from "./inference-container-example.ts";
+
+/*
+ * What a node prints is read as what it means. The outputs are those of the virtual Pi, shortened.
+ */
+
+const wanted: InferenceContainerInputs = { ...example, cpuQuotaPercent: 300 };
+const id = "1399ed7d0ee0a650f1ea3bcc70c92dff7f572bc07c3d660a77086d1126bda5f6";
+const imageId = "1206275158bb54369d287a886ce74f6b76b9abe4c62c168a6a7c8f397abfb4fa";
+const model = "b".repeat(64);
+const digest = `sha256:${"a".repeat(64)}`;
+
+const none = "0000000000000000";
+const kinds = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
+const process = [
+  "process 4242",
+  "NSpid:\t4242\t1",
+  "Uid:\t989\t989\t989\t989",
+  "Gid:\t989\t989\t989\t989",
+  "Groups:\t989 ",
+  ...["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map((set) => `${set}:\t${none}`),
+  ...[
+    "NoNewPrivs:\t1",
+    "Seccomp:\t2",
+    "Seccomp_filters:\t21",
+    "VmLck:\t  240812 kB",
+    "VmSwap:\t       0 kB",
+    "Threads:\t9",
+  ],
+  "oom: 500",
+  "label: edgeseal-inference//&edgeseal-inference-podman (enforce)",
+  "own /usr/bin/llama-server",
+  ...kinds.map((kind) => `own ${kind}:[${kind === "time" ? 1 : 2}]`),
+  ...kinds.map((kind) => `init ${kind}:[1]`),
+].join("\n");
+
+const container = [
+  `id ${id}`,
+  "mount 97 68 0:41 / / ro,relatime - overlay overlay rw,lowerdir=/x,upperdir=/y,workdir=/z,userxattr",
+  `mount 90 97 254:0 /models/${model} /models ro,nosuid,nodev,noexec,relatime - ext4 /dev/mapper/edgeseal-models rw`,
+  "mount 92 97 0:26 /edgeseal-inference/http /run/inference rw,nosuid,nodev,relatime - tmpfs tmpfs rw,size=305980k,mode=755",
+  "mount 91 97 0:26 /x/userdata/.containerenv /run/.containerenv ro,nosuid,nodev,noexec,relatime - tmpfs tmpfs rw",
+  "mount 99 97 0:45 / /tmp rw,nosuid,nodev,noexec,relatime - tmpfs tmpfs rw,size=16384k,uid=989,gid=989",
+  "mount 100 97 0:46 / /proc rw,nosuid,nodev,noexec,relatime - proc proc rw",
+  "mount 101 97 0:47 / /dev ro,nosuid - tmpfs tmpfs rw,size=65536k,mode=755",
+  "mount 102 101 0:43 / /dev/mqueue rw,nosuid,nodev,noexec,relatime - mqueue mqueue rw",
+  "net Inter-|   Receive                                                |  Transmit",
+  "net  face |bytes    packets errs drop fifo frame compressed multicast|bytes",
+  "net     lo:       0       0    0    0    0     0          0         0        0",
+  "map Size: 240812",
+  "map Locked: 240812",
+  "limit memory.max 1073741824",
+  "limit memory.swap.max 0",
+  "limit pids.max 64",
+  "limit cpu.max 300000 100000",
+  "main Seccomp_filters:\t20",
+  "",
+].join("\n");
+
+const image = (digests: readonly string[]) => ({
+  id: imageId,
+  digest: digests[0],
+  names: ["registry.example/edge/llama:x"],
+  "big-data-names": [`sha256:${imageId}`, ...digests.map((each) => `manifest-${each}`), "manifest"],
+});
+const storage = "/srv/models/containers/inference";
+const storageOf = (images: object, containers: object): string => {
+  const files = [
+    [`${storage}/overlay-images/images.json`, images],
+    [`${storage}/overlay-containers/containers.json`, containers],
+  ] as const;
+  return files.map(([path, value]) => `F ${path}\nL ${path}:${JSON.stringify(value)}\n`).join("");
+};
+
+const unit = (name: string, values: Readonly<Record<string, string>>): string =>
+  Object.entries({
+    Id: name,
+    LoadState: "loaded",
+    UnitFileState: "enabled",
+    ActiveState: "active",
+    SubState: "running",
+    Result: "success",
+    NRestarts: "0",
+    NeedDaemonReload: "no",
+    FragmentPath: `/etc/systemd/system/${name}`,
+    DropInPaths: "",
+    MainPID: "4200",
+    ...values,
+  })
+    .map(([key, value]) => `${key}=${value}`)
+    .join("\n");
+const units = (service: Readonly<Record<string, string>> = {}): string =>
+  `${[
+    unit("edgeseal-inference.service", service),
+    unit("edgeseal-inference-health.service", { UnitFileState: "static", ActiveState: "inactive" }),
+    unit("edgeseal-inference-health.timer", {}),
+    unit("edgeseal-inference-port.service", { LoadState: "not-found", FragmentPath: "" }),
+    unit("edgeseal-inference-port.socket", { LoadState: "not-found", FragmentPath: "" }),
+  ].join("\n\n")}\n`;
+
+const account = [
+  "edgeseal-inference:x:989:989::/usr/lib/edgeseal/no-home:/usr/sbin/nologin",
+  "edgeseal-inference:!:20787::::::",
+  "root:x:0:",
+  "video:x:44:",
+  "edgeseal-inference:x:989:",
+  "",
+].join("\n");
+
+const good: Readonly<Record<string, string>> = {
+  account,
+  subordinate: "",
+  directories: `755 root:root /usr/lib/edgeseal/no-home\n700 edgeseal-inference:edgeseal-inference ${storage}\n`,
+  files: managedFiles(wanted)
+    .map(({ path, mode, content }) => `${path} ${mode.slice(1)} root:root sha256:${sha256Hex(content)}\n`)
+    .join(""),
+  units: units(),
+  processes: process,
+  container,
+  storage: storageOf([image([digest])], [{ id, names: ["edgeseal-inference"], image: imageId }]),
+  owned: `0::/system.slice/edgeseal-inference.service/libpod-payload-${id} llama-server\n0::/system.slice/edgeseal-inference.service/runtime conmon\n`,
+  health: "healthy\n",
+  reason: "",
+  places: `model\nplace /srv/models/models /srv/models CRYPT-LUKS2-00-edgeseal-models\nplace ${storage} /srv/models CRYPT-LUKS2-00-edgeseal-models\n`,
+  exposure: "-> Overall exposure level for edgeseal-inference.service: 2.5 OK :-)\n",
+};
+
+function stateOf(changed: Readonly<Record<string, string>> = {}): InferenceContainerState {
+  const parts = Object.fromEntries(
+    Object.entries({ ...good, ...changed }).map(([name, stdout]): [string, PartOutput] => [
+      name,
+      { code: 0, stdout, stderr: "" },
+    ]),
+  );
+  const observed = inferenceContainer.observe(wanted).parse(parts);
+  if (observed.outcome !== "present") throw new Error("not observed");
+  return observed.state;
+}
+
+const drift = (changed: Readonly<Record<string, string>>): Readonly<Record<string, unknown>> =>
+  Object.fromEntries(
+    diffState(inferenceContainer.desired(wanted), stateOf(changed)).map(({ path, observed }) => [
+      path,
+      observed,
+    ]),
+  );
+
+test("a service that is as it should be has no drift", () => {
+  expect(drift({})).toEqual({});
+  expect(stateOf()).toMatchObject({
+    images: [digest],
+    modelPresent: true,
+    volumes: { "/srv/models/models": "/srv/models, encrypted", [storage]: "/srv/models, encrypted" },
+    exposure: { "edgeseal-inference.service": "2.5" },
+  });
+});
+
+const replaced = (part: string, from: string | RegExp, to: string): Readonly<Record<string, string>> => {
+  const changed = (good[part] ?? "").replace(from, to);
+  if (changed === good[part]) throw new Error(`${part} has no ${String(from)}`);
+  return { [part]: changed };
+};
+
+describe("each fault of the process is told by its name", () => {
+  test.each<[string, Readonly<Record<string, string>>, Readonly<Record<string, string>>]>([
+    [
+      "another user",
+      replaced("processes", "Uid:\t989\t989", "Uid:\t989\t0"),
+      { "confinement.user": "users 989 0 989 989, groups 989 989 989 989" },
+    ],
+    [
+      "a group more",
+      replaced("processes", "Groups:\t989 ", "Groups:\t44 989 "),
+      { "confinement.groups": "44" },
+    ],
+    [
+      "a capability in any set",
+      replaced("processes", `CapBnd:\t${none}`, "CapBnd:\t0000000000802000"),
+      { "confinement.capabilities": "CAP_NET_RAW CAP_SYS_NICE" },
+    ],
+    [
+      "new privileges allowed",
+      replaced("processes", "NoNewPrivs:\t1", "NoNewPrivs:\t0"),
+      { "confinement.noNewPrivileges": "no" },
+    ],
+    ["no filter", replaced("processes", "Seccomp:\t2", "Seccomp:\t0"), { "confinement.seccomp": "off" }],
+    [
+      "the unit's filters alone",
+      replaced("processes", "filters:\t21", "filters:\t20"),
+      { "confinement.seccomp": "none of its own" },
+    ],
+    [
+      "no profile",
+      replaced("processes", /label: .*/, "label: unconfined"),
+      { "confinement.appArmor": "unconfined" },
+    ],
+    [
+      "one of two profiles",
+      replaced("processes", "edgeseal-inference//&", ""),
+      { "confinement.appArmor": "edgeseal-inference-podman (enforce)" },
+    ],
+    [
+      "profiles that only complain",
+      replaced("processes", "(enforce)", "(complain)"),
+      { "confinement.appArmor": "edgeseal-inference and edgeseal-inference-podman (complain)" },
+    ],
+    [
+      "the node's network",
+      replaced("processes", "own net:[2]", "own net:[1]"),
+      { "confinement.namespaces": "cgroup ipc mnt pid user uts" },
+    ],
+    [
+      "another OOM score",
+      replaced("processes", "oom: 500", "oom: -1000"),
+      { "confinement.oomScoreAdjust": "-1000" },
+    ],
+    [
+      "a root that can be written to",
+      replaced("container", "/ / ro,relatime", "/ / rw,relatime"),
+      { "confinement.rootFilesystem": "writable" },
+    ],
+    [
+      "a model that can be written to",
+      replaced("container", "/models ro,", "/models rw,"),
+      { "confinement.writable": "/models, /run/inference, /tmp of 16 MiB without exec" },
+    ],
+    [
+      "a /tmp without a limit",
+      replaced("container", "size=16384k,", ""),
+      { "confinement.writable": "/run/inference, /tmp of any size without exec" },
+    ],
+    [
+      "programs in /tmp",
+      replaced("container", "/tmp rw,nosuid,nodev,noexec", "/tmp rw,nosuid,nodev"),
+      { "confinement.writable": "/run/inference, /tmp of 16 MiB" },
+    ],
+    [
+      "an interface more",
+      replaced("container", "net     lo:", "net   eth0:       0\nnet     lo:"),
+      { "confinement.interfaces": "eth0 lo" },
+    ],
+    [
+      "no memory limit",
+      replaced("container", "memory.max 1073741824", "memory.max max"),
+      { "confinement.memoryMax": "max" },
+    ],
+    ["swap", replaced("container", "swap.max 0", "swap.max max"), { "confinement.swapMax": "max" }],
+    [
+      "no limit of tasks",
+      replaced("container", "pids.max 64", "pids.max max"),
+      { "confinement.tasksMax": "max" },
+    ],
+    [
+      "another share of the processor",
+      replaced("container", "cpu.max 300000", "cpu.max max"),
+      { "confinement.cpuMax": "none" },
+    ],
+    [
+      "half of the model locked",
+      replaced("container", "Locked: 240812", "Locked: 120000"),
+      { "confinement.modelLocked": "part" },
+    ],
+    [
+      "nothing locked",
+      replaced("container", "Locked: 240812", "Locked: 0"),
+      { "confinement.modelLocked": "none" },
+    ],
+    ["another model", replaced("container", model, "c".repeat(64)), { model: `sha256:${"c".repeat(64)}` }],
+  ])("%s", (_, changed, expected) => {
+    expect(drift(changed)).toEqual(expected);
+  });
+});
+
+describe("what runs", () => {
+  const other = `sha256:${"d".repeat(64)}`;
+
+  test("another image, by podman's storage and not by the unit", () => {
+    expect(
+      drift({
+        storage: storageOf([image([other])], [{ id, names: ["edgeseal-inference"], image: imageId }]),
+      }),
+    ).toEqual({ image: other });
+  });
+
+  test("an image with several manifests is the one that is asked for", () => {
+    expect(
+      drift({
+        storage: storageOf([image([other, digest])], [{ id, names: ["edgeseal-inference"], image: imageId }]),
+      }),
+    ).toEqual({});
+  });
+
+  test("another container in its storage, another process of its user", () => {
+    const containers = [
+      { id, names: ["edgeseal-inference"], image: imageId },
+      { id: "x", names: ["by-hand"], image: imageId },
+    ];
+    expect(
+      drift({
+        storage: storageOf([image([digest])], containers),
+        owned: `${good["owned"] ?? ""}0::/user.slice/user-1000.slice/session-1.scope sleep\n`,
+      }),
+    ).toEqual({
+      foreignContainers: [`by-hand of ${digest}`],
+      foreignProcesses: ["sleep in /user.slice/user-1000.slice/session-1.scope"],
+    });
+  });
+
+  test("a unit whose name only begins so is another's", () => {
+    expect(drift({ owned: "0::/system.slice/edgeseal-inference.service.evil/x sh\n" })).toHaveProperty(
+      "foreignProcesses",
+    );
+  });
+
+  test("nothing, and why", () => {
+    const found = drift({
+      processes: kinds.map((kind) => `init ${kind}:[1]`).join("\n"),
+      container: "",
+      owned: "",
+      health: "not running\n",
+      reason: "model-differs: other bytes\n",
+      units: units({ ActiveState: "inactive", Result: "exec-condition" }),
+    });
+    expect(found).toMatchObject({
+      health: "not running",
+      reason: "model-differs: other bytes",
+      image: "",
+      model: "",
+      'units["edgeseal-inference.service"]': "enabled, inactive",
+    });
+  });
+
+  test("nothing, stopped by hand or out of memory", () => {
+    expect(stateOf({ units: units({ ActiveState: "inactive" }) }).reason).toBe(
+      "it was not started, or was stopped",
+    );
+    expect(stateOf({ units: units({ ActiveState: "failed", Result: "oom-kill" }) }).reason).toBe(
+      "systemd says: oom-kill",
+    );
+  });
+});
+
+describe("its units and its user", () => {
+  test.each<[string, Readonly<Record<string, string>>, Readonly<Record<string, unknown>>]>([
+    [
+      "a drop-in",
+      { units: `${units()}changed /etc/systemd/system/edgeseal-inference.service.d/x.conf\n` },
+      { unitOverrides: ["/etc/systemd/system/edgeseal-inference.service.d/x.conf"] },
+    ],
+    [
+      "a property that was set",
+      {
+        units: units({
+          DropInPaths: "/run/systemd/system.control/edgeseal-inference.service.d/50-MemoryMax.conf",
+        }),
+      },
+      { unitOverrides: ["/run/systemd/system.control/edgeseal-inference.service.d/50-MemoryMax.conf"] },
+    ],
+    [
+      "a unit that comes first",
+      { units: units({ FragmentPath: "/run/systemd/transient/edgeseal-inference.service" }) },
+      { unitOverrides: ["/run/systemd/transient/edgeseal-inference.service"] },
+    ],
+    [
+      "a file that systemd has not read",
+      { units: units({ NeedDaemonReload: "yes" }) },
+      { 'units["edgeseal-inference.service"]': "enabled, active, changed since systemd read it" },
+    ],
+    [
+      "a masked unit",
+      { units: units({ LoadState: "masked", ActiveState: "inactive", FragmentPath: "" }) },
+      {
+        reason: "it was not started, or was stopped",
+        'units["edgeseal-inference.service"]': "masked, inactive",
+      },
+    ],
+    [
+      "a group",
+      { account: account.replace("video:x:44:", "video:x:44:edgeseal-inference") },
+      { groups: ["video"] },
+    ],
+    [
+      "a member of its own group",
+      { account: account.replace(/inference:x:989:\n$/, "inference:x:989:edge\n") },
+      { groupMembers: ["edge"] },
+    ],
+    ["a password", { account: account.replace(":!:", ":$y$j9T$x:") }, { "account.password": "not locked" }],
+    ["an empty password", { account: account.replace(":!:", "::") }, { "account.password": "not locked" }],
+    ["a shell", { account: account.replace("/usr/sbin/nologin", "/bin/sh") }, { "account.shell": "/bin/sh" }],
+    ["lingering", { account: `${account}lingering\n` }, { lingering: true }],
+    [
+      "subordinate ids",
+      { subordinate: "F /etc/subuid\nL /etc/subuid:edgeseal-inference:100000:65536\n" },
+      { subordinateIds: ["/etc/subuid: edgeseal-inference:100000:65536"] },
+    ],
+  ])("%s", (_, changed, expected) => {
+    expect(drift(changed)).toEqual(expected);
+  });
+
+  test("the distribution's drop-ins for all services are no override", () => {
+    expect(
+      drift({ units: units({ DropInPaths: "/usr/lib/systemd/system/service.d/10-timeout-abort.conf" }) }),
+    ).toEqual({});
+  });
+});
+
+test.each([
+  ["health", "what?"],
+  ["storage", `F ${storage}/overlay-images/images.json\nL ${storage}/overlay-images/images.json:[{\n`],
+  ["units", ""],
+])("what can't be told from '%s' is unknown, not absent", (part, stdout) => {
+  expect(() => stateOf({ [part]: stdout })).toThrow(UnknownObservation);
+});
