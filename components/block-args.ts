@@ -1,4 +1,11 @@
 import type { BlockInputs } from "../policies/node.ts";
+import type {
+  AppArmorProfileArgs,
+  ConfinementArgs,
+  InferenceContainerArgs,
+  ModelArgs,
+  SeccompProfileArgs,
+} from "./inference-args.ts";
 
 /*
  * What a node may be told, block by block. Plain values, not outputs of other resources: the gate judges them before anything is registered, and a
@@ -146,6 +153,22 @@ export interface ImagePolicyArgs {
   readonly allow?: readonly AllowedImageArgs[];
 }
 
+/** What is said and typed on a node kept in memory (edgeseal:memory:Scratch). */
+export interface ScratchArgs extends RebootArgs {
+  /** Size of /tmp, in MiB of memory. @default 256. */
+  readonly tmpMiB?: number;
+  /** Size of /var/tmp, likewise; an initramfs is built there. @default 512. */
+  readonly varTmpMiB?: number;
+  /** The journal: in memory, or in a folder on a sealed volume. @default `volatile`. */
+  readonly journal?: "volatile" | { readonly directory: string };
+  /** What writes the log to files a second time. @default `off`. */
+  readonly syslog?: "off" | "keep";
+  /** Histories of shells and other programs in homes. @default `remove`: what somebody typed to try a prompt is in them. */
+  readonly historyFiles?: "remove" | "keep";
+  /** What was written to the plain disk before. @default `remove`: prompts may be in it. */
+  readonly leftovers?: "remove" | "keep";
+}
+
 /** The public half of what a site trusts (docs/trust.md). The private halves are nowhere near Pulumi. */
 export interface TrustArgs {
   /** Generation of the policy key. A later one revokes all approvals of those before. @default 1. */
@@ -185,6 +208,13 @@ export interface BlockArgs {
   readonly volumes?: Readonly<Record<string, VolumeArgs>>;
   /** No default: what runs on the node already would not be pulled again. The gate refuses a node without it. */
   readonly imagePolicy?: ImagePolicyArgs;
+  /** No default: what is on the disk in /var/tmp and the journal would go. The gate refuses a node without it. */
+  readonly scratch?: ScratchArgs;
+  /** No default, like the three below: somebody has to say what is served. `inferenceService` makes all four; the gate refuses a node without them. */
+  readonly model?: ModelArgs;
+  readonly seccompProfile?: SeccompProfileArgs;
+  readonly appArmorProfile?: AppArmorProfileArgs;
+  readonly inference?: InferenceContainerArgs;
 }
 
 /** What blocks need to know of their node that nobody says twice. */
@@ -210,6 +240,14 @@ export interface Blocks {
   readonly tpm?: TpmBlock;
   readonly volumes?: Readonly<Record<string, VolumeBlock>>;
   readonly imagePolicy?: Required<ImagePolicyArgs>;
+  readonly scratch?: Filled<ScratchArgs, Exclude<keyof ScratchArgs, "rebootWindow">> & ShippedArgs;
+  readonly model?: Filled<ModelArgs, "keep">;
+  readonly seccompProfile?: Required<SeccompProfileArgs>;
+  readonly appArmorProfile?: Required<AppArmorProfileArgs>;
+  readonly inference?: Filled<
+    InferenceContainerArgs,
+    Exclude<keyof InferenceContainerArgs, "archive" | "port" | "cpuQuotaPercent">
+  > & { readonly confinement: Required<ConfinementArgs> };
 }
 
 type Filled<T, K extends keyof T> = T & Required<Pick<T, K>>;
@@ -248,6 +286,41 @@ export const blockDefaults = {
   tpm: { maxTries: 32, recoveryTime: 600, lockoutRecovery: 86_400 },
   volumes: { filesystem: "ext4", readOnly: false, mayErase: [], cipher: "auto" },
   imagePolicy: { keys: {}, allow: [] },
+  scratch: {
+    tmpMiB: 256,
+    varTmpMiB: 512,
+    journal: "volatile",
+    syslog: "off",
+    historyFiles: "remove",
+    leftovers: "remove",
+    reboot: "never",
+    rebootUnapproved: "refuse",
+  },
+  model: { keep: 1 },
+  seccompProfile: { name: "inference", variant: "llama-server", additionalSyscalls: [] },
+  appArmorProfile: { name: "inference", variant: "llama-server" },
+  inference: {
+    name: "inference",
+    variant: "llama-server",
+    contextTokens: 4096,
+    threads: 3,
+    parallel: 1,
+    tasksMax: 64,
+    tmpMiB: 16,
+    startTimeoutSeconds: 600,
+    confinement: {},
+  },
+} as const;
+
+const strictConfinement = {
+  seccomp: "profile",
+  appArmor: "profile",
+  readOnlyRoot: true,
+  noNewPrivileges: true,
+  memoryLock: true,
+  network: "none",
+  capabilities: [],
+  devices: [],
 } as const;
 
 const commandLineDefaults = {
@@ -298,10 +371,38 @@ export function withDefaults(args: BlockArgs, facts: NodeFacts): Blocks {
     ...(args.imagePolicy === undefined
       ? {}
       : { imagePolicy: { ...blockDefaults.imagePolicy, ...args.imagePolicy } }),
+    ...(args.scratch === undefined
+      ? {}
+      : { scratch: { ...blockDefaults.scratch, ...shippedBeforeReboot(facts), ...args.scratch } }),
+    ...inferenceBlocks(args),
   };
 }
 
-/** What `firmware` and `measuredBoot` ship before they reboot the node: what it would boot may be approved, and the volumes, which ship it too, come after them. */
+function inferenceBlocks(
+  args: BlockArgs,
+): Pick<Blocks, "model" | "seccompProfile" | "appArmorProfile" | "inference"> {
+  const { model, seccompProfile, appArmorProfile, inference } = args;
+  return {
+    ...(model === undefined ? {} : { model: { ...blockDefaults.model, ...model } }),
+    ...(seccompProfile === undefined
+      ? {}
+      : { seccompProfile: { ...blockDefaults.seccompProfile, ...seccompProfile } }),
+    ...(appArmorProfile === undefined
+      ? {}
+      : { appArmorProfile: { ...blockDefaults.appArmorProfile, ...appArmorProfile } }),
+    ...(inference === undefined
+      ? {}
+      : {
+          inference: {
+            ...blockDefaults.inference,
+            ...inference,
+            confinement: { ...strictConfinement, ...inference.confinement },
+          },
+        }),
+  };
+}
+
+/** What `firmware`, `measuredBoot` and `scratch` ship before they reboot the node: what it would boot may be approved, and the volumes, which ship it too, come after them. */
 export function shippedBeforeReboot({ node, trust, approval }: NodeFacts): ShippedArgs {
   if (trust === undefined || approval === undefined) return {};
   return { node, policyKey: trust.policyKey, generation: trust.generation ?? 1, approval };

@@ -15,14 +15,20 @@ import {
 } from "./block-args.ts";
 import type { ConnectionArgs, OnDelete } from "./connection-args.ts";
 import { requireChecklist } from "./gate.ts";
+import { afterApply, type Hooks } from "./hooks.ts";
 import {
+  AppArmorProfile,
   CoreDumps,
   Firewall,
   FirmwareConfig,
   ImagePolicy,
+  InferenceContainer,
   MeasuredBoot,
+  Model,
   Ownership,
+  Scratch,
   SealedVolume,
+  SeccompProfile,
   Swap,
   VerifiedBoot,
   type DeviceArgs,
@@ -47,6 +53,8 @@ export interface EdgeNodeArgs extends BlockArgs {
   readonly waivers?: readonly NodeWaiver[];
   /** Claims about controls that no resource serves yet, by control id; shown as "declared, not enforced", never as passed. @default none. */
   readonly statements?: Readonly<Record<string, string>>;
+  /** One-off commands, by name, that nothing which edgeseal enforces depends on: a smoke test, a notification. @default none. */
+  readonly hooks?: { readonly afterApply?: Hooks };
 }
 
 /**
@@ -68,8 +76,13 @@ export class EdgeNode extends pulumi.ComponentResource {
   readonly measuredBoot: MeasuredBoot | undefined;
   readonly tpm: Ownership | undefined;
   readonly imagePolicy: ImagePolicy | undefined;
+  readonly scratch: Scratch | undefined;
   /** By name. */
   readonly volumes: Readonly<Record<string, SealedVolume>>;
+  readonly model: Model | undefined;
+  readonly seccompProfile: SeccompProfile | undefined;
+  readonly appArmorProfile: AppArmorProfile | undefined;
+  readonly inference: InferenceContainer | undefined;
   /** The level of the trust chain that there is evidence for, as it was read back (docs/trust.md). */
   readonly level: pulumi.Output<Level>;
 
@@ -98,10 +111,11 @@ export class EdgeNode extends pulumi.ComponentResource {
     this.boot = new VerifiedBoot(`${name}-boot`, { ...device, ...blocks.boot }, child);
     this.firmware =
       blocks.firmware && new FirmwareConfig(`${name}-firmware`, { ...device, ...blocks.firmware }, child);
+    const those = <T>(all: readonly unknown[]): T[] => all.filter((each) => each !== undefined) as T[];
     // One after the other: each may end in a reboot, which must not come while another is at work, and the first may be what brings the TPM.
     const after = (...before: readonly unknown[]): pulumi.CustomResourceOptions => ({
       ...child,
-      dependsOn: before.filter((each) => each !== undefined) as pulumi.Resource[],
+      dependsOn: those<pulumi.Resource>(before),
     });
     this.measuredBoot =
       blocks.measuredBoot &&
@@ -118,6 +132,13 @@ export class EdgeNode extends pulumi.ComponentResource {
         { connection: device.connection, ...blocks.tpm },
         after(this.firmware, this.measuredBoot),
       );
+    const scratch = (before: pulumi.CustomResourceOptions): Scratch | undefined =>
+      blocks.scratch && new Scratch(`${name}-scratch`, { ...device, ...blocks.scratch }, before);
+    // It may reboot: better while no volume is there that would have to open. A journal on a volume needs that volume.
+    const journalOnVolume = typeof blocks.scratch?.journal === "object";
+    const scratchFirst = journalOnVolume
+      ? undefined
+      : scratch(after(this.firmware, this.measuredBoot, this.tpm));
     // The TPM is known to be this node's, and owned, before anything is sealed to it.
     this.volumes = Object.fromEntries(
       Object.entries(blocks.volumes ?? {}).map(([volume, args]) => [
@@ -125,10 +146,38 @@ export class EdgeNode extends pulumi.ComponentResource {
         new SealedVolume(
           `${name}-volume-${volume}`,
           { ...device, ...args },
-          { ...after(this.firmware, this.measuredBoot, this.tpm), protect: true },
+          { ...after(this.firmware, this.measuredBoot, scratchFirst, this.tpm), protect: true },
         ),
       ]),
     );
+    this.scratch = scratchFirst ?? scratch(after(...Object.values(this.volumes)));
+    // By then whatever may reboot the node, and AppArmor may be on only after a boot, has done so.
+    const settled = after(
+      ...[this.firmware, this.measuredBoot, this.tpm, ...Object.values(this.volumes), this.scratch],
+    );
+    this.model = blocks.model && new Model(`${name}-model`, { ...device, ...blocks.model }, settled);
+    this.seccompProfile =
+      blocks.seccompProfile &&
+      new SeccompProfile(`${name}-seccomp-profile`, { ...device, ...blocks.seccompProfile }, settled);
+    this.appArmorProfile =
+      blocks.appArmorProfile &&
+      new AppArmorProfile(`${name}-apparmor-profile`, { ...device, ...blocks.appArmorProfile }, settled);
+    this.inference =
+      blocks.inference &&
+      new InferenceContainer(
+        `${name}-inference`,
+        { ...device, ...blocks.inference },
+        after(
+          ...[this.swap, this.coreDumps, this.firewall, this.imagePolicy, ...Object.values(this.volumes)],
+          ...[this.scratch, this.model, this.seccompProfile, this.appArmorProfile],
+        ),
+      );
+    const resources = those<pulumi.CustomResource>([
+      ...[this.swap, this.coreDumps, this.firewall, this.imagePolicy, this.boot, this.firmware],
+      ...[this.measuredBoot, this.tpm, ...Object.values(this.volumes), this.scratch],
+      ...[this.model, this.seccompProfile, this.appArmorProfile, this.inference],
+    ]);
+    afterApply(name, args.hooks?.afterApply ?? {}, { connection: args.connection, resources }, this);
     this.level = levelOf(this);
     this.registerOutputs({ node: componentInput(declared), waivers });
   }
@@ -158,11 +207,17 @@ function levelOf({ node, boot, measuredBoot, volumes }: EdgeNode): pulumi.Output
 /** A node as the gate judges it. Keys and approvals are for the provider to judge, and too long for the state of a component. */
 export function declaredNode(
   name: string,
-  { volumes, tpm, imagePolicy, firmware, measuredBoot, ...blocks }: Blocks,
+  { volumes, tpm, imagePolicy, firmware, measuredBoot, scratch, model, inference, ...blocks }: Blocks,
   { statements = {}, assurance = "baseline" }: Pick<EdgeNodeArgs, "statements" | "assurance">,
 ): JudgedNode {
   const short = ({ policyKey: _p, recoveryKey: _r, approval: _a, ...rest }: VolumeBlock): object => rest;
   const unshipped = ({ policyKey: _p, generation: _g, approval: _a, ...rest }: ShippedArgs): object => rest;
+  // Paths on the machine that runs Pulumi differ from one to the next, and say nothing of the node. Of keys, who they are is judged.
+  const served = ({ statement: _s, file: _f, keys, ...rest }: NonNullable<Blocks["model"]>): object => ({
+    ...rest,
+    keys: Object.fromEntries(Object.keys(keys).map((key) => [key, "(public key)"])),
+  });
+  const pulled = ({ archive: _, ...rest }: NonNullable<Blocks["inference"]>): object => rest;
   const withoutKey = ({ recoveryPublicKey: _, ...rest }: TpmBlock): object => rest;
   return {
     name,
@@ -171,8 +226,11 @@ export function declaredNode(
       ...blocks,
       ...(firmware === undefined ? {} : { firmware: unshipped(firmware) }),
       ...(measuredBoot === undefined ? {} : { measuredBoot: unshipped(measuredBoot) }),
+      ...(scratch === undefined ? {} : { scratch: unshipped(scratch) }),
       ...(tpm === undefined ? {} : { tpm: withoutKey(tpm) }),
       ...(imagePolicy === undefined ? {} : { imagePolicy: { allow: imagePolicy.allow } }),
+      ...(model === undefined ? {} : { model: served(model) }),
+      ...(inference === undefined ? {} : { inference: pulled(inference) }),
       ...(volumes === undefined
         ? {}
         : { volumes: Object.fromEntries(Object.entries(volumes).map(([key, each]) => [key, short(each)])) }),

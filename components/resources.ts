@@ -6,6 +6,7 @@ import type {
   FirmwareArgs,
   ImagePolicyArgs,
   MeasuredBootArgs,
+  ScratchArgs,
   ShippedArgs,
   SwapArgs,
   TpmArgs,
@@ -13,6 +14,12 @@ import type {
   VerifiedBootArgs,
   VolumeArgs,
 } from "./block-args.ts";
+import type {
+  AppArmorProfileArgs,
+  InferenceContainerArgs,
+  ModelArgs,
+  SeccompProfileArgs,
+} from "./inference-args.ts";
 import { connectionInputs, type ConnectionArgs, type OnDelete } from "./connection-args.ts";
 
 /** What every device resource takes besides its own inputs. */
@@ -245,4 +252,97 @@ export class ImagePolicy extends deviceResource<ImagePolicyArgs, "imagePolicy">(
   userOverrides: undefined,
   files: undefined,
   formerPolicy: undefined,
+}) {}
+
+/** What is said and typed on the node is kept in memory. */
+export class Scratch extends deviceResource<ScratchArgs & ShippedArgs, "scratch">("scratch", {
+  mountUnits: undefined,
+  mounts: undefined,
+  mountDifferences: undefined,
+  diskUsers: undefined,
+  pendingReboot: undefined,
+  journalSetting: undefined,
+  journalIn: undefined,
+  journalLink: undefined,
+  syslogUnits: undefined,
+  syslogProcesses: undefined,
+  syslogFiles: undefined,
+  crashReporters: undefined,
+  historyVariables: undefined,
+  bashHistory: undefined,
+  historyFiles: undefined,
+  leftovers: undefined,
+  files: undefined,
+  overridingFiles: undefined,
+  maskedUnits: undefined,
+}) {}
+
+/** A model on a sealed volume, vouched for by the site. */
+export class Model extends deviceResource<ModelArgs, "model">("model", {
+  volume: undefined,
+  digest: undefined,
+  model: undefined,
+  former: undefined,
+  inUse: undefined,
+  surplus: undefined,
+  leftovers: undefined,
+  otherModels: undefined,
+  keys: undefined,
+  files: undefined,
+}) {}
+
+/** The system calls that the inference container may make. */
+export class SeccompProfile extends deviceResource<SeccompProfileArgs, "seccompProfile">("seccompProfile", {
+  defaultAction: undefined,
+  calls: undefined,
+  allowedCalls: undefined,
+  dangerousCalls: undefined,
+  trial: undefined,
+  letThrough: undefined,
+  undecided: undefined,
+  architecture: undefined,
+  proof: undefined,
+  containerSeccomp: undefined,
+  containerFilters: undefined,
+  files: undefined,
+}) {}
+
+/** The AppArmor profiles of the inference container. */
+export class AppArmorProfile extends deviceResource<AppArmorProfileArgs, "appArmorProfile">(
+  "appArmorProfile",
+  {
+    kernel: undefined,
+    modes: undefined,
+    loadedPolicy: undefined,
+    atBoot: undefined,
+    overrides: undefined,
+    otherDefinitions: undefined,
+    containerLabel: undefined,
+    files: undefined,
+  },
+) {}
+
+/** The server of a model, in a container that can do little else. */
+export class InferenceContainer extends deviceResource<InferenceContainerArgs, "inference">("inference", {
+  health: undefined,
+  reason: undefined,
+  image: undefined,
+  model: undefined,
+  confinement: undefined,
+  account: undefined,
+  groups: undefined,
+  groupMembers: undefined,
+  subordinateIds: undefined,
+  lingering: undefined,
+  directories: undefined,
+  files: undefined,
+  unitOverrides: undefined,
+  units: undefined,
+  foreignContainers: undefined,
+  foreignProcesses: undefined,
+  images: undefined,
+  modelPresent: undefined,
+  volumes: undefined,
+  exposure: undefined,
+  restarts: undefined,
 }) {}

@@ -1,5 +1,5 @@
 import type { BlockName, InputsOf, JudgedNode, RawBlock, StateOf } from "./node.ts";
-import { blockTypes, isSeveral, unknownValue } from "./node.ts";
+import { blockTypes, isSeveral, siteFileBlock, unknownValue } from "./node.ts";
 
 /** The nine points of the deployment checklist (docs/checklist.md). */
 export type Point = 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9;
@@ -149,7 +149,7 @@ export function uncovered(rule: Omit<Control, "evaluate" | "block" | "alsoReads"
 
 function missingBlock(node: JudgedNode, block: BlockName): string {
   return node.basis === "declared"
-    ? `the node has no \`${block}\` block (${blockTypes[block]})`
+    ? `the node has no \`${block}\` block (${blockTypes[block]})${siteFileBlock(block) === block ? "" : `, which \`${siteFileBlock(block)}\` in a site file brings`}`
     : `the state has no ${blockTypes[block]} of this node`;
 }
 

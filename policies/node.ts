@@ -3,13 +3,19 @@
  * back from the device). Types only: a control never loads a resource kind.
  */
 import type { Static } from "typebox";
+import type { appArmorProfile } from "../provider/resources/apparmor-profile.ts";
 import type { coreDumps } from "../provider/resources/core-dumps.ts";
 import type { firewall } from "../provider/resources/firewall.ts";
 import type { firmwareConfig } from "../provider/resources/firmware-config.ts";
 import type { imagePolicy } from "../provider/resources/image-policy.ts";
+import type { InferenceContainerInputs } from "../provider/resources/inference-container-inputs.ts";
+import type { InferenceContainerState } from "../provider/resources/inference-container-state.ts";
 import type { measuredBoot } from "../provider/resources/measured-boot.ts";
+import type { model } from "../provider/resources/model.ts";
+import type { scratch } from "../provider/resources/scratch.ts";
 import type { SealedVolumeInputs } from "../provider/resources/sealed-volume-inputs.ts";
 import type { SealedVolumeState } from "../provider/resources/sealed-volume-state.ts";
+import type { seccompProfile } from "../provider/resources/seccomp-profile.ts";
 import type { swap } from "../provider/resources/swap.ts";
 import type { tpmOwnership } from "../provider/resources/tpm-ownership.ts";
 import type { verifiedBoot } from "../provider/resources/verified-boot.ts";
@@ -26,6 +32,11 @@ export interface BlockInputs {
   /** By name. */
   readonly volumes: Readonly<Record<string, SealedVolumeInputs>>;
   readonly imagePolicy: Static<typeof imagePolicy.inputs>;
+  readonly scratch: Static<typeof scratch.inputs>;
+  readonly model: Static<typeof model.inputs>;
+  readonly seccompProfile: Static<typeof seccompProfile.inputs>;
+  readonly appArmorProfile: Static<typeof appArmorProfile.inputs>;
+  readonly inference: InferenceContainerInputs;
 }
 
 /** The blocks of a node with the state of the resource behind each. */
@@ -39,6 +50,11 @@ export interface BlockStates {
   readonly tpm: Static<typeof tpmOwnership.state>;
   readonly volumes: Readonly<Record<string, SealedVolumeState>>;
   readonly imagePolicy: Static<typeof imagePolicy.state>;
+  readonly scratch: Static<typeof scratch.state>;
+  readonly model: Static<typeof model.state>;
+  readonly seccompProfile: Static<typeof seccompProfile.state>;
+  readonly appArmorProfile: Static<typeof appArmorProfile.state>;
+  readonly inference: InferenceContainerState;
 }
 
 export type BlockName = keyof BlockInputs;
@@ -66,7 +82,19 @@ export const blockTypes = {
   tpm: "edgeseal:tpm:Ownership",
   volumes: "edgeseal:storage:SealedVolume",
   imagePolicy: "edgeseal:container:ImagePolicy",
+  scratch: "edgeseal:memory:Scratch",
+  model: "edgeseal:inference:Model",
+  seccompProfile: "edgeseal:security:SeccompProfile",
+  appArmorProfile: "edgeseal:security:AppArmorProfile",
+  inference: "edgeseal:inference:InferenceContainer",
 } as const satisfies Record<BlockName, `edgeseal:${string}`>;
+
+/** The blocks that a site file says as one, `inference`. */
+export const inferenceBlocks = ["model", "seccompProfile", "appArmorProfile", "inference"] as const;
+
+/** What a site file calls a block. */
+export const siteFileBlock = (name: BlockName): BlockName =>
+  (inferenceBlocks as readonly BlockName[]).includes(name) ? "inference" : name;
 
 export const blockNames = Object.keys(blockTypes) as readonly BlockName[];
 

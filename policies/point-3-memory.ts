@@ -1,4 +1,4 @@
-import { control, pass, uncovered, violation } from "./control.ts";
+import { control, pass, violation } from "./control.ts";
 
 /** The pattern that hands every dump to a program that ends without reading it (core(5)). */
 const discarding = "|/bin/false";
@@ -86,5 +86,91 @@ export const memoryControls = [
       },
     },
   }),
-  uncovered({ id: "3.memory-locked", point: 3, title: "The inference process locks its memory" }),
+  control({
+    id: "3.memory-locked",
+    point: 3,
+    title:
+      "The inference process locks the model in memory, and nothing of what it computes with can be swapped out",
+    mend: "give the node an `inference` block with llama-server, and leave `confinement.memoryLock` at true (docs/resources/inference-container.md)",
+    block: "inference",
+    declared: {
+      reads: ["confinement", "variant"],
+      judge: ({ confinement, variant }) => {
+        if (variant !== "llama-server") return violation(`${variant} does not lock its memory`);
+        return confinement.memoryLock
+          ? pass("inference.confinement.memoryLock is true")
+          : violation("inference.confinement.memoryLock is false");
+      },
+    },
+    observed: {
+      reads: ["health", "confinement"],
+      judge: ({ health, reason, confinement: { modelLocked, swapMax } }) => {
+        if (health === "not running") return violation(`nothing runs: ${reason ?? "no reason is known"}`);
+        return modelLocked === "all" && swapMax === "0 MiB"
+          ? pass("the whole model is locked; its control group may not swap")
+          : violation(
+              `of the model is locked: ${modelLocked ?? "unknown"}; it may swap ${swapMax ?? "an unknown amount"}`,
+            );
+      },
+    },
+  }),
+  control({
+    id: "3.scratch-in-memory",
+    point: 3,
+    title: "Temporary files, logs and histories, which prompts get into, never reach the plain disk",
+    mend: "give the node a `scratch` block with its defaults, or the journal in a folder on the sealed volume `logs` (docs/resources/scratch.md)",
+    block: "scratch",
+    declared: {
+      reads: ["syslog", "historyFiles", "leftovers"],
+      judge: ({ syslog, historyFiles, leftovers }) => {
+        const loose = [
+          ...(syslog === "off" ? [] : [`scratch.syslog is ${JSON.stringify(syslog)}`]),
+          ...(historyFiles === "remove" ? [] : [`scratch.historyFiles is ${JSON.stringify(historyFiles)}`]),
+          ...(leftovers === "remove" ? [] : [`scratch.leftovers is ${JSON.stringify(leftovers)}`]),
+        ];
+        return loose.length === 0
+          ? pass(
+              "/tmp and /var/tmp in memory, no log on the plain disk, no histories, nothing left from before",
+            )
+          : violation(loose.join("; "));
+      },
+    },
+    observed: {
+      reads: [
+        "mounts",
+        "journalIn",
+        "syslogUnits",
+        "syslogProcesses",
+        "syslogFiles",
+        "crashReporters",
+        "bashHistory",
+        "historyFiles",
+        "leftovers",
+      ],
+      judge: ({ mounts, journalIn, ...state }) => {
+        const found = [
+          ...["/tmp", "/var/tmp"].flatMap((path) =>
+            mounts[path]?.startsWith("tmpfs ") === true
+              ? []
+              : [`${path} is on ${mounts[path] ?? "the disk"}`],
+          ),
+          // Where a directory is on a device that is neither memory nor a sealed volume, that is named behind it.
+          ...journalIn.filter((each) => each.includes(" ")).map((each) => `journal in ${each}`),
+          ...[...state.syslogUnits, ...state.syslogProcesses].map(
+            (each) => `${each} writes the log to files`,
+          ),
+          ...state.syslogFiles.map((path) => `log on the disk: ${path}`),
+          ...state.crashReporters.map((unit) => `${unit} would start`),
+          ...(state.bashHistory === "off" ? [] : ["bash keeps a history"]),
+          ...Object.keys(state.historyFiles).map((path) => `history ${path}`),
+          ...state.leftovers.map((path) => `left from before: ${path}`),
+        ];
+        return found.length === 0
+          ? pass(
+              `/tmp and /var/tmp in memory; journal in ${journalIn.join(", ")}; no second log, no history, nothing left`,
+            )
+          : violation(found.join("; "));
+      },
+    },
+  }),
 ] as const;

@@ -1,4 +1,5 @@
 import { control, pass, uncovered, violation } from "./control.ts";
+import type { JudgedNode } from "./node.ts";
 
 /** What the resource says of a scope whose images have to be signed by keys that it knows, and of one that is closed. */
 const closed = (rule: string): boolean =>
@@ -46,12 +47,102 @@ export const supplyChainControls = [
       },
     },
   }),
+  control({
+    id: "6.pinned-image",
+    point: 6,
+    title: "What serves runs from the image that is named by its digest, and which the image policy takes",
+    mend: "name `inference.image` by its digest, and list its repository under `imagePolicy.allow` with who signs it",
+    block: "inference",
+    alsoReads: ["imagePolicy"],
+    declared: {
+      reads: ["image"],
+      judge: ({ image }, { blocks, partial }) => {
+        const [, repository, digest] = /^([^@]+?)(?::[^/@]*)?@(sha256:[0-9a-f]{64})$/.exec(image) ?? [];
+        if (repository === undefined || digest === undefined)
+          return violation(`inference.image is ${JSON.stringify(image)}, without a digest`);
+        const allowed = allowedImages(blocks.imagePolicy);
+        // Where a container is looked at alone, nothing is known of the policy beside it.
+        return partial === true ||
+          allowed.some((each) => repository === each || repository.startsWith(`${each}/`))
+          ? pass(`${repository} by ${digest.slice(0, 23)}..., which the image policy takes when it is signed`)
+          : violation(`the image policy takes nothing from ${repository}`);
+      },
+    },
+    observed: {
+      reads: ["health", "image"],
+      judge: ({ health, reason, image }, { asked }) => {
+        if (health === "not running") return violation(`nothing runs: ${reason ?? "no reason is known"}`);
+        const wanted = askedImage(asked?.inference);
+        if (image === "") return violation("runs from no image that is known");
+        if (wanted === undefined) return pass(`runs from ${image}`);
+        return wanted.endsWith(`@${image}`)
+          ? pass(`runs from ${image}, as declared`)
+          : violation(`runs from ${image}, declared is ${wanted}`);
+      },
+    },
+  }),
+  control({
+    id: "6.signed-model",
+    point: 6,
+    title: "What is served is a model that a key of the site has signed, verified on the node",
+    mend: "sign the model (`edgeseal model sign`), and give `inference.model` its digest, statement and the `keys` that may sign (docs/resources/model.md)",
+    block: "model",
+    alsoReads: ["inference"],
+    declared: {
+      reads: ["digest", "keys"],
+      judge: ({ digest, keys }, { blocks }) => {
+        const { model: served = digest } = recordOf(blocks.inference);
+        if (served !== digest) return violation(`served is ${String(served)}, and the model is ${digest}`);
+        return Object.keys(keys).length === 0
+          ? violation("model.keys has no key that may sign")
+          : pass(`${digest.slice(0, 23)}..., signed by ${Object.keys(keys).join(" or ")}`);
+      },
+    },
+    observed: {
+      reads: ["volume", "digest", "model", "files"],
+      judge: ({ volume, digest, model, files }, { blocks }) => {
+        const { model: served = "" } = recordOf(blocks.inference);
+        const found = [
+          ...(served === "" || served === digest
+            ? []
+            : [`served is ${String(served)}, and in place ${digest}`]),
+          ...(volume === "mounted" ? [] : ["the volume is not mounted"]),
+          ...(model === "verified" ? [] : [`the model is ${model}`]),
+          ...Object.entries(files).flatMap(([path, marks]) =>
+            rootsAlone(marks) ? [] : [`${path} is ${marks}`],
+          ),
+        ];
+        return found.length === 0
+          ? pass(`${digest}: content and signature verified on the node`)
+          : violation(found.join("; "));
+      },
+    },
+  }),
   uncovered({
     id: "6.supply-chain-checks",
     point: 6,
     title: "The pipeline checks what the images are made of",
   }),
 ] as const;
+
+/** What the image policy beside it allows, as far as that is known: host and repository, or a part of a registry. */
+function allowedImages(policy: JudgedNode["blocks"]["imagePolicy"]): readonly string[] {
+  const { allow } = recordOf(policy);
+  return Array.isArray(allow)
+    ? allow.flatMap((entry) => {
+        const { image } = recordOf(entry);
+        return typeof image === "string" ? [image] : [];
+      })
+    : [];
+}
+
+function askedImage(inference: unknown): string | undefined {
+  const { image } = recordOf(inference);
+  return typeof image === "string" ? image : undefined;
+}
+
+const recordOf = (value: unknown): Readonly<Record<string, unknown>> =>
+  typeof value === "object" && value !== null ? (value as Readonly<Record<string, unknown>>) : {};
 
 /** Whether nobody but root can change a file or folder, by its mode and owner. */
 const rootsAlone = (marks: string): boolean => /^0[0-7][0145][0145] root:\S+( directory)?$/.test(marks);

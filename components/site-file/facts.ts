@@ -33,6 +33,7 @@ export function factsFor(block: BlockName, facts: NodeFacts): Plain {
   const { node, trust, approval } = facts;
   switch (block) {
     case "firmware":
+    case "scratch":
       return { ...shippedBeforeReboot(facts) };
     case "measuredBoot":
       return { ...shippedBeforeReboot(facts), node };

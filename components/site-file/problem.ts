@@ -1,3 +1,5 @@
+import type { Path } from "../../provider/host/values.ts";
+
 /** One fault of a site file. */
 export interface SiteProblem {
   /** Property path, e.g. `nodes[2].firewall.allow[0].to`; empty for the file as a whole. */
@@ -8,6 +10,12 @@ export interface SiteProblem {
   /** What was expected, what was given, and the mend. Never a secret. */
   readonly message: string;
 }
+
+/** `allow[2].to` as parts. */
+export const pathParts = (path: string): Path =>
+  [...path.matchAll(/\[(\d+)\]|\["((?:[^"\\]|\\.)*)"\]|([^.[\]]+)/g)].map(([, position, quoted, name]) =>
+    position === undefined ? (quoted ?? name ?? "") : Number(position),
+  );
 
 /** One problem as a compiler would print it, `stacks/demo.yaml:12:7: nodes[0].hostKey: ...`, so that editors and CI make it a link. */
 export function problemText(file: string, problem: SiteProblem): string {

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import {
   blockNames,
+  inferenceBlocks,
   isSeveral,
   type Assurance,
   type BlockInputs,
@@ -12,8 +13,11 @@ import type { InputProblem } from "../../provider/resource.ts";
 import { inputValidator, type InputValidator } from "../../provider/check/input-validator.ts";
 import type { Path, Properties } from "../../provider/host/values.ts";
 import { asksFirst, factOf, factsFor, factsOf, needsKeys } from "./facts.ts";
+import { hookFaults } from "./hooks-schema.ts";
+import { placedFaults, untold } from "./inference-faults.ts";
+import { readInference } from "./inference.ts";
 import { isPlain, mergePatch, withoutRemovals, type Plain } from "./merge.ts";
-import { SiteFileError, type SiteProblem } from "./problem.ts";
+import { pathParts, SiteFileError, type SiteProblem } from "./problem.ts";
 import { blockSchema } from "./schema-parts.ts";
 import { blockKinds, siteSchema, type SiteFile, type SiteFileNode } from "./schema.ts";
 import { semanticProblems } from "./semantics.ts";
@@ -73,7 +77,7 @@ export function parseSite(file: string, text: string): SiteSpec {
   const site: Plain = { ...stripSite(given), nodes: mergedNodes(given) };
   const trust = readTrust(file, given.trust, source);
   const blocks = (site.nodes as readonly Plain[]).map((node, index) =>
-    readBlocks(node, index, source, trust),
+    readBlocks(node, index, { file, source, trust }),
   );
   const problems = distinct([
     ...schemaProblems(stripSite(given), source),
@@ -81,6 +85,12 @@ export function parseSite(file: string, text: string): SiteSpec {
     ...blocks.flatMap((each) => each.problems),
     ...semanticProblems(site, source),
   ]);
+  problems.push(
+    ...untold(
+      problems,
+      blocks.flatMap(({ ofInference }) => ofInference),
+    ),
+  );
   if (problems.length > 0) throw new SiteFileError(file, problems);
   return specOf(site as unknown as SiteFile, blocks);
 }
@@ -109,6 +119,9 @@ function mendOf(path: string, message: string): string {
   if (path.endsWith("privateKey")) {
     return "; store it with `pulumi config set --secret sshKey` and write `privateKey: { config: sshKey }`";
   }
+  const variable = /\.environment\.([A-Z0-9_]+)$/.exec(path)?.[1];
+  if (variable !== undefined)
+    return `; store it with \`pulumi config set --secret KEY\` and write \`${variable}: { config: KEY }\``;
   return "";
 }
 
@@ -153,6 +166,8 @@ function stripSite(site: Plain): Plain {
 /** The blocks of a node, and what they were read with. */
 interface BlocksRead extends Pick<NodeSpec, "blocks" | "trust" | "approval"> {
   readonly problems: readonly SiteProblem[];
+  /** Faults of the blocks that `inference` stands for, kind by kind. */
+  readonly ofInference: readonly (readonly SiteProblem[])[];
 }
 
 /**
@@ -160,8 +175,22 @@ interface BlocksRead extends Pick<NodeSpec, "blocks" | "trust" | "approval"> {
  * gets the kind's own, secure defaults; one that has no such default stays away: the firewall needs to know who manages the node, and what changes how a node
  * boots or what is on its disks is for somebody to ask for.
  */
-function readBlocks(node: Plain, index: number, source: Source, trust: SiteTrust): BlocksRead {
-  const problems: SiteProblem[] = [];
+function readBlocks(
+  merged: Plain,
+  index: number,
+  { file, source, trust }: { readonly file: string; readonly source: Source; readonly trust: SiteTrust },
+): BlocksRead {
+  const inference = readInference(merged, file);
+  const node: Plain = { ...without(merged, inferenceBlocks), ...inference.blocks };
+  const problems: SiteProblem[] = inference.problems.map(({ path, message }) =>
+    source.problem(origin(source, index, path), message),
+  );
+  problems.push(
+    ...hookFaults(node).map(({ hook, message }) =>
+      source.problem(origin(source, index, ["hooks", "afterApply", hook]), message),
+    ),
+  );
+  const ofInference: (readonly SiteProblem[])[] = [];
   const blocks: Record<string, unknown> = {};
   const readOne = (name: BlockName, path: Path, given: Plain, facts: Plain): Properties | undefined => {
     const { inputs, problems: found } = blockValidators[name].validate(
@@ -171,6 +200,14 @@ function readBlocks(node: Plain, index: number, source: Source, trust: SiteTrust
     const check = blockKinds[name].check as ((inputs: Properties) => readonly InputProblem[]) | undefined;
     const faults = found.length > 0 ? found : (check?.(inputs) ?? []);
     if (node[name] === undefined && faults.length > 0) return undefined;
+    if ((inferenceBlocks as readonly BlockName[]).includes(name)) {
+      ofInference.push(
+        placedFaults(name, faults, inference.volume, (path, message) =>
+          source.problem(origin(source, index, path), message),
+        ),
+      );
+      return inputs;
+    }
     problems.push(
       ...faults.map((fault) => {
         const elsewhere = factOf(name, fault.path);
@@ -215,8 +252,11 @@ function readBlocks(node: Plain, index: number, source: Source, trust: SiteTrust
     );
   }
   const { node: _name, ...read } = facts;
-  return { blocks, problems, ...read };
+  return { blocks, problems, ofInference, ...read };
 }
+
+const without = (node: Plain, keys: readonly string[]): Plain =>
+  Object.fromEntries(Object.entries(node).filter(([key]) => !keys.includes(key)));
 
 /** Where a value of a merged node comes from: the node itself, else `defaults`; for what is in neither, the node. */
 function origin(source: Source, index: number, path: Path): Path {
@@ -225,12 +265,6 @@ function origin(source: Source, index: number, path: Path): Path {
   return !source.has(own) && source.has(shared) ? shared : own;
 }
 
-/** `allow[2].to` as parts. */
-const pathParts = (path: string): Path =>
-  [...path.matchAll(/\[(\d+)\]|\["((?:[^"\\]|\\.)*)"\]|([^.[\]]+)/g)].map(([, position, quoted, name]) =>
-    position === undefined ? (quoted ?? name ?? "") : Number(position),
-  );
-
 /** A fault in `defaults` is found once for each node that inherits it; it is one fault. */
 function distinct(problems: readonly SiteProblem[]): SiteProblem[] {
   return [...new Map(problems.map((problem) => [JSON.stringify(problem), problem])).values()];
@@ -238,11 +272,20 @@ function distinct(problems: readonly SiteProblem[]): SiteProblem[] {
 
 /** Where secrets stand in a site file: of what is there, a message shows nothing. */
 function secretPaths(site: Plain): Path[] {
-  const nodes = Array.isArray(site.nodes) ? site.nodes.length : 0;
-  return [
-    ["defaults", "privateKey"],
-    ...Array.from({ length: nodes }, (_, index): Path => ["nodes", index, "privateKey"]),
+  const nodes: readonly unknown[] = Array.isArray(site.nodes) ? site.nodes : [];
+  const places: (readonly [Path, unknown])[] = [
+    [["defaults"], site.defaults],
+    ...nodes.map((node, index): readonly [Path, unknown] => [["nodes", index], node]),
   ];
+  return places.flatMap(([path, block]) => [
+    [...path, "privateKey"],
+    ...hookNames(block).map((name) => [...path, "hooks", "afterApply", name, "environment"]),
+  ]);
+}
+
+function hookNames(block: unknown): readonly string[] {
+  const hooks = isPlain(block) && isPlain(block.hooks) ? block.hooks.afterApply : undefined;
+  return isPlain(hooks) ? Object.keys(hooks) : [];
 }
 
 const siteValidator = inputValidator(siteSchema);
@@ -257,4 +300,9 @@ const blockValidators: { readonly [B in keyof BlockInputs]: InputValidator } = {
   tpm: inputValidator(blockSchema(blockKinds.tpm)),
   volumes: inputValidator(blockSchema(blockKinds.volumes)),
   imagePolicy: inputValidator(blockSchema(blockKinds.imagePolicy)),
+  scratch: inputValidator(blockSchema(blockKinds.scratch)),
+  model: inputValidator(blockSchema(blockKinds.model)),
+  seccompProfile: inputValidator(blockSchema(blockKinds.seccompProfile)),
+  appArmorProfile: inputValidator(blockSchema(blockKinds.appArmorProfile)),
+  inference: inputValidator(blockSchema(blockKinds.inference)),
 };

@@ -6,11 +6,14 @@ import { firewall } from "../../provider/resources/firewall.ts";
 import { firmwareConfig } from "../../provider/resources/firmware-config.ts";
 import { imagePolicy } from "../../provider/resources/image-policy.ts";
 import { measuredBoot } from "../../provider/resources/measured-boot.ts";
+import { scratch } from "../../provider/resources/scratch.ts";
 import { sealedVolume } from "../../provider/resources/sealed-volume.ts";
 import { swap } from "../../provider/resources/swap.ts";
 import { tpmOwnership } from "../../provider/resources/tpm-ownership.ts";
 import { verifiedBoot } from "../../provider/resources/verified-boot.ts";
 import { assurances, type BlockName } from "../../policies/node.ts";
+import { hooksSchema } from "./hooks-schema.ts";
+import { inferenceKinds, inferenceSchema, inferredInputs } from "./inference-schema.ts";
 import { partsOf } from "./schema-parts.ts";
 
 /** The resource kind behind each block of a node. */
@@ -24,6 +27,8 @@ export const blockKinds = {
   tpm: tpmOwnership,
   volumes: sealedVolume,
   imagePolicy,
+  scratch,
+  ...inferenceKinds,
 } as const satisfies Record<BlockName, { readonly inputs: TObject }>;
 
 /** Blocks that are there only when somebody asks for them; with the inputs that a site file says elsewhere, once: the node's name, the site's keys, the approvals. */
@@ -33,6 +38,8 @@ export const inputsFromElsewhere = {
   tpm: ["node", "recoveryPublicKey"],
   volumes: ["name", "node", "policyKey", "generation", "approval", "recoveryKey"],
   imagePolicy: [],
+  scratch: ["node", "policyKey", "generation", "approval"],
+  ...inferredInputs,
 } as const;
 
 const { node: nodeName, address, port, user, hostKey, identityFile, agent } = connectionSchema.properties;
@@ -60,6 +67,7 @@ const shared = {
   identityFile: Type.Optional(identityFile),
   agent: Type.Optional(agent),
   onDelete: Type.Optional(onDeleteSchema),
+  hooks: Type.Optional(hooksSchema),
 };
 
 /** Every block, all parts optional: what one place leaves out, the other (`defaults` or the node) or the kind's default gives. */
@@ -79,6 +87,8 @@ const blocks = {
     ),
   ),
   imagePolicy: Type.Optional(partsOf(imagePolicy)),
+  scratch: Type.Optional(partsOf(scratch, inputsFromElsewhere.scratch)),
+  inference: Type.Optional(inferenceSchema),
 };
 
 /** Of a block in `defaults` all but what is one node's alone: a TPM that were pinned there would be that of every node. */

@@ -1,5 +1,6 @@
 import { controlIds, checklist } from "../../policies/checklist.ts";
 import { clashesInList, endpoint } from "../../policies/distinct-nodes.ts";
+import { siteFileBlock } from "../../policies/node.ts";
 import { parseDay } from "../../policies/waiver.ts";
 import { nearest } from "../../provider/check/nearest.ts";
 import type { Path } from "../../provider/host/values.ts";
@@ -79,7 +80,7 @@ function needless(source: Source, index: number, id: string | undefined): SitePr
     : [
         source.problem(
           ["statements", index, "control"],
-          `${control.id} is judged on the \`${control.block}\` block, so a statement says nothing; remove it`,
+          `${control.id} is judged on the \`${siteFileBlock(control.block)}\` block, so a statement says nothing; remove it`,
         ),
       ];
 }

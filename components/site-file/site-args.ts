@@ -1,5 +1,6 @@
 import type * as pulumi from "@pulumi/pulumi";
 import type { SiteArgs, SiteNodeArgs } from "../site.ts";
+import { hooksArgs } from "./hooks-schema.ts";
 import type { NodeSpec, SiteSpec } from "./read.ts";
 
 /**
@@ -28,6 +29,7 @@ function nodeArgs(node: NodeSpec, secret: (key: string) => pulumi.Output<string>
     statements,
     trust,
     approval,
+    hooks,
   } = node;
   return {
     name,
@@ -45,5 +47,6 @@ function nodeArgs(node: NodeSpec, secret: (key: string) => pulumi.Output<string>
     statements,
     ...(trust === undefined ? {} : { trust }),
     ...(approval === undefined ? {} : { approval }),
+    ...(hooks === undefined ? {} : { hooks: { afterApply: hooksArgs(hooks, secret) } }),
   };
 }

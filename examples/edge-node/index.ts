@@ -8,19 +8,23 @@ const without = (reason: string, controls: readonly string[]): NodeWaiver[] =>
   controls.map((control) => ({ control, reason, owner: "platform-team", expires: "2027-06-30" }));
 
 const waivers = [
-  // For these there are `tpm`, `measuredBoot` and `volumes`, which take the site's keys and a disk (docs/trust.md), and `imagePolicy`, which takes signed images.
+  // For these there are `tpm`, `measuredBoot` and `volumes`, which take the site's keys and a disk (docs/trust.md), and `imagePolicy` and `inferenceService`, which take a
+  // signed image and a signed model.
   ...without("Not set up on this node yet", [
     "1.measured-boot",
     "1.tpm",
     "2.sealed-volumes",
     "2.unsealing-capped",
-    "6.signed-images",
-  ]),
-  ...without("No resource serves this yet", [
     "3.memory-locked",
     "4.rootless-container",
+    "4.limits",
     "4.seccomp",
     "4.apparmor",
+    "6.signed-images",
+    "6.pinned-image",
+    "6.signed-model",
+  ]),
+  ...without("No resource serves this yet", [
     "5.mtls",
     "6.supply-chain-checks",
     "7.prompts-sanitized",
@@ -44,6 +48,8 @@ const node = new EdgeNode("pi-1", {
     management: ["192.0.2.0/24"],
     allow: [{ name: "model-store", to: "203.0.113.5", ports: [443], comment: "Model downloads" }],
   },
+  // What is said and typed on the node is kept in memory.
+  scratch: {},
   waivers,
 });
 

@@ -6,7 +6,10 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { PulumiWorkspace, readSite, said, type RunResult } from "../../cli/pulumi.ts";
 import { checklist } from "../../policies/checklist.ts";
 import { blockTypes, type BlockName } from "../../policies/node.ts";
+import { sha256Hex } from "../../provider/trust/digest.ts";
 import { goodInputs, resourcesOf, waiver } from "../unit/policies/cases.ts";
+import { siteKey, statementOn } from "../unit/resources/model-example.ts";
+import { testKey } from "../unit/trust/keys.ts";
 
 /*
  * The gate and the policy pack under the real engine. No device is reached: a preview of nodes that are new looks at none.
@@ -102,6 +105,47 @@ test("a site that passes is let through by both", async () => {
   expect(reported(result)).toEqual([]);
 });
 
+test("a site that serves a model is let through by both, with waivers for nothing but what no resource serves", async () => {
+  const content = Buffer.alloc(300_000, "model");
+  const digest = `sha256:${sha256Hex(content)}`;
+  const statement = join(folder, "model.dsse.json");
+  writeFileSync(statement, await statementOn(content));
+  for (const purpose of ["policy", "recovery"] as const)
+    writeFileSync(join(folder, `${purpose}.pub.pem`), testKey(purpose).publicKeyPem);
+  const [node] = good.nodes;
+  const volume = (name: string) => ({ device: `/dev/disk/by-id/nvme-${name}`, mountPoint: `/srv/${name}` });
+  const unserved = checklist.filter(({ block }) => block === undefined || block === "boot");
+  await pulumi.site("serving", {
+    site: "serving",
+    trust: { policyKey: join(folder, "policy.pub.pem"), recoveryKey: join(folder, "recovery.pub.pem") },
+    nodes: [
+      {
+        ...node,
+        firmware: {},
+        measuredBoot: {},
+        tpm: {},
+        volumes: { models: volume("models"), logs: volume("logs") },
+        imagePolicy: {
+          keys: { site: siteKey.pem },
+          allow: [{ image: "registry.example/edge/llama", signedBy: ["site"] }],
+        },
+        scratch: { journal: { directory: "/srv/logs/journal" } },
+        inference: {
+          image: `registry.example/edge/llama@sha256:${"a".repeat(64)}`,
+          model: { digest, statement, keys: { site: siteKey.pem } },
+          memoryMaxMiB: 1024,
+          nodeMemoryMiB: 2048,
+        },
+      },
+    ],
+    waivers: unserved.map(({ id }) => waiver({ control: id, node: "*", expires: "2999-12-31" })),
+  });
+  const result = await pulumi.run(["preview", "--policy-pack", "policies", "--stack", "serving"]);
+  expect(result.code, said(result)).toBe(0);
+  expect(reported(result)).toEqual([]);
+  expect(said(result)).toContain("edgeseal:inference:InferenceContainer");
+});
+
 describe("a program that goes round the gate", () => {
   const program = (body: string): void => {
     const file = join(folder, "project/index.ts");
@@ -114,8 +158,7 @@ const connection = { node: "pi-1", address: "192.0.2.1", hostKey: "SHA256:${"A".
 const args = { connection, firewall: { management: ["192.0.2.0/24"] }, waivers: ${JSON.stringify(
         checklist
           .filter(
-            ({ block }) =>
-              block === undefined || ["measuredBoot", "tpm", "volumes", "imagePolicy"].includes(block),
+            ({ block }) => block === undefined || !["swap", "coreDumps", "firewall", "boot"].includes(block),
           )
           .map(({ id }) => waiver({ control: id, expires: "2999-12-31" })),
       )} };

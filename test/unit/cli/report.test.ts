@@ -46,18 +46,21 @@ describe("the table", () => {
     expect(row("1.tpm")).toMatch(
       /^1\.tpm +pi-1 +pass +TPM 2\.0, endorsement key persistent, storage root key persistent, owner authorization ours, lockout/,
     );
-    expect(row("3.memory-locked")).toMatch(
-      /^3\.memory-locked +pi-1 +waived +no resource observes this yet +until 2999-12-31 \(platform: bench device\)$/,
+    expect(row("4.rootless-container")).toMatch(
+      /^4\.rootless-container +pi-1 +pass +user edgeseal-inference, no capability, no_new_privs, own cgroup ipc mnt net pid user uts, root/,
+    );
+    expect(row("5.mtls")).toMatch(
+      /^5\.mtls +pi-1 +waived +no resource observes this yet +until 2999-12-31 \(platform: bench device\)$/,
     );
     expect(lines.at(-1)).toBe(
-      "23 controls on 1 node: 10 pass, 13 waived; the checklist is met, waivers counted in",
+      "27 controls on 1 node: 18 pass, 9 waived; the checklist is met, waivers counted in",
     );
   });
 
   test("says what drifted", () => {
     const lines = reportLines(exported({ swap: { activeAreas: ["/swapfile"] } }), { now, width: 200 });
     expect(lines.find((line) => line.startsWith("3.swap-off"))).toMatch(/violation +\/swapfile in use$/);
-    expect(lines.at(-1)).toBe("23 controls on 1 node: 9 pass, 1 violation, 13 waived; 1 not met");
+    expect(lines.at(-1)).toBe("27 controls on 1 node: 17 pass, 1 violation, 9 waived; 1 not met");
   });
 
   test("keeps to the width", () => {
@@ -131,7 +134,7 @@ nodes:
       outcome: "violation",
       evidence: "the state has no edgeseal:memory:Swap of this node",
     });
-    expect(findings.find(({ control }) => control === "3.memory-locked")).toMatchObject({
+    expect(findings.find(({ control }) => control === "5.mtls")).toMatchObject({
       outcome: "not-covered",
     });
   });

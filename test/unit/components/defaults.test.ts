@@ -25,6 +25,9 @@ test.each(blockNames)("%s stands for the type of its kind", (name) => {
   expect(blockTypes[name]).toBe(blockKinds[name].token);
 });
 
+const digest = `sha256:${"a".repeat(64)}`;
+const places = { modelDirectory: "/srv/models/models", storage: "/srv/models/containers/inference" };
+
 test("what is filled in is what the provider would have filled in", () => {
   const args: BlockArgs = {
     swap: { leftoverFiles: "keep" },
@@ -39,6 +42,24 @@ test("what is filled in is what the provider would have filled in", () => {
     measuredBoot: { reboot: "window", rebootWindow: "Sun 02:00-04:00" },
     tpm: { endorsementKeySha256: "ab".repeat(32), maxTries: 10 },
     imagePolicy: { keys: { site: "(PEM)" } },
+    scratch: { journal: { directory: "/srv/logs/journal" }, tmpMiB: 64 },
+    model: {
+      name: "inference",
+      digest,
+      mountPoint: "/srv/models",
+      directory: places.modelDirectory,
+      statement: "(envelope)",
+      keys: { site: "(PEM)" },
+    },
+    seccompProfile: { variant: "ollama" },
+    appArmorProfile: places,
+    inference: {
+      ...places,
+      image: `registry.example/edge/llama@${digest}`,
+      model: digest,
+      memoryMaxMiB: 1024,
+      confinement: { memoryLock: false },
+    },
   };
   const facts = {
     node: "pi-1",
@@ -59,6 +80,7 @@ test("what is filled in is what the provider would have filled in", () => {
   const fromElsewhere: Partial<Record<BlockName, object>> = {
     firmware: shipped,
     measuredBoot: shipped,
+    scratch: shipped,
     tpm: { node: "pi-1", recoveryPublicKey: "(PEM)" },
   };
   for (const name of blockNames) {

@@ -4,8 +4,10 @@ import * as pulumi from "@pulumi/pulumi";
 import { Ajv } from "ajv";
 import { beforeEach, describe, expect, test } from "vitest";
 import { afterApply, commandVersion, type HookArgs, type Hooks } from "../../../components/hooks.ts";
+import { EdgeNode } from "../../../components/edge-node.ts";
 import { CoreDumps, Swap } from "../../../components/resources.ts";
 import { hookFaults, hooksArgs, hooksSchema } from "../../../components/site-file/hooks-schema.ts";
+import { checklist } from "../../../policies/checklist.ts";
 import { goodStates } from "../policies/cases.ts";
 import { recorder, type Registered } from "./recorder.ts";
 
@@ -226,4 +228,26 @@ test("a site file refers to secrets in Pulumi configuration, and can't say them"
   });
   expect(validate(withToken({ config: "smokeToken" }))).toBe(true);
   expect(validate(withToken("literal"))).toBe(false);
+});
+
+test("a node's hooks come after all of it, what is optional included", async () => {
+  const waivers = checklist.map(({ id }) => ({
+    control: id,
+    reason: "x",
+    owner: "x",
+    expires: "2999-12-31",
+  }));
+  new EdgeNode("pi-1", {
+    connection,
+    waivers,
+    firewall: { management: ["192.0.2.0/24"] },
+    firmware: {},
+    scratch: {},
+    hooks: { afterApply: { smoke } },
+  });
+  await run.settled();
+  const hook = only(run.registered.filter(({ type }) => type.startsWith("command:")));
+  const all = run.registered.filter(({ type }) => /^edgeseal:(?!index)/.test(type)).map(({ name }) => name);
+  expect([...hook.after].sort()).toEqual([...all].sort());
+  expect(all).toContain("pi-1-scratch");
 });

@@ -7,6 +7,7 @@ import {
 } from "../../../policies/node.ts";
 import type { SealedVolumeInputs } from "../../../provider/resources/sealed-volume-inputs.ts";
 import type { SealedVolumeState } from "../../../provider/resources/sealed-volume-state.ts";
+import { goodServiceInputs, goodServiceStates } from "./service-cases.ts";
 import type { Waiver } from "../../../policies/waiver.ts";
 
 /** Inputs and states of a node that passes every control that a resource serves; tests change one thing at a time. */
@@ -46,6 +47,7 @@ export const goodInputs: BlockInputs = {
     keys: { site: "(PEM)" },
     allow: [{ image: "registry.example/edge/llama", signedBy: ["site"] }],
   },
+  ...goodServiceInputs,
 };
 
 function goodVolume(name: string): SealedVolumeInputs {
@@ -259,6 +261,7 @@ export const goodStates: BlockStates = {
     },
     formerPolicy: "kept",
   },
+  ...goodServiceStates,
 };
 
 /** The resources behind a block: one, or as many as it has. */

@@ -1,37 +1,11 @@
 import { describe, expect, test } from "vitest";
 import { bootEvidence } from "../../../policies/boot-evidence.ts";
 import { checklist, points } from "../../../policies/checklist.ts";
-import type { Outcome } from "../../../policies/control.ts";
 import { blockNames, unknownValue, type JudgedNode } from "../../../policies/node.ts";
 import { levelReached } from "../../../provider/trust/level.ts";
 import { declared, goodStates, observed } from "./cases.ts";
-
-/** One case of one control: what is judged, what comes out, and on which evidence. */
-interface Case {
-  readonly title: string;
-  readonly node: JudgedNode;
-  readonly outcome: Outcome;
-  readonly evidence: string;
-}
-
-const pass = (title: string, node: JudgedNode, evidence: string): Case => ({
-  title,
-  node,
-  outcome: "pass",
-  evidence,
-});
-const fail = (title: string, node: JudgedNode, evidence: string): Case => ({
-  title,
-  node,
-  outcome: "violation",
-  evidence,
-});
-const unclear = (title: string, node: JudgedNode, evidence: string): Case => ({
-  title,
-  node,
-  outcome: "unknown",
-  evidence,
-});
+import { fail, pass, unclear, type Case } from "./control-case.ts";
+import { serviceControlCases } from "./service-control-cases.ts";
 
 const rules = (more: Record<string, string>) => ({ firewall: { rules: more } });
 
@@ -659,6 +633,7 @@ const cases: Readonly<Record<string, readonly Case[]>> = {
       ),
     ),
   ],
+  ...serviceControlCases,
 };
 
 describe.each(Object.entries(cases))("%s", (id, list) => {

@@ -76,10 +76,10 @@ describe("messages", () => {
     declared({ swap: { mode: "keep" } }, "pi-2"),
   ];
   const served = checklist.filter(({ id }) =>
-    ["3.swap-off", "5.egress-allowlist", "6.supply-chain-checks", "3.memory-locked"].includes(id),
+    ["3.swap-off", "5.egress-allowlist", "6.supply-chain-checks", "5.mtls"].includes(id),
   );
   const findings = evaluate(
-    { nodes, waivers: [waiver({ control: "3.memory-locked", node: "pi-2", expires: "2026-12-31" })] },
+    { nodes, waivers: [waiver({ control: "5.mtls", node: "pi-2", expires: "2026-12-31" })] },
     served,
     now,
   );
@@ -92,12 +92,12 @@ describe("messages", () => {
       "    mend: set `swap: { mode: off, leftoverFiles: remove }`, the defaults",
       "  5.egress-allowlist (checklist point 5) on pi-1: violation: the node has no `firewall` block (edgeseal:network:Firewall)",
       "    mend: set `firewall: { egress: allowlist }` and list each endpoint under `allow`, no wider than a private network",
-      "  3.memory-locked (checklist point 3) on pi-2: not covered: no resource observes this yet (waiver of platform expired on 2026-12-31)",
+      "  5.mtls (checklist point 5) on pi-2: not covered: no resource observes this yet (waiver of platform expired on 2026-12-31)",
       "    mend: no resource serves this control yet: waive it with a reason, an owner and an expiry date",
       "  A justified exception goes into `waivers`, with a reason, an owner and an expiry date (docs/checklist.md).",
       "  Not covered are 2 controls that no resource serves yet. Each takes a waiver: fill in why you go without, who answers for it, and its last day (docs/checklist.md):",
       "waivers:",
-      '  - { control: 3.memory-locked, node: pi-1, reason: "", owner: "", expires: YYYY-MM-DD }',
+      '  - { control: 5.mtls, node: pi-1, reason: "", owner: "", expires: YYYY-MM-DD }',
       '  - { control: 6.supply-chain-checks, node: "*", reason: "", owner: "", expires: YYYY-MM-DD }',
     ]);
   });
@@ -105,11 +105,11 @@ describe("messages", () => {
   test("controls that fail alike share a line", () => {
     const stated = nodes.map((node) => ({
       ...node,
-      statements: { "3.memory-locked": "see the plan", "6.supply-chain-checks": "see the plan" },
+      statements: { "5.mtls": "see the plan", "6.supply-chain-checks": "see the plan" },
     }));
     const alike = evaluate({ nodes: stated, waivers: [] }, served, now);
     expect(refusalText("x", alike)).toContain(
-      "  3.memory-locked, 6.supply-chain-checks (checklist points 3, 6) on pi-1, pi-2: declared, not enforced: stated, observed by no resource: see the plan\n",
+      "  5.mtls, 6.supply-chain-checks (checklist points 5, 6) on pi-1, pi-2: declared, not enforced: stated, observed by no resource: see the plan\n",
     );
     expect(refusalText("x", alike)).not.toContain("waivers:");
   });

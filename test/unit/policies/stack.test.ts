@@ -192,9 +192,16 @@ describe("the pack's judge", () => {
         "pi-1 1.tpm: the node has no `tpm` block (edgeseal:tpm:Ownership)",
         "pi-1 2.sealed-volumes: the node has no `volumes` block (edgeseal:storage:SealedVolume)",
         "pi-1 2.unsealing-capped: the node has no `volumes` block (edgeseal:storage:SealedVolume)",
+        "pi-1 3.memory-locked: the node has no `inference` block (edgeseal:inference:InferenceContainer)",
+        "pi-1 3.scratch-in-memory: the node has no `scratch` block (edgeseal:memory:Scratch)",
+        ...["4.rootless-container", "4.limits", "4.seccomp", "4.apparmor"].map(
+          (id) => `pi-1 ${id}: the node has no \`inference\` block (edgeseal:inference:InferenceContainer)`,
+        ),
         "pi-1 5.default-deny: the node has no `firewall` block (edgeseal:network:Firewall)",
         "pi-1 5.egress-allowlist: the node has no `firewall` block (edgeseal:network:Firewall)",
         "pi-1 6.signed-images: the node has no `imagePolicy` block (edgeseal:container:ImagePolicy)",
+        "pi-1 6.pinned-image: the node has no `inference` block (edgeseal:inference:InferenceContainer)",
+        "pi-1 6.signed-model: the node has no `model` block (edgeseal:inference:Model), which `inference` in a site file brings",
       ],
     });
   });
@@ -234,9 +241,16 @@ describe("the pack's judge", () => {
       "pi-1 2.sealed-volumes: the node has no `volumes` block (edgeseal:storage:SealedVolume)",
       "pi-1 2.unsealing-capped: the node has no `volumes` block (edgeseal:storage:SealedVolume)",
       "pi-1 3.core-dumps-off: the node has no `coreDumps` block (edgeseal:memory:CoreDumps)",
+      "pi-1 3.memory-locked: the node has no `inference` block (edgeseal:inference:InferenceContainer)",
+      "pi-1 3.scratch-in-memory: the node has no `scratch` block (edgeseal:memory:Scratch)",
+      ...["4.rootless-container", "4.limits", "4.seccomp", "4.apparmor"].map(
+        (id) => `pi-1 ${id}: the node has no \`inference\` block (edgeseal:inference:InferenceContainer)`,
+      ),
       "pi-1 5.default-deny: the node has no `firewall` block (edgeseal:network:Firewall)",
       "pi-1 5.egress-allowlist: the node has no `firewall` block (edgeseal:network:Firewall)",
       "pi-1 6.signed-images: the node has no `imagePolicy` block (edgeseal:container:ImagePolicy)",
+      "pi-1 6.pinned-image: the node has no `inference` block (edgeseal:inference:InferenceContainer)",
+      "pi-1 6.signed-model: the node has no `model` block (edgeseal:inference:Model), which `inference` in a site file brings",
     ]);
     const raw = run([{ ...device("swap", "pi-1", { inputs: { mode: "keep" } }), parent: undefined }]);
     expect(raw.single).toEqual(['pi-1 3.swap-off: swap.mode is "keep"']);

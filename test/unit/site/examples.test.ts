@@ -1,4 +1,13 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { sign } from "node:crypto";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -8,7 +17,9 @@ import { blockKinds } from "../../../components/site-file/schema.ts";
 import { readSite } from "../../../components/site-file/read.ts";
 import { PlanRefused } from "../../../provider/resource.ts";
 import { verifiedBoot } from "../../../provider/resources/verified-boot.ts";
+import { modelStatement, signStatement } from "../../../provider/trust/model-statement.ts";
 import { goodStates } from "../policies/cases.ts";
+import { keyPair } from "../resources/model-example.ts";
 import { noRoute } from "../resources/firewall-example.ts";
 import { testKey } from "../trust/keys.ts";
 import { faults, hostKey } from "./site-text.ts";
@@ -78,14 +89,58 @@ describe.each(documents.filter((name) => name.startsWith("docs/resources/")))("%
   beforeEach(() => void (folder = mkdtempSync(join(tmpdir(), "edgeseal-site-"))));
   afterEach(() => rmSync(folder, { recursive: true }));
 
-  test("shows a block as a node of a site file takes it", () => {
+  test("shows a block as a node of a site file takes it", async () => {
     const [block = ""] = yamlIn(read(name));
     expect(Object.keys(blockKinds)).toContain(block.split(":")[0]);
-    const rest = block.startsWith("firewall") ? "" : "    firewall: { management: [192.0.2.0/24] }\n";
-    const site = `site: test\n${/^(volumes|tpm):/.test(block) ? trustIn(folder) : ""}nodes:\n  - name: pi-1\n    address: 192.0.2.1\n    hostKey: ${hostKey}\n${rest}${indented(block, 4)}`;
-    expect(faults(site)).toEqual([]);
+    const served = block.startsWith("inference:") ? await servedIn(folder, block) : block;
+    expect(faults(siteWith(folder, served), join(folder, "site.yaml"))).toEqual([]);
   });
 });
+
+describe("docs/site-file.md", () => {
+  let folder: string;
+  beforeEach(() => void (folder = mkdtempSync(join(tmpdir(), "edgeseal-site-"))));
+  afterEach(() => rmSync(folder, { recursive: true }));
+
+  test("shows whole what a node serves, and it needs no waiver but those of what else there is", async () => {
+    const blocks = yamlIn(read("docs/site-file.md")).find((text) => text.includes("inference:")) ?? "";
+    const site = siteWith(folder, await servedIn(folder, blocks));
+    const file = join(folder, "site.yaml");
+    expect(faults(site, file)).toEqual([]);
+    writeFileSync(file, site);
+    const { findings } = checkSite(file, new Date("2026-12-01"));
+    const failing = findings.filter(({ outcome }) => outcome === "violation").map(({ control }) => control);
+    expect(failing).toEqual(["1.measured-boot", "1.tpm", "2.sealed-volumes"]);
+  });
+});
+
+/** A site of one node with a block, and what that block takes besides. */
+function siteWith(folder: string, block: string): string {
+  const rest = block.startsWith("firewall") ? "" : "    firewall: { management: [192.0.2.0/24] }\n";
+  return `site: test\n${/^(volumes|tpm):/m.test(block) ? trustIn(folder) : ""}nodes:\n  - name: pi-1\n    address: 192.0.2.1\n    hostKey: ${hostKey}\n${rest}${indented(block, 4)}`;
+}
+
+/** A block that serves a model, with a key whose private half is here, its statement, and the volume that it takes. */
+async function servedIn(folder: string, block: string): Promise<string> {
+  const key = keyPair();
+  const model = {
+    name: "gemma-3-270m-q4_k_m",
+    sha256: /digest: sha256:([0-9a-f]{64})/.exec(block)?.[1] ?? "",
+    bytes: 253_113_024,
+    origin: "PyPI",
+    licence: "Gemma Terms of Use",
+  };
+  const signer = (message: Uint8Array) => Promise.resolve(sign("sha256", message, key.privateKey));
+  const signing = { publicKey: key.publicKey, privateKey: { name: "test", sign: signer } };
+  const path = join(folder, /statement: (\S+)/.exec(block)?.[1] ?? "");
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileSync(path, await signStatement(signing, modelStatement(model)));
+  const withKey = block.replaceAll(
+    /^( *)-----BEGIN PUBLIC KEY-----[^]*?-----END PUBLIC KEY-----\n/gm,
+    (_, indent: string) => indented(key.pem, indent.length),
+  );
+  return `volumes:\n  models: { device: /dev/disk/by-id/nvme-a, mountPoint: /srv/models }\n${withKey}`;
+}
 
 describe("a first site of one's own", () => {
   const example = read("stacks/example.yaml");

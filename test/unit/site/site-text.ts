@@ -13,12 +13,12 @@ nodes:
     hostKey: ${hostKey}
 ${node}${more}`;
 
-export const parse = (text: string): SiteSpec => parseSite("stacks/test.yaml", text);
+export const parse = (text: string, file = "stacks/test.yaml"): SiteSpec => parseSite(file, text);
 
 /** The faults of a text, one a line as they are printed. */
-export function faults(text: string): string[] {
+export function faults(text: string, file?: string): string[] {
   try {
-    parse(text);
+    parse(text, file);
   } catch (error) {
     if (error instanceof SiteFileError) return error.message.split("\n");
     throw error;

@@ -1,0 +1,70 @@
+import { posix } from "node:path";
+import * as pulumi from "@pulumi/pulumi";
+import type {
+  AppArmorProfileArgs,
+  InferenceContainerArgs,
+  ModelArgs,
+  SeccompProfileArgs,
+} from "./inference-args.ts";
+import { contextBytesPerToken, memoryProblems, modelBytesIn } from "./memory-budget.ts";
+
+/** A model that a node serves. */
+export interface ServedModelArgs extends Omit<ModelArgs, "name" | "directory" | "mountPoint"> {
+  /** Bytes that one token of context takes in memory: 2 x layers x heads for keys and values x their length x 2. @default 131072, which no model of up to 9 billion parameters that fits a Pi 5 exceeds. */
+  readonly contextBytesPerToken?: number;
+}
+
+/** What a node serves: one model, from one image, in one confined container. */
+export interface InferenceArgs extends Omit<InferenceContainerArgs, "model" | "modelDirectory" | "storage"> {
+  readonly model: ServedModelArgs;
+  /** The sealed volume that the model and the image are on. @default `models`. */
+  readonly volume?: string;
+  /** Memory of the node, in MiB: 2048, 4096, 8192 or 16384 on a Pi 5. There is no swap, so that what is served has to fit. */
+  readonly nodeMemoryMiB: number;
+  /** System calls that the server needs beyond those that its variant is known to. @default none; any of them fails the gate. */
+  readonly additionalSyscalls?: readonly string[];
+}
+
+/** The blocks that a service is made of. */
+export interface InferenceBlocks {
+  readonly model: ModelArgs;
+  readonly seccompProfile: SeccompProfileArgs;
+  readonly appArmorProfile: AppArmorProfileArgs;
+  readonly inference: InferenceContainerArgs;
+}
+
+/**
+ * The blocks of a service, as an EdgeNode takes them: `new EdgeNode("pi-1", { ...inferenceService({...}, "/srv/models"), ... })`.
+ * @param mountPoint Where the sealed volume of the model and the image is mounted.
+ * @throws pulumi.RunError with the sums, when it does not fit the node's memory
+ */
+export function inferenceService(args: InferenceArgs, mountPoint: string): InferenceBlocks {
+  const { model, contextTokens = 4096, tmpMiB = 16, memoryMaxMiB, nodeMemoryMiB } = args;
+  const modelBytes = modelBytesIn(model.statement);
+  const perToken = model.contextBytesPerToken ?? contextBytesPerToken;
+  const needs = { contextTokens, contextBytesPerToken: perToken, tmpMiB, memoryMaxMiB, nodeMemoryMiB };
+  const problems = modelBytes === undefined ? [] : memoryProblems({ ...needs, modelBytes });
+  if (problems.length > 0)
+    throw new pulumi.RunError(
+      problems
+        .map(({ path, message }) => `inference service "${args.name ?? "inference"}": ${path}: ${message}`)
+        .join("\n"),
+    );
+  return inferenceBlocksOf(args, mountPoint);
+}
+
+/** The same, without a word on whether it fits. */
+export function inferenceBlocksOf(args: InferenceArgs, mountPoint: string): InferenceBlocks {
+  const { model, volume: _, nodeMemoryMiB: _memory, additionalSyscalls = [], ...container } = args;
+  const { contextBytesPerToken: _bytes, ...served } = model;
+  const name = args.name ?? "inference";
+  const variant = args.variant ?? "llama-server";
+  const modelDirectory = posix.join(mountPoint, "models");
+  const storage = posix.join(mountPoint, "containers", name);
+  return {
+    model: { ...served, name, directory: modelDirectory, mountPoint },
+    seccompProfile: { name, variant, additionalSyscalls },
+    appArmorProfile: { name, variant, modelDirectory, storage },
+    inference: { ...container, name, variant, model: model.digest, modelDirectory, storage },
+  };
+}

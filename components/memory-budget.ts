@@ -1,0 +1,69 @@
+import type { InputProblem } from "../provider/resource.ts";
+import { parseEnvelope, StatementRefused, unverifiedStatement } from "../provider/trust/model-statement.ts";
+
+/*
+ * Whether what a node is to serve fits its memory. With swap off there is nothing behind it: what does not fit is killed in the middle of an answer, so that
+ * it is better refused before it is deployed.
+ */
+
+/** What a service needs, as far as it can be told before it runs. */
+export interface MemoryNeeds {
+  /** Size of the model's file. */
+  readonly modelBytes: number;
+  readonly contextTokens: number;
+  /** What the keys and values of one token take. */
+  readonly contextBytesPerToken: number;
+  /** Size of the service's /tmp. */
+  readonly tmpMiB: number;
+  /** What the service may use. */
+  readonly memoryMaxMiB: number;
+  /** What the node has. */
+  readonly nodeMemoryMiB: number;
+}
+
+/** 2 x 32 layers x 8 heads for keys and values x 128 values x 2 bytes: Llama 3 8B. Models that fit a Pi 5 take that or less. */
+export const contextBytesPerToken = 131_072;
+
+/** What llama-server takes beside the model and its context: buffers of the computation, its libraries, podman. 88 MiB were measured for a model of 270 million parameters. */
+const serverMiB = 160;
+/** What the node's system keeps: kernel, systemd, sshd; a node that serves nothing uses some 220 MiB. */
+export const systemMiB = 384;
+
+const mebibytes = (bytes: number): number => Math.ceil(bytes / 1024 ** 2);
+
+/** Every reason why it does not fit, with the sums. */
+export function memoryProblems(needs: MemoryNeeds): readonly InputProblem[] {
+  const { modelBytes, contextTokens, contextBytesPerToken, tmpMiB, memoryMaxMiB, nodeMemoryMiB } = needs;
+  const modelMiB = mebibytes(modelBytes);
+  const contextMiB = mebibytes(contextTokens * contextBytesPerToken);
+  const needed = modelMiB + contextMiB + serverMiB + tmpMiB;
+  const sum = `model ${modelMiB} + context ${contextMiB} (${contextTokens} tokens) + server ${serverMiB} + /tmp ${tmpMiB} = ${needed} MiB`;
+  return [
+    ...(needed <= memoryMaxMiB
+      ? []
+      : [
+          {
+            path: "memoryMaxMiB",
+            message: `the service may use ${memoryMaxMiB} MiB and needs ${sum}; allow it that, or take a smaller model or context`,
+          },
+        ]),
+    ...(memoryMaxMiB + systemMiB <= nodeMemoryMiB
+      ? []
+      : [
+          {
+            path: "nodeMemoryMiB",
+            message: `the node has ${nodeMemoryMiB} MiB and no swap: the service may use ${memoryMaxMiB}, the system keeps ${systemMiB}; lower \`memoryMaxMiB\` to ${Math.max(0, nodeMemoryMiB - systemMiB)} (needed are ${needed}), or serve this model on a node with more memory`,
+          },
+        ]),
+  ];
+}
+
+/** Size of the model that a statement is on; `undefined` for a text that is none, of which the model's kind tells what is wrong. */
+export function modelBytesIn(statement: string): number | undefined {
+  try {
+    return unverifiedStatement(parseEnvelope(statement)).bytes;
+  } catch (error) {
+    if (error instanceof StatementRefused) return undefined;
+    throw error;
+  }
+}

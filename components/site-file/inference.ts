@@ -1,0 +1,136 @@
+import { readFileSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import type { inferenceBlocks } from "../../policies/node.ts";
+import type { Path } from "../../provider/host/values.ts";
+import { inferenceBlocksOf, type InferenceArgs } from "../inference-service.ts";
+import { contextBytesPerToken, memoryProblems, modelBytesIn } from "../memory-budget.ts";
+import { isPlain, type Plain } from "./merge.ts";
+
+/*
+ * The `inference` block of a site file: what a node serves, said once. It stands for four blocks of the node, each with a resource of its own: the model, the two
+ * profiles, and the container.
+ */
+
+/** A fault, by its path within the node. */
+interface NodeProblem {
+  readonly path: Path;
+  readonly message: string;
+}
+
+export interface InferenceRead {
+  /** The blocks that it stands for; empty when there is no such block, or it can't be told what they are. */
+  readonly blocks: { readonly [B in (typeof inferenceBlocks)[number]]?: Plain };
+  readonly problems: readonly NodeProblem[];
+  /** Name of the volume that it is kept on. */
+  readonly volume: string;
+}
+
+/**
+ * What the `inference` block of a merged node stands for. What is of another shape than the schema has it is a fault that the schema tells of.
+ * @param file the site file; what it names is taken from its folder on
+ */
+export function readInference({ inference: given, volumes }: Plain, file: string): InferenceRead {
+  const volume = isPlain(given) && typeof given.volume === "string" ? given.volume : "models";
+  const nothing = { blocks: {}, volume };
+  if (!isPlain(given)) return { ...nothing, problems: [] };
+  if (given.model === undefined)
+    return {
+      ...nothing,
+      problems: [
+        {
+          path: ["inference", "model"],
+          message:
+            "missing; say which model is served: its `digest`, the `statement` that `edgeseal model sign` wrote, and the `keys` that may sign",
+        },
+      ],
+    };
+  if (!isPlain(given.model)) return { ...nothing, problems: [] };
+  const problems: NodeProblem[] = [];
+  const folder = dirname(file);
+  const mountPoint = mountPointOf(volumes, volume);
+  if (mountPoint === undefined)
+    problems.push({
+      path: ["inference", "volume"],
+      message: `the node has no volume ${JSON.stringify(volume)} with a mount point: the model and the image are kept on a sealed volume; give the node \`volumes.${volume}\` (docs/resources/sealed-volume.md), or name another here`,
+    });
+  const statement = readStatement(given.model.statement, folder, problems);
+  // What is no name would make no path either.
+  const name =
+    typeof given.name === "string" && /^[A-Za-z0-9._+-]+$/.test(given.name) ? given.name : undefined;
+  const args: Plain = {
+    ...given,
+    name,
+    ...absolute(given, "archive", folder),
+    model: {
+      ...given.model,
+      ...absolute(given.model, "file", folder),
+      statement,
+    },
+  };
+  problems.push(...budgetProblems(given, statement));
+  // Its values were not judged yet: what is wrong with them the kinds tell, each of its own inputs.
+  const blocks = inferenceBlocksOf(args as unknown as InferenceArgs, mountPoint ?? "/srv/models");
+  return {
+    blocks: Object.fromEntries(
+      Object.entries(blocks).map(([name, block]) => [
+        name,
+        { ...defined(block as object), ...(given.name === undefined ? {} : { name: given.name }) },
+      ]),
+    ),
+    problems,
+    volume,
+  };
+}
+
+function mountPointOf(volumes: unknown, name: string): string | undefined {
+  const volume = isPlain(volumes) ? volumes[name] : undefined;
+  const mountPoint = isPlain(volume) ? volume.mountPoint : undefined;
+  return typeof mountPoint === "string" ? mountPoint : undefined;
+}
+
+function readStatement(path: unknown, folder: string, problems: NodeProblem[]): string | undefined {
+  if (typeof path !== "string") return undefined;
+  try {
+    return readFileSync(resolve(folder, path), "utf8");
+  } catch (error) {
+    problems.push({
+      path: ["inference", "model", "statement"],
+      message: `${path} can't be read: ${(error as Error).message}; \`edgeseal model sign\` writes it`,
+    });
+    return undefined;
+  }
+}
+
+const absolute = (block: Plain, key: string, folder: string): Plain =>
+  typeof block[key] === "string" ? { [key]: resolve(folder, block[key]) } : {};
+
+const defined = (block: object): Plain =>
+  Object.fromEntries(Object.entries(block).filter(([, value]) => value !== undefined));
+
+/** Faults of what has to fit the node's memory, as far as its numbers are numbers. */
+function budgetProblems(given: Plain, statement: string | undefined): readonly NodeProblem[] {
+  const { nodeMemoryMiB, memoryMaxMiB, contextTokens = 4096, tmpMiB = 16, model } = given;
+  if (nodeMemoryMiB === undefined)
+    return [
+      {
+        path: ["inference", "nodeMemoryMiB"],
+        message:
+          "missing; say how much memory the node has, in MiB, e.g. 8192: with swap off, what it serves has to fit (`edgeseal node add` shows it)",
+      },
+    ];
+  const perToken = (isPlain(model) ? model.contextBytesPerToken : undefined) ?? contextBytesPerToken;
+  const modelBytes = statement === undefined ? undefined : modelBytesIn(statement);
+  const numbers = {
+    modelBytes,
+    contextTokens,
+    contextBytesPerToken: perToken,
+    tmpMiB,
+    memoryMaxMiB,
+    nodeMemoryMiB,
+  };
+  if (!allNumbers(numbers)) return [];
+  return memoryProblems(numbers).map(({ path, message }) => ({ path: ["inference", path], message }));
+}
+
+const allNumbers = <K extends string>(record: Record<K, unknown>): record is Record<K, number> =>
+  Object.values(record).every((value) => typeof value === "number");

@@ -1,0 +1,380 @@
+import { unknownValue, type JudgedNode } from "../../../policies/node.ts";
+import { declared, observed } from "./cases.ts";
+import { fail, pass, unclear, type Case } from "./control-case.ts";
+import { goodServiceInputs, goodServiceStates, image, modelDigest } from "./service-cases.ts";
+
+/* Cases of the controls over what serves a model, and over what keeps its prompts in memory. */
+
+/** Loosened, as somebody would declare it. */
+const loose = (confinement: object, more: object = {}): JudgedNode =>
+  declared({
+    inference: { ...more, confinement: { ...goodServiceInputs.inference.confinement, ...confinement } },
+  });
+
+/** A container whose process was found to be confined otherwise; `undefined` for what could not be read. */
+const found = (confinement: Readonly<Record<string, string | undefined>>, more: object = {}): JudgedNode =>
+  observed({
+    inference: { ...more, confinement: { ...goodServiceStates.inference.confinement, ...confinement } },
+  });
+
+const noBlock = "the node has no `inference` block (edgeseal:inference:InferenceContainer)";
+/** Of every control over the container: what is not there, or does not run, is not confined. */
+const always: readonly Case[] = [
+  fail("no block", declared({ inference: undefined }), noBlock),
+  fail(
+    "not in the state",
+    observed({ inference: undefined }),
+    "the state has no edgeseal:inference:InferenceContainer of this node",
+  ),
+  fail(
+    "nothing runs",
+    observed({ inference: { health: "not running", reason: "volume-locked", confinement: {}, image: "" } }),
+    "nothing runs: volume-locked",
+  ),
+  fail(
+    "nothing runs, and nobody knows why",
+    observed({ inference: { health: "not running", reason: undefined, confinement: {}, image: "" } }),
+    "nothing runs: no reason is known",
+  ),
+  unclear(
+    "not yet known",
+    observed({ inference: { health: unknownValue } }),
+    "inference.health is not known at this time",
+  ),
+];
+
+/** The container alone, as the policy pack judges each resource when it is registered. */
+const alone = (): JudgedNode => ({
+  ...declared(),
+  partial: true,
+  blocks: { inference: goodServiceInputs.inference },
+});
+
+const inMemory =
+  "/tmp and /var/tmp in memory, no log on the plain disk, no histories, nothing left from before";
+const confined =
+  "user edgeseal-inference, no capability, no_new_privs, own cgroup ipc mnt net pid user uts, root file system read-only, no interface but lo";
+const limited =
+  "memory 1024 MiB, swap 0 MiB, 64 tasks; it can write to /run/inference, /tmp of 16 MiB without exec";
+const label = "edgeseal-inference and edgeseal-inference-podman (enforce)";
+const otherDigest = `sha256:${"9".repeat(64)}`;
+
+export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
+  "3.memory-locked": [
+    pass("locked", declared(), "inference.confinement.memoryLock is true"),
+    fail("not locked", loose({ memoryLock: false }), "inference.confinement.memoryLock is false"),
+    fail(
+      "a server that can't",
+      declared({ inference: { variant: "ollama" } }),
+      "ollama does not lock its memory",
+    ),
+    pass("all of it", observed(), "the whole model is locked; its control group may not swap"),
+    fail("a part", found({ modelLocked: "part" }), "of the model is locked: part; it may swap 0 MiB"),
+    fail("swap", found({ swapMax: "max" }), "of the model is locked: all; it may swap max"),
+    fail(
+      "not read",
+      found({ modelLocked: undefined, swapMax: undefined }),
+      "of the model is locked: unknown; it may swap an unknown amount",
+    ),
+    ...always,
+  ],
+  "3.scratch-in-memory": [
+    pass("in memory", declared(), inMemory),
+    pass("a journal in memory", declared({ scratch: { journal: "volatile" } }), inMemory),
+    fail(
+      "no block",
+      declared({ scratch: undefined }),
+      "the node has no `scratch` block (edgeseal:memory:Scratch)",
+    ),
+    fail(
+      "loose, in every way there is",
+      declared({ scratch: { syslog: "keep", historyFiles: "keep", leftovers: "keep" } }),
+      'scratch.syslog is "keep"; scratch.historyFiles is "keep"; scratch.leftovers is "keep"',
+    ),
+    unclear(
+      "not yet known",
+      declared({ scratch: { leftovers: unknownValue } }),
+      "scratch.leftovers is not known at this time",
+    ),
+    pass(
+      "in memory",
+      observed(),
+      "/tmp and /var/tmp in memory; journal in /srv/logs/journal; no second log, no history, nothing left",
+    ),
+    fail(
+      "on the disk, in every way there is",
+      observed({
+        scratch: {
+          mounts: { "/tmp": "ext4 /dev/mmcblk0p2" },
+          journalIn: ["/run/log/journal", "/var/log/journal on /dev/mmcblk0p2"],
+          syslogUnits: ["rsyslog.service"],
+          syslogProcesses: ["rsyslogd"],
+          syslogFiles: ["/var/log/syslog"],
+          crashReporters: ["apport.service"],
+          bashHistory: "on",
+          historyFiles: { "/root/.bash_history": "root" },
+          leftovers: ["/tmp"],
+        },
+      }),
+      "/tmp is on ext4 /dev/mmcblk0p2; /var/tmp is on the disk; journal in /var/log/journal on /dev/mmcblk0p2; rsyslog.service writes the log to files; rsyslogd writes the log to files; log on the disk: /var/log/syslog; apport.service would start; bash keeps a history; history /root/.bash_history; left from before: /tmp",
+    ),
+    fail(
+      "not in the state",
+      observed({ scratch: undefined }),
+      "the state has no edgeseal:memory:Scratch of this node",
+    ),
+    unclear(
+      "a state of another shape",
+      observed({ scratch: { mounts: "tmpfs", journalIn: "memory" } }),
+      "scratch.mounts, scratch.journalIn, scratch.syslogUnits, scratch.syslogProcesses, scratch.syslogFiles, scratch.crashReporters, scratch.bashHistory, scratch.historyFiles, scratch.leftovers: not of the expected shape",
+    ),
+  ],
+  "4.rootless-container": [
+    pass(
+      "strict",
+      declared(),
+      "a system user of its own, no capability, no network, root file system read-only",
+    ),
+    pass(
+      "the accelerator of hailo, which it can't do without",
+      loose({ devices: ["/dev/hailo0"] }, { variant: "hailo" }),
+      "a system user of its own, no capability, no network, root file system read-only",
+    ),
+    fail(
+      "loose, in every way there is",
+      loose({
+        readOnlyRoot: false,
+        noNewPrivileges: false,
+        network: "host",
+        capabilities: ["CAP_SYS_NICE"],
+        devices: ["/dev/dri/card0"],
+      }),
+      'inference.confinement.readOnlyRoot is false; inference.confinement.noNewPrivileges is false; inference.confinement.network is "host"; added capabilities: CAP_SYS_NICE; added devices: /dev/dri/card0',
+    ),
+    unclear(
+      "not yet known",
+      loose({ network: unknownValue }),
+      "inference.confinement is not known at this time",
+    ),
+    pass("confined", observed(), confined),
+    fail(
+      "by root, and confined in nothing",
+      found({
+        user: "users 0 0 0 0, groups 0 0 0 0",
+        groups: "44",
+        capabilities: "CAP_NET_RAW",
+        noNewPrivileges: "no",
+        namespaces: "mnt pid",
+        rootFilesystem: "writable",
+        interfaces: undefined,
+      }),
+      "user: users 0 0 0 0, groups 0 0 0 0; groups: 44; capabilities: CAP_NET_RAW; noNewPrivileges: no; namespaces: mnt pid; rootFilesystem: writable; interfaces: not there",
+    ),
+    fail(
+      "more than it should have, beside it",
+      observed({
+        inference: {
+          groups: ["video"],
+          subordinateIds: ["/etc/subuid: edgeseal-inference:100000:65536"],
+          foreignContainers: ["other (docker.io/library/alpine)"],
+          foreignProcesses: ["bash in /user.slice"],
+          unitOverrides: ["/etc/systemd/system/edgeseal-inference.service.d/x.conf"],
+        },
+      }),
+      "its user is in the group video; its user has subordinate ids: /etc/subuid: edgeseal-inference:100000:65536; another container in its storage: other (docker.io/library/alpine); its user runs bash in /user.slice; its unit is changed by /etc/systemd/system/edgeseal-inference.service.d/x.conf",
+    ),
+    ...always,
+  ],
+  "4.limits": [
+    pass("limited", declared(), "1024 MiB of memory, 64 tasks, 16 MiB of /tmp"),
+    unclear(
+      "not given",
+      declared({ inference: { memoryMaxMiB: undefined } }),
+      "inference.memoryMaxMiB is not declared",
+    ),
+    pass("limited", observed(), limited),
+    fail(
+      "in nothing",
+      found({
+        memoryMax: "max",
+        swapMax: "max",
+        tasksMax: "max",
+        writable: "/run/inference, /tmp of any size without exec, /var",
+      }),
+      "memoryMax: max; swapMax: max; tasksMax: max; writable: /run/inference, /tmp of any size without exec, /var",
+    ),
+    ...always,
+  ],
+  "4.seccomp": [
+    pass("strict", declared(), "denied is what is not listed; nothing added to the list"),
+    pass(
+      "the container alone: the profile is another resource's",
+      alone(),
+      "denied is what is not listed; nothing added to the list",
+    ),
+    fail("without it", loose({ seccomp: "unconfined" }), 'inference.confinement.seccomp is "unconfined"'),
+    fail(
+      "a call more",
+      declared({ seccompProfile: { additionalSyscalls: ["ptrace", "bpf"] } }),
+      "system call allowed beyond the profile: ptrace; system call allowed beyond the profile: bpf",
+    ),
+    fail(
+      "a container without a profile",
+      declared({ seccompProfile: undefined }),
+      "the node has no edgeseal:security:SeccompProfile beside the container",
+    ),
+    unclear(
+      "calls that are not yet known",
+      declared({ seccompProfile: { additionalSyscalls: unknownValue } }),
+      "seccompProfile is not known at this time",
+    ),
+    pass(
+      "in effect",
+      observed(),
+      "seccomp filter mode in the process, with the profile's filter on top of the unit's; the profile denies what it does not list",
+    ),
+    fail("another filter than ours", found({ seccomp: "none of its own" }), "seccomp: none of its own"),
+    fail(
+      "a profile that lets all through",
+      observed({ seccompProfile: { defaultAction: "allowed", dangerousCalls: ["ptrace"] } }),
+      "what the profile does not list: allowed; the profile lets ptrace through",
+    ),
+    fail(
+      "no profile in the state",
+      observed({ seccompProfile: undefined }),
+      "the state has no edgeseal:security:SeccompProfile beside the container",
+    ),
+    ...always,
+  ],
+  "4.apparmor": [
+    pass("strict", declared(), "whatever the container runs is confined by the profile of its service"),
+    pass(
+      "the container alone",
+      alone(),
+      "whatever the container runs is confined by the profile of its service",
+    ),
+    fail("without it", loose({ appArmor: "unconfined" }), 'inference.confinement.appArmor is "unconfined"'),
+    fail(
+      "a container without a profile",
+      declared({ appArmorProfile: undefined }),
+      "the node has no edgeseal:security:AppArmorProfile beside the container",
+    ),
+    pass(
+      "in effect",
+      observed(),
+      `label of the process: ${label}; the policy in the kernel is the one that was written`,
+    ),
+    ...[
+      "unconfined",
+      "edgeseal-inference and edgeseal-inference-podman (complain)",
+      "edgeseal-inference-podman (enforce)",
+      "crun (unconfined)",
+    ].map((appArmor) => fail(`a process that is ${appArmor}`, found({ appArmor }), `appArmor: ${appArmor}`)),
+    fail(
+      "another policy of that name in the kernel",
+      observed({ appArmorProfile: { loadedPolicy: "other" } }),
+      "the policy in the kernel: other",
+    ),
+    fail(
+      "not at the next boot",
+      observed({ appArmorProfile: { overrides: ["/etc/apparmor.d/disable/edgeseal-inference"] } }),
+      "/etc/apparmor.d/disable/edgeseal-inference would keep it from holding",
+    ),
+    fail(
+      "no profile in the state",
+      observed({ appArmorProfile: undefined }),
+      "the state has no edgeseal:security:AppArmorProfile beside the container",
+    ),
+    ...always,
+  ],
+  "6.pinned-image": [
+    pass(
+      "pinned",
+      declared(),
+      `registry.example/edge/llama by ${image.slice(0, 23)}..., which the image policy takes when it is signed`,
+    ),
+    pass(
+      "with a tag that says nothing, from a registry of which all is taken",
+      declared({
+        inference: { image: `registry.example:5000/edge/llama:latest@${image}` },
+        imagePolicy: { allow: [{ image: "registry.example:5000/edge", signedBy: ["site"] }] },
+      }),
+      `registry.example:5000/edge/llama by ${image.slice(0, 23)}..., which the image policy takes when it is signed`,
+    ),
+    pass(
+      "the container alone: the policy is another resource's",
+      alone(),
+      `registry.example/edge/llama by ${image.slice(0, 23)}..., which the image policy takes when it is signed`,
+    ),
+    fail(
+      "by a tag",
+      declared({ inference: { image: "registry.example/edge/llama:latest" } }),
+      'inference.image is "registry.example/edge/llama:latest", without a digest',
+    ),
+    fail(
+      "from elsewhere, of which the name only begins like it",
+      declared({ inference: { image: `registry.example/edge/llama-2@${image}` } }),
+      "the image policy takes nothing from registry.example/edge/llama-2",
+    ),
+    fail(
+      "without a policy",
+      declared({ imagePolicy: undefined }),
+      "the image policy takes nothing from registry.example/edge/llama",
+    ),
+    pass("runs", observed(), `runs from ${image}, as declared`),
+    pass(
+      "runs, in a state of which nothing else is known",
+      { ...observed(), asked: {} },
+      `runs from ${image}`,
+    ),
+    fail(
+      "another one",
+      observed({ inference: { image: otherDigest } }),
+      `runs from ${otherDigest}, declared is registry.example/edge/llama@${image}`,
+    ),
+    fail("none that is known", observed({ inference: { image: "" } }), "runs from no image that is known"),
+    ...always,
+  ],
+  "6.signed-model": [
+    pass("signed", declared(), `${modelDigest.slice(0, 23)}..., signed by site`),
+    fail(
+      "no block",
+      declared({ model: undefined }),
+      "the node has no `model` block (edgeseal:inference:Model), which `inference` in a site file brings",
+    ),
+    fail("no key", declared({ model: { keys: {} } }), "model.keys has no key that may sign"),
+    fail(
+      "another one is served",
+      declared({ inference: { model: otherDigest } }),
+      `served is ${otherDigest}, and the model is ${modelDigest}`,
+    ),
+    unclear(
+      "not yet known",
+      declared({ model: { digest: unknownValue } }),
+      "model.digest is not known at this time",
+    ),
+    pass("verified", observed(), `${modelDigest}: content and signature verified on the node`),
+    pass(
+      "verified, and nothing runs, which is for others to tell",
+      observed({ inference: { health: "not running", model: "" } }),
+      `${modelDigest}: content and signature verified on the node`,
+    ),
+    fail(
+      "wrong, in every way there is",
+      observed({
+        inference: { model: otherDigest },
+        model: {
+          volume: "not mounted",
+          model: `corrupted: the content has ${otherDigest}`,
+          files: { "/srv/models/models": "0777 root:root directory", "/m": "0644 root:root" },
+        },
+      }),
+      `served is ${otherDigest}, and in place ${modelDigest}; the volume is not mounted; the model is corrupted: the content has ${otherDigest}; /srv/models/models is 0777 root:root directory`,
+    ),
+    fail(
+      "not in the state",
+      observed({ model: undefined }),
+      "the state has no edgeseal:inference:Model of this node",
+    ),
+  ],
+};
