@@ -87,7 +87,7 @@ export function planContainer(
     ...foreign(inputs, state),
     ...(needsImage ? [pull(inputs)] : []),
     ...units(inputs, state),
-    ...start(inputs, concerns),
+    ...start(inputs, concerns, state.health === "loading" && differs.length === 1),
   ];
 }
 
@@ -405,25 +405,27 @@ const ofTheStart = [
   ...(["foreignContainers", "foreignProcesses"] as const),
 ] as const;
 
-function start(inputs: InferenceContainerInputs, concerns: Concerns): readonly Step[] {
+/** @param loads It is as it should be, and reads its model: to start it anew would only take longer. */
+function start(inputs: InferenceContainerInputs, concerns: Concerns, loads: boolean): readonly Step[] {
   if (!concerns(...ofTheStart)) return [];
   const { name, startTimeoutSeconds } = inputs;
   const { address, path, inNamespace } = healthAddress(inputs);
-  const words = [
-    startProgram,
-    name,
-    String(startTimeoutSeconds),
-    address,
-    path,
-    ...(inNamespace ? ["namespace"] : []),
-  ];
+  const words = [name, String(startTimeoutSeconds), address, path, ...(inNamespace ? ["namespace"] : [])];
+  const atMost = `(${startTimeoutSeconds} s at most)`;
+  if (loads)
+    return [
+      run({
+        title: `wait until ${inferenceUnit(name)}, which reads its model, answers ${atMost}`,
+        script: [startProgram, "--wait", ...words].map(quote).join(" "),
+        timeoutSeconds: startTimeoutSeconds + unitSeconds,
+      }),
+    ];
+  const timers = Object.keys(unitFiles(inputs)).filter((unit) => unit.endsWith(".timer"));
   return [
     run({
-      title: `start ${inferenceUnit(name)}, and wait until it answers (${startTimeoutSeconds} s at most)`,
-      script: `${words.map(quote).join(" ")} || exit 1
-systemctl start ${Object.keys(unitFiles(inputs))
-        .filter((unit) => unit.endsWith(".timer"))
-        .join(" ")}`,
+      title: `start ${inferenceUnit(name)}, and wait until it answers ${atMost}`,
+      script: `${[startProgram, ...words].map(quote).join(" ")} || exit 1
+systemctl start ${timers.join(" ")}`,
       // Once more, for what served before, and for stopping both.
       timeoutSeconds: 2 * startTimeoutSeconds + unitSeconds,
     }),

@@ -115,3 +115,14 @@ test("a unit that is the last good one itself is not gone back to", () => {
   expect(start(root).stderr).toMatch(/does not serve: Error/);
   expect(root.calls().filter((call) => call.startsWith("systemctl start"))).toHaveLength(1);
 });
+
+test("one that reads its model already is waited for: neither started nor gone back from", () => {
+  using root = node("loads-for-ever", "serves");
+  root.write("/answer", "loading\n");
+  const { code, stderr } = root.sh(`set -- --wait inference 2 /run/http.sock /health\n${program}`);
+  expect(code).toBe(1);
+  expect(stderr).toMatch(/does not serve: it did not answer within 2 s \(active\)$/);
+  expect(root.calls().filter((call) => /^systemctl (start|stop)/.test(call))).toEqual([]);
+  root.write("/answer", "healthy\n");
+  expect(root.sh(`set -- --wait inference 2 /run/http.sock /health\n${program}`).code).toBe(0);
+});

@@ -96,6 +96,18 @@ describe("drift is named by what it means, and mended", () => {
     ],
     ["a server that does not answer", { health: "no answer" }, ["health"], [start]],
     [
+      "a server that reads its model: it is waited for, and not started anew",
+      { health: "loading" },
+      ["health"],
+      ["wait until edgeseal-inference.service, which reads its model, answers (600 s at most)"],
+    ],
+    [
+      "one that reads its model under no profile",
+      { health: "loading", confinement: { ...good.confinement, appArmor: "unconfined" } },
+      ["health", "confinement.appArmor"],
+      [start],
+    ],
+    [
       "a profile that was unloaded",
       { confinement: { ...good.confinement, appArmor: "unconfined" } },
       ["confinement.appArmor"],
