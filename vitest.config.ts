@@ -5,6 +5,7 @@ const minutes = 60_000;
 const trust = [
   "attacks",
   "firmware-config",
+  "inference-demo",
   "measured-boot",
   "sealed-volume*",
   "tpm-ownership",

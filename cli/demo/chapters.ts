@@ -16,6 +16,11 @@ export const chapters = {
       "measured boot, approvals and sealed volumes: they open by themselves in the approved state, and stay locked whatever else is tried",
     usualMinutes: 20,
   },
+  inference: {
+    shows:
+      "an image and a model, signed and verified on the node, served from a container whose confinement is read from its process; what is loosened is found, what was changed is not served",
+    usualMinutes: 20,
+  },
 } as const satisfies Readonly<Record<string, Chapter>>;
 
 export type ChapterName = keyof typeof chapters;

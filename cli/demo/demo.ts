@@ -5,6 +5,11 @@ import { join } from "node:path";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { PulumiWorkspace } from "../pulumi.ts";
 import type { ChapterName } from "./chapters.ts";
+import { drift as inferenceDrift } from "./inference/drift.ts";
+import { refuse } from "./inference/refuse.ts";
+import { comesBack } from "./inference/return.ts";
+import { serve } from "./inference/serve.ts";
+import { sign } from "./inference/sign.ts";
 import { apply } from "./main-job/apply.ts";
 import { badSite } from "./main-job/bad-site.ts";
 import { drift } from "./main-job/drift.ts";
@@ -23,6 +28,7 @@ import { update } from "./trust-chain/update.ts";
 export const stepsOf: Readonly<Record<ChapterName, readonly DemoStep[]>> = {
   "main-job": [freshNode, badSite, apply, drift, power, lockout],
   "trust-chain": [seal, reboot, changedBoot, anotherTpm, editedHeader, update],
+  inference: [sign, refuse, serve, inferenceDrift, comesBack],
 };
 
 /** What a chapter runs in. */

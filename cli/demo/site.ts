@@ -1,5 +1,10 @@
 import type { VirtualPi } from "../../testbed/virtual-pi.ts";
 
+export const nodeName = "pi-demo";
+
+/** The disk of the virtual Pi that is there for volumes. */
+export const dataDisk = "/dev/disk/by-id/virtio-model";
+
 /** The parts of the demo site that steps change. Everything else passes through as it is in `stacks/demo.yaml`. */
 export interface DemoSite {
   readonly nodes: readonly DemoNode[];

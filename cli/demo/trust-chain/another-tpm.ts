@@ -2,7 +2,7 @@ import { noDrift } from "../refresh.ts";
 import { said } from "../../pulumi.ts";
 import { holds, type DemoStep } from "../step.ts";
 import { refreshSaysWhyLocked } from "./locked.ts";
-import { endorsementKeyOnConsole, onDemoNode, pulumiUp, succeeded } from "./operator.ts";
+import { endorsementKeyOnConsole, onDemoNode, pulumiUp, succeeded } from "../operator.ts";
 import { declareSite } from "./site.ts";
 import { bothLocked, bothOpen, volumesAre } from "./volumes.ts";
 

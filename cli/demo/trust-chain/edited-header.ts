@@ -2,7 +2,7 @@ import { editLuksHeaders, forgeLuksVolume } from "../../../testbed/luks-header.t
 import { noDrift } from "../refresh.ts";
 import { onNode, type DemoContext, type DemoStep } from "../step.ts";
 import { refreshSaysWhyLocked } from "./locked.ts";
-import { onDemoNode, succeeded } from "./operator.ts";
+import { onDemoNode, succeeded } from "../operator.ts";
 import { volumeNames, volumesAre, type VolumeName } from "./volumes.ts";
 import { whileOff } from "./while-off.ts";
 

@@ -1,9 +1,7 @@
-import { randomBytes } from "node:crypto";
-import { writeFile } from "node:fs/promises";
-import { join } from "node:path";
 import { holds, onNode, type DemoContext, type DemoStep } from "../step.ts";
-import { edgeseal, endorsementKeyOnConsole, onDemoNode, pulumiUp, succeeded } from "./operator.ts";
-import { dataDisk, declareSite, modelsPartition } from "./site.ts";
+import { endorsementKeyOnConsole, makeKeys, onDemoNode, pulumiUp, succeeded } from "../operator.ts";
+import { dataDisk } from "../site.ts";
+import { declareSite, modelsPartition } from "./site.ts";
 import { bothOpen, fillVolumes, volumeNames, volumesAre } from "./volumes.ts";
 
 export const seal: DemoStep = {
@@ -43,16 +41,6 @@ echo COMPRESSLEVEL=1 >/etc/initramfs-tools/conf.d/zz-fast`,
     disk.includes(modelsPartition) && !/LUKS/i.test(disk),
     "a disk with a blank partition, and unallocated space",
     disk,
-  );
-}
-
-async function makeKeys(context: DemoContext): Promise<void> {
-  const passphrase = `${randomBytes(24).toString("base64url")}\n`;
-  await writeFile(join(context.pulumi.folder, "passphrase"), passphrase, { mode: 0o600 });
-  succeeded(
-    context,
-    "edgeseal keys new makes the site's policy and recovery key",
-    await edgeseal(context, "keys", "new", "../keys", "--site", "demo", "--passphrase-file", "../passphrase"),
   );
 }
 

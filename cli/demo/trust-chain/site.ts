@@ -2,7 +2,7 @@ import { join } from "node:path";
 import type { Control } from "../../../policies/control.ts";
 import type { VirtualPi } from "../../../testbed/virtual-pi.ts";
 import { readSite } from "../../pulumi.ts";
-import { demoSite, type DemoSite } from "../site.ts";
+import { dataDisk, demoSite, type DemoSite } from "../site.ts";
 import type { DemoContext } from "../step.ts";
 
 /** What this chapter adds to what the demo's node has to pass. */
@@ -12,11 +12,6 @@ export const trustControls: readonly Control["id"][] = [
   "2.sealed-volumes",
   "2.unsealing-capped",
 ];
-
-export const nodeName = "pi-demo";
-
-/** The disk of the virtual Pi that is there for volumes. */
-export const dataDisk = "/dev/disk/by-id/virtio-model";
 
 /** The partition that the operator made on it for the models; the logs get one that edgeseal makes. */
 export const modelsPartition = "7d5e4c3b-2a19-4807-9f6e-5d4c3b2a1908";

@@ -1,7 +1,7 @@
 import { said } from "../../pulumi.ts";
 import { nothingToDo } from "../refresh.ts";
 import { holds, onNode, type DemoContext, type DemoStep } from "../step.ts";
-import { onDemoNode, succeeded } from "./operator.ts";
+import { onDemoNode, succeeded } from "../operator.ts";
 import { bothOpen, volumesAre } from "./volumes.ts";
 
 export const update: DemoStep = {

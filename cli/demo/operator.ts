@@ -1,5 +1,8 @@
-import { said, type RunResult } from "../../pulumi.ts";
-import { holds, NotAsItShouldBe, show, type DemoContext } from "../step.ts";
+import { randomBytes } from "node:crypto";
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { said, type RunResult } from "../pulumi.ts";
+import { holds, NotAsItShouldBe, show, type DemoContext } from "./step.ts";
 import { nodeName } from "./site.ts";
 
 /*
@@ -25,6 +28,17 @@ export const onDemoNode = (context: DemoContext, command: readonly string[], ...
 export function succeeded(context: DemoContext, claim: string, result: RunResult): void {
   const seconds = (result.milliseconds / 1000).toFixed(1);
   holds(context, result.code === 0, `${claim} (${seconds} s)`, `exit status ${result.code}\n${said(result)}`);
+}
+
+/** Makes the site's policy and recovery key, and a passphrase for them. */
+export async function makeKeys(context: DemoContext): Promise<void> {
+  const passphrase = `${randomBytes(24).toString("base64url")}\n`;
+  await writeFile(join(context.pulumi.folder, "passphrase"), passphrase, { mode: 0o600 });
+  succeeded(
+    context,
+    "edgeseal keys new makes the site's policy and recovery key",
+    await edgeseal(context, "keys", "new", "../keys", "--site", "demo", "--passphrase-file", "../passphrase"),
+  );
 }
 
 export async function pulumiUp(context: DemoContext, claim: string): Promise<void> {

@@ -1,0 +1,59 @@
+import { nothingToDo, refresh } from "../refresh.ts";
+import { holds, onNode, type DemoStep } from "../step.ts";
+import { pulumiUp } from "../operator.ts";
+import { answers, confinedInEffect } from "./service.ts";
+
+interface Tampering {
+  readonly what: string;
+  readonly script: string;
+  /** The property that shows it, as `Kind.property`. */
+  readonly shows: string;
+}
+
+const tamperings: readonly Tampering[] = [
+  {
+    what: "the service's user is added to the group video",
+    script: "usermod -aG video edgeseal-inference",
+    shows: "InferenceContainer.groups",
+  },
+  {
+    what: "a drop-in takes a limit off its unit",
+    script:
+      "mkdir -p /etc/systemd/system/edgeseal-inference.service.d && printf '[Service]\\nMemoryMax=infinity\\n' >/etc/systemd/system/edgeseal-inference.service.d/more.conf && systemctl daemon-reload",
+    shows: "InferenceContainer.unitOverrides",
+  },
+  {
+    what: "the image policy accepts anything",
+    script: `echo '{"default":[{"type":"insecureAcceptAnything"}]}' >/etc/containers/policy.json`,
+    shows: "ImagePolicy.defaultRule",
+  },
+  {
+    what: "another program is run as the service's user",
+    script: "systemd-run --quiet --uid=edgeseal-inference --unit=by-hand sleep 3600",
+    shows: "InferenceContainer.foreignProcesses",
+  },
+];
+
+export const drift: DemoStep = {
+  title: "What is loosened by hand is found and mended",
+  proves:
+    "pulumi refresh names each layer that was loosened behind our back; up mends them, and the model is served",
+  async run(context) {
+    for (const { what, script } of tamperings) {
+      await onNode(context, script);
+      context.say(`      behind our back: ${what}`);
+    }
+    const { drifted: found } = await refresh(context);
+    for (const { what, shows } of tamperings)
+      holds(
+        context,
+        found.some((each) => each.startsWith(shows)),
+        `refresh names it: ${what} (${shows})`,
+        found.join("\n"),
+      );
+    await pulumiUp(context, "mends it");
+    await nothingToDo(context);
+    await answers(context);
+    await confinedInEffect(context);
+  },
+};

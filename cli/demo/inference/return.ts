@@ -1,0 +1,71 @@
+import { pulumiUp } from "../operator.ts";
+import { noDrift, nothingToDo, refresh } from "../refresh.ts";
+import { holds, onNode, type DemoContext, type DemoStep } from "../step.ts";
+import { answers, confinedInEffect } from "./service.ts";
+
+export const comesBack: DemoStep = {
+  title: "It comes back by itself, and only with the signed model",
+  proves:
+    "killed, the server is started again; after a boot the volume opens and the model is served without a person; a model that was changed on the disk is not served, and the reason is said",
+  async run(context) {
+    await onNode(context, "pkill -KILL -u edgeseal-inference llama-server");
+    await servesAgain(context, "after the server was killed");
+    await context.pi.reboot();
+    await servesAgain(context, "after a boot");
+    await answers(context);
+    await confinedInEffect(context);
+    await noDrift(context);
+    await changedModel(context);
+  },
+};
+
+/** One byte of the model is changed on the disk. */
+async function changedModel(context: DemoContext): Promise<void> {
+  await onNode(
+    context,
+    `file=$(echo /srv/models/models/*/model.gguf)
+chmod u+w "$file" && printf X | dd of="$file" bs=1 seek=100000000 conv=notrunc status=none && chmod u-w "$file"
+systemctl restart edgeseal-inference.service || :`,
+  );
+  context.say("      one byte of the model is changed on the disk, and the service started anew");
+  const { drifted, text } = await refresh(context);
+  holds(
+    context,
+    drifted.some((each) => each.startsWith("Model.model")) && /corrupted/.test(text),
+    "refresh names it: the model is corrupted",
+    text,
+  );
+  holds(
+    context,
+    drifted.some((each) => each.startsWith("InferenceContainer.health")) && /not running/.test(text),
+    "what was changed is not served",
+    text,
+  );
+  await pulumiUp(context, "ships the signed model again");
+  await nothingToDo(context);
+  await answers(context);
+}
+
+/** How long a server may take to serve again, in seconds: emulated, the model is read, checked and loaded in some 60. */
+const longest = 600;
+
+async function servesAgain(context: DemoContext, when: string): Promise<void> {
+  const started = performance.now();
+  const said = await onNode(
+    context,
+    `end=$(($(cut -d. -f1 /proc/uptime) + ${longest}))
+until /usr/local/lib/edgeseal/ask-inference /run/edgeseal-inference/http/http.sock /health 10 | grep -x healthy; do
+  [ "$(cut -d. -f1 /proc/uptime)" -lt $end ] || { systemctl status --no-pager edgeseal-inference; exit 0; }
+  sleep 1
+done
+cut -d. -f1 /proc/uptime`,
+  );
+  const seconds = ((performance.now() - started) / 1000).toFixed(0);
+  const [answer, uptime = "?"] = said.split("\n");
+  holds(
+    context,
+    answer === "healthy",
+    `${when} it serves again by itself, after ${seconds} s (${uptime.trim()} s after boot)`,
+    said,
+  );
+}

@@ -1,0 +1,3 @@
+import { testChapter } from "./demo-chapter.ts";
+
+testChapter("inference");
