@@ -10,6 +10,7 @@ import * as model from "./model.ts";
 import * as node from "./node.ts";
 import * as pi from "./pi.ts";
 import * as report from "./report.ts";
+import * as seccomp from "./seccomp.ts";
 import * as site from "./site.ts";
 import * as test from "./test.ts";
 import * as update from "./update.ts";
@@ -40,6 +41,7 @@ for (const command of [
   volume,
   image,
   model,
+  seccomp,
   report,
   pi,
   test,
