@@ -2,7 +2,7 @@ import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, open, readdir, readFile, rm, rmdir, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, open, readdir, readFile, rm, rmdir, writeFile } from "node:fs/promises";
 import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
@@ -80,10 +80,19 @@ export class NamespaceNode implements AsyncDisposable {
    * Makes a fresh node and waits until its sshd listens.
    * @throws UserError when this user is not root
    */
-  static async start(options: { readonly name?: string } = {}): Promise<NamespaceNode> {
+  static async start(
+    options: {
+      readonly name?: string;
+      /** Debian packages beside those that every node has: a root of its own in the cache, built once. */
+      readonly packages?: readonly string[];
+    } = {},
+  ): Promise<NamespaceNode> {
     requireRoot("a node of namespaces", "./edgeseal test device");
     const name = options.name ?? `node-${randomBytes(3).toString("hex")}`;
-    const lower = await ensureNamespaceRoot((message) => process.stderr.write(`${message}\n`));
+    const lower = await ensureNamespaceRoot(
+      (message) => process.stderr.write(`${message}\n`),
+      options.packages,
+    );
     const hierarchy = await unifiedCgroup();
     await removeLeftovers(hierarchy);
     const work = await mkdtemp(join(tmpdir(), `${prefix}${process.pid}-`));
@@ -158,6 +167,11 @@ export class NamespaceNode implements AsyncDisposable {
         `on ${this.name}: exit status ${result.code} of: ${script}\n${result.stdout}${result.stderr}`,
       );
     return result.stdout;
+  }
+
+  /** Copies a file of this machine onto the node, which has no other way to a large one. */
+  async copyIn(source: string, path: string): Promise<void> {
+    await copyFile(source, `/proc/${this.#initPid}/root${path}`);
   }
 
   /** What sshd logged since the node was made: its own count, not ours. */

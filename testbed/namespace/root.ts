@@ -58,35 +58,44 @@ systemctl mask systemd-udevd.service systemd-udev-trigger.service systemd-firstb
 rm -f /etc/machine-id; : > /etc/machine-id
 `;
 
-const recipe = createHash("sha256")
-  .update(JSON.stringify([suite, packages, files, finish]))
-  .digest("hex")
-  .slice(0, 16);
+const recipeOf = (additional: readonly string[]): string =>
+  createHash("sha256")
+    .update(JSON.stringify([suite, [...packages, ...additional], files, finish]))
+    .digest("hex")
+    .slice(0, 16);
 
 /** Where the root of the current recipe is, or will be: in the per-user cache. */
-export function namespaceRootFolder(): string {
-  return join(cacheFolder(), "namespace-root", recipe);
+export function namespaceRootFolder(additional: readonly string[] = []): string {
+  return join(cacheFolder(), "namespace-root", recipeOf(additional));
 }
 
 /**
  * The read-only root that every namespace node is layered on: Debian trixie, unpacked, cached by the hash of its recipe.
  * Built in a temporary folder under a lock and renamed: two builders make one, and an interrupted build leaves nothing that looks finished.
+ * @param additional Debian packages beside those that every node has
  */
 export async function ensureNamespaceRoot(
   onProgress: (message: string) => void = () => undefined,
+  additional: readonly string[] = [],
 ): Promise<string> {
-  const target = namespaceRootFolder();
+  const target = namespaceRootFolder(additional);
   const roots = dirname(target);
   if (existsSync(target)) return target;
   await mkdir(roots, { recursive: true });
-  await withLock(join(roots, `${recipe}.lock`), async () => {
+  await withLock(`${target}.lock`, async () => {
     if (existsSync(target)) return;
     onProgress(`building the root of the namespace nodes (Debian ${suite}; about half a minute, once)`);
     const building = await mkdtemp(`${target}.`);
     try {
       await run(
         "mmdebstrap",
-        ["--variant=minbase", `--include=${packages.join(",")}`, suite, building, await debianMirror()],
+        [
+          "--variant=minbase",
+          `--include=${[...packages, ...additional].join(",")}`,
+          suite,
+          building,
+          await debianMirror(),
+        ],
         { maxBuffer: 64 * 1024 * 1024 },
       );
       for (const [path, { content, mode }] of Object.entries(files))
