@@ -1,8 +1,12 @@
 import { generateKeyPairSync } from "node:crypto";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { kinds } from "../../provider/registry.ts";
 import type { ResourceKind } from "../../provider/resource.ts";
 import { NamespaceNode, network } from "../../testbed/namespace/node.ts";
+import { inputsFor, modelContent } from "../unit/resources/model-example.ts";
 import { testEveryInterruption } from "./interruption.ts";
 
 /*
@@ -13,10 +17,16 @@ import { testEveryInterruption } from "./interruption.ts";
 let node: NamespaceNode;
 
 beforeAll(async () => {
-  node = await NamespaceNode.start();
+  // With python3 a seccomp profile is tried on the node.
+  node = await NamespaceNode.start({ packages: ["python3"] });
 });
 
-afterAll(() => node.stop());
+const folder = mkdtempSync(join(tmpdir(), "edgeseal-interrupted-"));
+
+afterAll(async () => {
+  rmSync(folder, { recursive: true });
+  await (node as NamespaceNode | undefined)?.stop();
+});
 
 const kindOf = (token: string): ResourceKind =>
   kinds.find((kind) => kind.token === token) ?? expect.fail(`no ${token}`);
@@ -36,6 +46,12 @@ const imageKey = generateKeyPairSync("rsa", { modulusLength: 2048 }).publicKey.e
   type: "spki",
   format: "pem",
 });
+
+const content = modelContent();
+const file = join(folder, "model.gguf");
+writeFileSync(file, content);
+const volume = { mountPoint: "/srv/models", directory: "/srv/models/models" };
+const servedModel = await inputsFor(content, volume, { file });
 
 const subjects: Readonly<
   Record<string, { readonly inputs: object; readonly start?: string; readonly points: number }>
@@ -91,6 +107,21 @@ rm -rf /home/infer/.config; mkdir -p /home/infer/.config/containers
 echo '{"default":[{"type":"insecureAcceptAnything"}]}' >/home/infer/.config/containers/policy.json; chown -R infer /home/infer/.config`,
     points: 7,
   },
+  "edgeseal:inference:Model": {
+    inputs: servedModel,
+    // What is mounted stands for the sealed volume; a run that was cut off long ago has left a piece of another model there.
+    start: `umount -l /srv/models 2>/dev/null; rm -rf /srv/models /srv/volume /etc/edgeseal
+mkdir -m 0755 -p /srv/models /srv/volume; mount --bind /srv/volume /srv/models
+echo x >/srv/models/.edgeseal-model.${servedModel.name}.${"0".repeat(64)}`,
+    points: 6,
+  },
+  "edgeseal:security:SeccompProfile": {
+    inputs: { name: "inference", variant: "llama-server", additionalSyscalls: [] },
+    // A folder that everybody may change, and a profile that lets everything through.
+    start: `rm -rf /etc/edgeseal/seccomp; mkdir -p /etc/edgeseal/seccomp; chmod 0777 /etc/edgeseal/seccomp
+echo '{"defaultAction":"SCMP_ACT_ALLOW"}' >/etc/edgeseal/seccomp/inference.json`,
+    points: 3,
+  },
 };
 
 test.each(Object.entries(subjects))(
@@ -119,6 +150,12 @@ const elsewhere: Readonly<Record<string, string>> = {
     "a namespace has no initramfs: each step in test/unit/resources/measured-boot.test.ts, the power cut in test/e2e/measured-boot.test.ts",
   "edgeseal:storage:SealedVolume":
     "a namespace has no dm-crypt: each step in test/unit/resources/sealed-volume-formation.test.ts, kills and power cuts in test/e2e/sealed-volume-formation.test.ts",
+  "edgeseal:memory:Scratch":
+    "what it has mounted stays until a boot, so that the start can't be had back for each cut: a node's life with it in test/device/scratch.test.ts",
+  "edgeseal:security:AppArmorProfile":
+    "a namespace has no AppArmor of its own: what each step leaves is mended in test/unit/resources/apparmor-profile.test.ts, and by the kernel in test/e2e/apparmor-profile.test.ts",
+  "edgeseal:inference:InferenceContainer":
+    "a namespace has no podman: each step in test/unit/resources/inference-container.test.ts, servers that are killed and nodes that boot in test/e2e/inference.test.ts",
 };
 
 test("no resource is forgotten", () => {

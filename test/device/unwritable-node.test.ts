@@ -1,4 +1,7 @@
 import { generateKeyPairSync } from "node:crypto";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { diffState } from "../../provider/diff.ts";
 import { createDevices } from "../../provider/device/devices.ts";
@@ -6,6 +9,7 @@ import type { ApplyResult } from "../../provider/device/device.ts";
 import { kinds } from "../../provider/registry.ts";
 import type { ResourceKind } from "../../provider/resource.ts";
 import { NamespaceNode, network } from "../../testbed/namespace/node.ts";
+import { inputsFor, modelContent } from "../unit/resources/model-example.ts";
 
 /*
  * A node whose disk is full, or whose /etc is read-only (an SD card that the kernel no longer trusts): each real kind that changes a node says so, leaves
@@ -14,9 +18,21 @@ import { NamespaceNode, network } from "../../testbed/namespace/node.ts";
 
 let node: NamespaceNode;
 beforeAll(async () => {
-  node = await NamespaceNode.start();
+  // With python3 a seccomp profile is tried on the node; what is mounted stands for the sealed volume of a model.
+  node = await NamespaceNode.start({ packages: ["python3"] });
+  await node.must("mkdir -p /srv/models /srv/volume && mount --bind /srv/volume /srv/models");
 });
-afterAll(() => node.stop());
+
+const folder = mkdtempSync(join(tmpdir(), "edgeseal-unwritable-"));
+
+afterAll(async () => {
+  rmSync(folder, { recursive: true });
+  await (node as NamespaceNode | undefined)?.stop();
+});
+
+const content = modelContent();
+const file = join(folder, "model.gguf");
+writeFileSync(file, content);
 
 const imageKey = generateKeyPairSync("rsa", { modulusLength: 2048 }).publicKey.export({
   type: "spki",
@@ -41,6 +57,22 @@ const inputsOf: Readonly<Record<string, object>> = {
     keys: { site: imageKey },
     allow: [{ image: "registry.example/edge/llama", signedBy: ["site"] }],
   },
+  "edgeseal:memory:Scratch": {
+    tmpMiB: 64,
+    varTmpMiB: 96,
+    journal: "volatile",
+    syslog: "off",
+    historyFiles: "remove",
+    leftovers: "remove",
+    reboot: "never",
+    rebootUnapproved: "refuse",
+  },
+  "edgeseal:inference:Model": await inputsFor(
+    content,
+    { mountPoint: "/srv/models", directory: "/srv/models/models" },
+    { file },
+  ),
+  "edgeseal:security:SeccompProfile": { name: "inference", variant: "llama-server", additionalSyscalls: [] },
 };
 
 /** What a `pulumi up` does for one resource: look, plan, apply, read back; by a provider of its own. */
@@ -120,6 +152,8 @@ const elsewhere: Readonly<Record<string, string>> = {
   "edgeseal:boot:MeasuredBoot": "a namespace has no initramfs to build",
   "edgeseal:tpm:Ownership": "a namespace has no TPM",
   "edgeseal:storage:SealedVolume": "a namespace has no dm-crypt",
+  "edgeseal:security:AppArmorProfile": "a namespace has no AppArmor of its own",
+  "edgeseal:inference:InferenceContainer": "a namespace has no podman",
 };
 
 test("every kind that changes a node is among these", () => {
