@@ -2,7 +2,9 @@ import type { Command } from "commander";
 import { collected, withSigningKeyOptions, type SigningKeyOptions } from "./keys/signing-key-options.ts";
 
 export function register(program: Command): void {
-  const model = program.command("model").description("Fetch, sign and verify models; docs/supply-chain.md");
+  const model = program
+    .command("model")
+    .description("Fetch, sign, verify and encrypt models; docs/supply-chain.md");
   const json = ["--json", "as JSON, for other programs"] as const;
 
   model
@@ -61,6 +63,31 @@ Exit status: 0 verified; 1 refused, with everything that is wrong; 2 wrong usage
   edgeseal model verify gemma.gguf --key images.pub.pem`,
     )
     .action(verify);
+  model
+    .command("encrypt")
+    .description("Encrypt a model's file on its way to one node: that node's TPM alone gives the key")
+    .argument("<file>", "the model's file")
+    .requiredOption("--for <node>", "the node's name in its site")
+    .requiredOption(
+      "--site <site.yaml>",
+      "the site file, which says how the node is reached and which TPM it has",
+    )
+    .option("--stack <name>", "the stack whose configuration has the key for ssh (default: the selected one)")
+    .option("--out <file>", "the encrypted file to write (default: FILE.sealed); FILE.sealed.json beside it")
+    .option(...json)
+    .addHelpText(
+      "after",
+      `
+The node is asked once, for public keys of its TPM, and only read. It has to be the TPM that the site file pins, and one that
+edgeseal owns (a \`tpm\` block, and pulumi up). After that TPM was cleared or replaced, encrypt anew.
+
+It keeps the model from whoever carries it. That it is the right one its signature says: sign it as well.
+
+Exit status: 0 both files are written; 1 failed, or the TPM is not pinned, or another one; 2 wrong usage; 130 interrupted.
+
+  edgeseal model encrypt gemma.gguf --for pi-1 --site stacks/plant.yaml`,
+    )
+    .action(encrypt);
 }
 
 interface FetchOptions {
@@ -139,6 +166,35 @@ async function verify(file: string, options: VerifyOptions): Promise<void> {
       `  by       ${verified.signedBy}`,
       `  origin   ${verified.origin}`,
       `  licence  ${verified.licence}`,
+    ]);
+  });
+}
+
+interface EncryptOptions {
+  readonly for: string;
+  readonly site: string;
+  readonly stack?: string;
+  readonly out?: string;
+  readonly json?: true;
+}
+
+async function encrypt(file: string, options: EncryptOptions): Promise<void> {
+  const [{ encryptModel }, { readKeysOfNode }, { carryOut, print, say }] = await Promise.all([
+    import("./model/encrypt.ts"),
+    import("./model/read-keys.ts"),
+    import("./supply-chain-command.ts"),
+  ]);
+  const { for: node, site, stack, out = `${file}.sealed` } = options;
+  await carryOut(async (signal) => {
+    say(`asking ${node} for the public keys of its TPM`);
+    const keys = await readKeysOfNode(site, node, { stack, signal });
+    const encrypted = await encryptModel(file, keys, { node, out, signal, onProgress: say });
+    print(options, encrypted, () => [
+      `encrypted to the TPM of ${node} (${encrypted.endorsementKeySha256})`,
+      `  model   sha256:${encrypted.plaintext.sha256}`,
+      `  file    ${encrypted.sealed}`,
+      `  sealed  ${encrypted.manifest}`,
+      `next: in the site file, \`file\` and \`sealed\` of the model are these two`,
     ]);
   });
 }

@@ -21,6 +21,8 @@ export interface ModelArgs {
   readonly keys: Readonly<Record<string, string>>;
   /** The file on the machine that runs Pulumi. @default none, for a model that the node has. */
   readonly file?: string;
+  /** For a file that is encrypted to the node, the text of its `*.sealed.json` file. @default none: the file is the model itself. */
+  readonly sealed?: string;
   /** How many former models stay on the volume. @default 1, to go back to. */
   readonly keep?: number;
 }

@@ -26,6 +26,7 @@ function saidAt(block: BlockName, input: Path, volume: string): Said {
     case "variant":
       return at("inference", name);
     case "statement":
+    case "sealed":
       return { path: ["inference", "model", name], within: rest };
     default:
       if (block === "model") return at("inference", "model", name, ...rest);

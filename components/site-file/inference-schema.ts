@@ -34,7 +34,12 @@ const propertiesOf = (schema: TSchema): Record<string, TSchema> =>
 const { archive: _archive, ...container } = propertiesOf(
   partsOf(inferenceContainer, inferredInputs.inference),
 );
-const { statement: _, file: _file, ...served } = propertiesOf(partsOf(model, inferredInputs.model));
+const {
+  statement: _,
+  file: _file,
+  sealed: _sealed,
+  ...served
+} = propertiesOf(partsOf(model, inferredInputs.model));
 const { additionalSyscalls } = seccompProfile.inputs.properties;
 
 /** What a node serves: a model, from an image, in a container. */
@@ -64,6 +69,13 @@ export const inferenceSchema = Type.Object(
               minLength: 1,
               description:
                 "The model's file, from the folder of this site file on. Only read when the node does not have the model. Default none.",
+            }),
+          ),
+          sealed: Type.Optional(
+            Type.String({
+              minLength: 1,
+              description:
+                "For a `file` that is encrypted to this node: file with what goes with it (`*.sealed.json`, as `edgeseal model encrypt` writes it), from the folder of this site file on. Default none: `file` is the model itself.",
             }),
           ),
           contextBytesPerToken: Type.Optional(

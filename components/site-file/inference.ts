@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { inferenceBlocks } from "../../policies/node.ts";
 import type { Path } from "../../provider/host/values.ts";
+import { readSealedManifest } from "../../provider/trust/sealed-manifest.ts";
 import { inferenceBlocksOf, type InferenceArgs } from "../inference-service.ts";
 import { contextBytesPerToken, memoryProblems, modelBytesIn } from "../memory-budget.ts";
 import { isPlain, type Plain } from "./merge.ts";
@@ -29,7 +30,7 @@ export interface InferenceRead {
  * What the `inference` block of a merged node stands for. What is of another shape than the schema has it is a fault that the schema tells of.
  * @param file the site file; what it names is taken from its folder on
  */
-export function readInference({ inference: given, volumes }: Plain, file: string): InferenceRead {
+export function readInference({ inference: given, volumes, name: node }: Plain, file: string): InferenceRead {
   const volume = isPlain(given) && typeof given.volume === "string" ? given.volume : "models";
   const nothing = { blocks: {}, volume };
   if (!isPlain(given)) return { ...nothing, problems: [] };
@@ -53,7 +54,9 @@ export function readInference({ inference: given, volumes }: Plain, file: string
       path: ["inference", "volume"],
       message: `the node has no volume ${JSON.stringify(volume)} with a mount point: the model and the image are kept on a sealed volume; give the node \`volumes.${volume}\` (docs/resources/sealed-volume.md), or name another here`,
     });
-  const statement = readStatement(given.model.statement, folder, problems);
+  const statement = readNamed(given.model, "statement", "sign", folder, problems);
+  const sealed = readNamed(given.model, "sealed", "encrypt", folder, problems);
+  problems.push(...otherNodeProblems(sealed, node));
   // What is no name would make no path either.
   const name =
     typeof given.name === "string" && /^[A-Za-z0-9._+-]+$/.test(given.name) ? given.name : undefined;
@@ -65,6 +68,7 @@ export function readInference({ inference: given, volumes }: Plain, file: string
       ...given.model,
       ...absolute(given.model, "file", folder),
       statement,
+      ...(given.model.sealed === undefined ? {} : { sealed }),
     },
   };
   problems.push(...budgetProblems(given, statement));
@@ -88,17 +92,37 @@ function mountPointOf(volumes: unknown, name: string): string | undefined {
   return typeof mountPoint === "string" ? mountPoint : undefined;
 }
 
-function readStatement(path: unknown, folder: string, problems: NodeProblem[]): string | undefined {
+/** Content of a file that the block names, which a command of `edgeseal model` writes. */
+function readNamed(
+  model: Plain,
+  name: "statement" | "sealed",
+  writer: "sign" | "encrypt",
+  folder: string,
+  problems: NodeProblem[],
+): string | undefined {
+  const path = model[name];
   if (typeof path !== "string") return undefined;
   try {
     return readFileSync(resolve(folder, path), "utf8");
   } catch (error) {
     problems.push({
-      path: ["inference", "model", "statement"],
-      message: `${path} can't be read: ${(error as Error).message}; \`edgeseal model sign\` writes it`,
+      path: ["inference", "model", name],
+      message: `${path} can't be read: ${(error as Error).message}; \`edgeseal model ${writer}\` writes it`,
     });
     return undefined;
   }
+}
+
+/** No other node opens it: better said here than when it has been sent. */
+function otherNodeProblems(sealed: string | undefined, node: unknown): readonly NodeProblem[] {
+  const { value } = sealed === undefined ? {} : readSealedManifest(sealed);
+  if (value === undefined || value.node === node) return [];
+  return [
+    {
+      path: ["inference", "model", "sealed"],
+      message: `it is encrypted to the TPM of ${value.node}; encrypt the model for this node, too (edgeseal model encrypt)`,
+    },
+  ];
 }
 
 const absolute = (block: Plain, key: string, folder: string): Plain =>

@@ -26,6 +26,10 @@ export const currentLink = ({ name, directory }: Place): string => `${directory}
 export const stagedContent = (inputs: ModelInputs): string =>
   `${inputs.mountPoint}/.edgeseal-model.${inputs.name}.${hexOf(inputs)}`;
 
+/** Where it arrives encrypted to the node, and what it becomes there until it is whole. */
+export const stagedSealed = (inputs: ModelInputs): string => `${stagedContent(inputs)}.sealed`;
+export const stagedOpened = (inputs: ModelInputs): string => `${stagedContent(inputs)}.opened`;
+
 /** Begins the names of folders that are being made or removed, in the directory. A name has no dot, so that no other model's begins so. */
 export const unfinished = ({ name, directory }: Place): string => `${directory}/.${name}.`;
 

@@ -8,6 +8,7 @@ import {
   type VerifiedStatement,
 } from "../trust/model-statement.ts";
 import { PublicKeyRefused, readSigningKey } from "../trust/public-key.ts";
+import { readSealedManifest } from "../trust/sealed-manifest.ts";
 
 const name = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 const absolutePath = "^(/[A-Za-z0-9._@+-]+)+$";
@@ -49,6 +50,12 @@ export const modelInputs = Type.Object({
       minLength: 1,
       description:
         "The model's file on this machine; a relative path counts from the Pulumi project. Only read when the node does not have the content. Default: none, for models that the node has.",
+    }),
+  ),
+  sealed: Type.Optional(
+    Type.String({
+      description:
+        "For a `file` that is encrypted to this node, the text of its `*.sealed.json` file, as `edgeseal model encrypt` writes both: the node's TPM gives the key. Default: none, `file` is the model itself.",
     }),
   ),
   keep: Type.Integer({
@@ -97,7 +104,21 @@ export function modelProblems(inputs: ModelInputs): InputProblem[] {
     ...keyFaults,
     // With a key that can't be read, who has signed can't be told.
     ...(keyFaults.length === 0 ? statementProblems(inputs) : []),
+    ...sealedProblems(inputs),
   ];
+}
+
+function sealedProblems({ sealed, digest }: ModelInputs): InputProblem[] {
+  if (sealed === undefined) return [];
+  const { value, problems } = readSealedManifest(sealed);
+  if (value === undefined)
+    return problems.map(({ path, message }) => ({
+      path: path === "" ? "sealed" : `sealed.${path}`,
+      message,
+    }));
+  if (value.plaintext.sha256 === hexOf({ digest })) return [];
+  const message = `it is for the model sha256:${value.plaintext.sha256}, and \`digest\` is ${digest}; encrypt that one (edgeseal model encrypt)`;
+  return [{ path: "sealed", message }];
 }
 
 function keyProblems(path: string, pem: string): InputProblem[] {

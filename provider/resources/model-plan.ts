@@ -3,6 +3,7 @@ import { quote } from "../device/shell-quote.ts";
 import { directory, file, remove, run, upload, type Step } from "../device/step.ts";
 import { diffState } from "../diff.ts";
 import { PlanRefused } from "../resource.ts";
+import { sealedManifest } from "../trust/sealed-manifest.ts";
 import { keyDigest, marksOf } from "./image-policy-observation.ts";
 import {
   currentLink,
@@ -13,9 +14,12 @@ import {
   modelKeyPath,
   modelParts,
   stagedContent,
+  stagedOpened,
+  stagedSealed,
   unfinished,
   unitPatterns,
 } from "./model-files.ts";
+import { onDevice } from "./managed-files.ts";
 import { hexOf, signedStatement, type ModelInputs } from "./model-inputs.ts";
 import {
   markedPaths,
@@ -69,7 +73,7 @@ export function placeModel(inputs: ModelInputs, observed: ModelState): readonly 
   const onVolume = `mountpoint -q ${quote(mountPoint)}`;
   const keyNames = Object.keys(inputs.keys);
   return [
-    ...(needsContent ? [bringContent(inputs, observed, onVolume)] : []),
+    ...(needsContent ? bringContent(inputs, observed, onVolume) : []),
     ...[etcEdgeseal, modelKeyDirectory]
       .filter(wrong)
       .map((path) => directory({ title: `make ${path}, root's alone to change`, path, mode: "0755" })),
@@ -144,22 +148,43 @@ function requirePlace({ directory: place, mountPoint, name }: ModelInputs, obser
     );
 }
 
-function bringContent(inputs: ModelInputs, observed: ModelState, onVolume: string): Step {
+function bringContent(inputs: ModelInputs, observed: ModelState, onVolume: string): readonly Step[] {
   const { name, digest, file: source } = inputs;
   if (source === undefined)
     throw new PlanRefused(
       `the model ${name} (${digest}) is not on the node as it should be (${observed.model}), and there is no file to bring it from`,
       "give its `file` on this machine",
     );
-  const { bytes, sha256 } = signedStatement(inputs).statement;
-  return upload({
+  const send = {
     title: `send the model ${name}`,
     precondition: onVolume,
     source: resolve(source),
-    path: stagedContent(inputs),
-    bytes,
-    sha256,
     mode: "0400",
+  };
+  const { bytes, sha256 } = signedStatement(inputs).statement;
+  if (inputs.sealed === undefined) return [upload({ ...send, path: stagedContent(inputs), bytes, sha256 })];
+  const { ciphertext, credential } = sealedManifest(inputs.sealed);
+  return [
+    upload({ ...send, title: `${send.title}, encrypted`, path: stagedSealed(inputs), ...ciphertext }),
+    openSealed(inputs, credential, onVolume),
+  ];
+}
+
+/** Decrypted on the volume, beside what arrived. What it is worth is judged after this, as of every model. */
+function openSealed(inputs: ModelInputs, credential: string, onVolume: string): Step {
+  const { bytes, sha256 } = signedStatement(inputs).statement;
+  const [sealed, opened] = [stagedSealed(inputs), stagedOpened(inputs)].map(quote);
+  return run({
+    title: `decrypt the model ${inputs.name} with the key that the node's TPM gives`,
+    precondition: `${onVolume} && [ -f ${sealed} ]`,
+    stdin: `${credential}\n`,
+    timeoutSeconds: 240 + 2 * readingSeconds(bytes),
+    script: `set -eu
+program=${quote(onDevice("open-sealed-model.py"))}
+${["own-tpm", "challenge-tpm", "open-model"].map(onDevice).join("\n")}
+open_model ${sealed} ${opened} ${bytes} ${sha256}
+mv -fT -- ${opened} ${quote(stagedContent(inputs))}
+rm -f -- ${sealed}`,
   });
 }
 

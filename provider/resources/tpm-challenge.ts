@@ -9,6 +9,7 @@ import {
   readEndorsementKey,
   tpm2ToolsCredential,
   type Challenge,
+  type EndorsementKey,
 } from "../trust/credential.ts";
 import { onDevice } from "./managed-files.ts";
 
@@ -116,7 +117,8 @@ export async function challengeTpm(session: Session, options: ChallengeOptions):
   return { endorsementKeySha256 };
 }
 
-async function runOnNode(
+/** Calls one of the functions on the device. */
+export async function runOnNode(
   session: Session,
   call: string,
   signal: AbortSignal | undefined,
@@ -136,7 +138,8 @@ interface Introduction {
   readonly folder: string;
 }
 
-function introduction(node: string, { code, stdout, stderr }: PartOutput): Introduction {
+/** @throws ChallengeFailed when the node has no TPM 2.0, or no tools to ask it */
+export function requireTpm(node: string, { code }: PartOutput): void {
   if (code === 66) {
     throw new ChallengeFailed("noTpm", `${node} has no TPM 2.0`, {
       hint: "on a Pi 5: dtparam=spi=on and dtoverlay=tpm-slb9670 in config.txt (edgeseal:boot:FirmwareConfig), and a reboot",
@@ -147,6 +150,11 @@ function introduction(node: string, { code, stdout, stderr }: PartOutput): Intro
       hint: "run `sudo apt-get install --no-install-recommends tpm2-tools` there",
     });
   }
+}
+
+function introduction(node: string, output: PartOutput): Introduction {
+  requireTpm(node, output);
+  const { code, stdout, stderr } = output;
   const value = (name: string, form: string): string | undefined =>
     new RegExp(`^${name} (${form})$`, "m").exec(stdout)?.[1];
   const endorsementKey = value("endorsement-key", "(?:[0-9a-f]{2})+");
@@ -171,20 +179,9 @@ function questionFor(
   pinned: string | undefined,
 ): { readonly challenge: Challenge; readonly digest: string } {
   try {
-    const endorsementKey = readEndorsementKey(shown.endorsementKey);
-    const { digest } = endorsementKey;
-    if (pinned !== undefined && digest !== pinned) {
-      throw new ChallengeFailed(
-        "otherTpm",
-        `${node} has another TPM: the digest of its endorsement key is ${digest}, and ${pinned} is pinned`,
-        {
-          endorsementKeySha256: digest,
-          hint: "if the TPM was replaced on purpose, compare the digest on the node's console, and pin it; nothing secret was sent",
-        },
-      );
-    }
+    const endorsementKey = pinnedEndorsementKey(node, shown.endorsementKey, pinned);
     const { name } = readAttestationKey(shown.attestationKey);
-    return { challenge: newChallenge(endorsementKey, name), digest };
+    return { challenge: newChallenge(endorsementKey, name), digest: endorsementKey.digest };
   } catch (error) {
     if (!(error instanceof EndorsementKeyRefused || error instanceof AttestationKeyRefused)) throw error;
     throw new ChallengeFailed("badKey", `${node} shows a key that can't be challenged: ${error.message}`, {
@@ -194,6 +191,30 @@ function questionFor(
   }
 }
 
+/**
+ * @param pinned As in ChallengeOptions.
+ * @throws EndorsementKeyRefused; ChallengeFailed for another one than the pinned
+ */
+export function pinnedEndorsementKey(
+  node: string,
+  publicArea: Uint8Array,
+  pinned: string | undefined,
+): EndorsementKey {
+  const endorsementKey = readEndorsementKey(publicArea);
+  const { digest } = endorsementKey;
+  if (pinned !== undefined && digest !== pinned) {
+    throw new ChallengeFailed(
+      "otherTpm",
+      `${node} has another TPM: the digest of its endorsement key is ${digest}, and ${pinned} is pinned`,
+      {
+        endorsementKeySha256: digest,
+        hint: "if the TPM was replaced on purpose, compare the digest on the node's console, and pin it; nothing secret was sent",
+      },
+    );
+  }
+  return endorsementKey;
+}
+
 /** The tools say much before they say what matters; what refuses says it last. */
-const lastLine = (stderr: string): string =>
+export const lastLine = (stderr: string): string =>
   (stderr.trim().split("\n").at(-1) ?? "").slice(0, 300) || "no error output";

@@ -1,7 +1,10 @@
+import { chmodSync } from "node:fs";
+import { join } from "node:path";
 import { generateKeyPairSync, randomBytes, sign, type KeyObject } from "node:crypto";
 import { sha256Hex } from "../../../provider/trust/digest.ts";
 import { modelStatement, signStatement } from "../../../provider/trust/model-statement.ts";
 import type { ModelInputs } from "../../../provider/resources/model-inputs.ts";
+import type { FakeRoot } from "./fake-root.ts";
 
 /* Models, and statements on them, for tests: some hundred KiB that nothing could compute with. */
 
@@ -52,4 +55,23 @@ export async function inputsFor(
     ...place,
     ...changes,
   };
+}
+
+/** `stat` as root sees it, whoever runs the tests. */
+const stat = `#!/bin/sh
+format=$2
+shift 2
+[ "$1" != -- ] || shift
+for f; do /usr/bin/stat -c "$(printf %s "$format" | sed s/%U:%G/root:root/)" -- "$f"; done
+`;
+
+/** Mounts a volume at /var/models, for as long as /mounted is there. */
+export function mountVolume(root: FakeRoot): void {
+  const programs = { stat, mountpoint: '#!/bin/sh\n[ -e "$ROOT/mounted" ]\n', chown: "#!/bin/sh\nexit 0\n" };
+  for (const [name, script] of Object.entries(programs)) {
+    root.write(`/bin/${name}`, script);
+    chmodSync(join(root.root, "bin", name), 0o755);
+  }
+  root.write("/mounted", "");
+  root.write("/var/models/lost+found", "");
 }

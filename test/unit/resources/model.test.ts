@@ -23,7 +23,7 @@ import { model } from "../../../provider/resources/model.ts";
 import { sha256Hex } from "../../../provider/trust/digest.ts";
 import { FakeRoot } from "./fake-root.ts";
 import { Choices } from "./generated-states.ts";
-import { inputsFor, modelContent, otherKey, siteKey, statementOn } from "./model-example.ts";
+import { inputsFor, modelContent, mountVolume, otherKey, siteKey, statementOn } from "./model-example.ts";
 
 const place = { mountPoint: "/var/models", directory: "/var/models/edge/models" };
 const route = {
@@ -45,23 +45,9 @@ writeFileSync(join(files, "next"), nextContent);
 const wanted = await inputsFor(content, place, { file: join(files, "model") });
 const next = await inputsFor(nextContent, place, { file: join(files, "next") });
 
-/** `stat` as root sees it, whoever runs the tests. */
-const stat = `#!/bin/sh
-format=$2
-shift 2
-[ "$1" != -- ] || shift
-for f; do /usr/bin/stat -c "$(printf %s "$format" | sed s/%U:%G/root:root/)" -- "$f"; done
-`;
-
 function mountedRoot(): FakeRoot {
   const root = new FakeRoot();
-  const programs = { stat, mountpoint: '#!/bin/sh\n[ -e "$ROOT/mounted" ]\n', chown: "#!/bin/sh\nexit 0\n" };
-  for (const [name, script] of Object.entries(programs)) {
-    root.write(`/bin/${name}`, script);
-    chmodSync(join(root.root, "bin", name), 0o755);
-  }
-  root.write("/mounted", "");
-  root.write("/var/models/lost+found", "");
+  mountVolume(root);
   return root;
 }
 
