@@ -1,11 +1,11 @@
 import { defineConfig } from "vitest/config";
 
 const minutes = 60_000;
-/** Tests on the virtual Pi with many boots each: `./edgeseal test trust`. */
+/** Tests on the virtual Pi with many boots each, or with a model served in emulation: `./edgeseal test trust`. */
 const trust = [
   "attacks",
   "firmware-config",
-  "inference-demo",
+  "inference*",
   "measured-boot",
   "sealed-volume*",
   "tpm-ownership",

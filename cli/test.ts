@@ -5,7 +5,7 @@ export function register(program: Command): void {
   program
     .command("test")
     .description(
-      "Run the checks (format, lint, types, shell) and the tests, tier by tier; without a tier all but `trust`, the attacks on the chain of trust, which take most of an hour",
+      "Run the checks (format, lint, types, shell) and the tests, tier by tier; without a tier all but `trust`: the chain of trust under attack, and the inference service, which take more than an hour of emulation",
     )
     .addArgument(new Argument("[tier...]", "which to run").choices(STAGES))
     .option("-t, --name <pattern>", "only tests whose name matches")

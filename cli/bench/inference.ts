@@ -82,7 +82,7 @@ async function measureOn(
     });
   const { variants, modelInMemory } = variantsFor(unit, facts, options);
   if (variants.length > 0) {
-    say(`${session.node}: ${facts.board}, ${facts.kernel}; the model is on ${visible(facts.modelOn)}`);
+    say(`${session.node}: ${machineOf(facts)}; the model is on ${visible(facts.modelOn)}`);
     for (const line of leftOut(facts, modelInMemory)) say(line);
     const question = `Stop ${inferenceUnit(unit.name)} on ${session.node} for up to ${options.minutes} minutes, and run it less and less confined meanwhile?`;
     if (!(await confirmed(question, options, world))) {
@@ -154,6 +154,10 @@ function variantsFor(
   return { variants: layersTakenAway(unit, { modelInMemory, imageRoot }), modelInMemory };
 }
 
+/** Not every machine says what board it is. */
+const machineOf = ({ board, kernel, architecture }: NodeFacts): string =>
+  visible(`${board === "" ? architecture : board}, Linux ${kernel}`);
+
 const leftOut = ({ imageRoot }: NodeFacts, modelInMemory: string | undefined): readonly string[] => [
   ...(modelInMemory === undefined
     ? ["left out: the model read from memory (a copy of it would leave less than 300 MiB free)"]
@@ -196,7 +200,7 @@ async function show(
       plot,
       plotSvg(results, {
         title: `What confinement costs llama-server on ${node}`,
-        subtitle: `${facts.board}, Linux ${facts.kernel}; prompts of ${promptTokens} tokens, ${tokens} generated; medians of ${roundsOf(results)} rounds, lines from lowest to highest`,
+        subtitle: `${machineOf(facts)}; prompts of ${promptTokens} tokens, ${tokens} generated; medians of ${roundsOf(results)} rounds, lines from lowest to highest`,
         warning:
           emulated === undefined
             ? undefined

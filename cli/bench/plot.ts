@@ -7,19 +7,19 @@ import type { Spread } from "./statistics.ts";
  */
 
 const width = 960;
-const labelWidth = 300;
+const labelWidth = 320;
 const valueWidth = 150;
 const barHeight = 16;
 const rowHeight = 26;
 const panelGap = 54;
-const top = 84;
+const top = 106;
 
 const escaped = (text: string): string =>
   text.replaceAll(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 
 const style = `
   svg { font: 13px system-ui, sans-serif; --ink: #1f2328; --dim: #59636e; --bar: #4269d0; --last: #8a94a3; --spread: #1f2328; --paper: #ffffff }
-  @media (prefers-color-scheme: dark) { svg { --ink: #e6edf3; --dim: #9198a1; --bar: #7ea2ff; --last: #6e7681; --spread: #e6edf3; --paper: #0d1117 } }
+  @media (prefers-color-scheme: dark) { svg { --ink: #e6edf3; --dim: #9198a1; --bar: #4f78d8; --last: #6e7681; --spread: #ffffff; --paper: #0d1117 } }
   .paper { fill: var(--paper) } text { fill: var(--ink) } .dim { fill: var(--dim) } .title { font-size: 17px; font-weight: 600 } .panel { font-weight: 600 }
   .bar { fill: var(--bar) } .last { fill: var(--last) } .spread { stroke: var(--spread); stroke-width: 1.5 } .warning { fill: #c93c37; font-weight: 600 }`;
 
@@ -38,10 +38,13 @@ export interface PlotOptions {
 export function plotSvg(results: readonly VariantResult[], options: PlotOptions): string {
   const panels = [
     ...(Object.keys(measures) as Measure[]).map((key) => ({
-      title: measures[key].title,
+      title: `${measures[key].title}, ${measures[key].isTime ? "less" : "more"} is better`,
       spread: (result: VariantResult) => result.absolute[key],
     })),
-    { title: "start s", spread: (result: VariantResult) => result.absolute.load },
+    {
+      title: "seconds from start to answering, less is better",
+      spread: (result: VariantResult) => result.absolute.load,
+    },
   ];
   const panelHeight = results.length * rowHeight + panelGap;
   const height = top + panels.length * panelHeight;

@@ -39,7 +39,7 @@ export function layersTakenAway(
     if (next !== last) variants.push({ name, unit: next });
   };
   if (modelInMemory !== undefined)
-    take("model read from memory, not from its volume", (text) => withModelIn(text, modelInMemory));
+    take("with the model in memory, not on its volume", (text) => withModelIn(text, modelInMemory));
   take("and without AppArmor", withoutAppArmor);
   take("and without the seccomp profile", withoutSeccompProfile);
   take("and without the unit's hardening", withoutHardening);

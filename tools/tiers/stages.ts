@@ -2,8 +2,8 @@
 export const STAGES = ["checks", "unit", "provider", "device", "e2e", "trust"] as const;
 
 /**
- * What it runs when nothing is named. `trust` is for its own time: attacks on the chain of trust, with an emulated boot or several for each, are most of an hour. The closing lines
- * say that it was left out.
+ * What it runs when nothing is named. `trust` is for its own time: attacks on the chain of trust, with an emulated boot or several for each, and a model served in emulation, are more than an hour.
+ * The closing lines say that it was left out.
  */
 export const DEFAULT_STAGES = [
   "checks",

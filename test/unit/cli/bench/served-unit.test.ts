@@ -87,7 +87,7 @@ test("layers go one after the other; what is not there is no line", () => {
   const all = layersTakenAway(unit, { modelInMemory: "/dev/shm/m", imageRoot: "/srv/root" });
   expect(all.map(({ name }) => name)).toEqual([
     "as served",
-    "model read from memory, not from its volume",
+    "with the model in memory, not on its volume",
     "and without AppArmor",
     "and without the seccomp profile",
     "and without the unit's hardening",
