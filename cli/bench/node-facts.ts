@@ -46,7 +46,7 @@ printf 'on %s\\n' "$(findmnt -n -o SOURCE,FSTYPE --target ${quote(modelFolder)})
   [ -r "$manifest" ] && [ "$(sha256sum <"$manifest")" = '${digest}  -' ] && cat "$manifest" && break
 done
 echo
-ls ${storage}/overlay`,
+ls ${storage}/overlay 2>/dev/null || :`,
   };
 }
 
