@@ -80,8 +80,8 @@ systemctl daemon-reload
 systemctl reset-failed ${comparedUnit(name)}
 ${modelInMemory === undefined ? "" : `rm -rf -- ${quote(modelInMemory)}`}
 back=$(cat ${folder}/back)
-rm -rf ${folder}
 [ -z "$back" ] || systemctl start --no-block $back
+rm -rf ${folder}
 `;
   const words = [name, socket, modelFile, rounds, requests, seconds, loadSeconds].map(String);
   return `set -eu

@@ -90,7 +90,7 @@ beforeEach(() => node.must(`systemctl stop ${comparingUnit(name)} 2>/dev/null; s
 
 /** Nothing of a comparison is left, and what was served is served. */
 async function expectServed(): Promise<void> {
-  // Its folder is the last that the guard takes away before it starts the service.
+  // Its folder is the last that the guard takes away.
   await node.must(`timeout 20 sh -c 'while [ -d /run/edgeseal-${name}-bench ]; do sleep 0.1; done'`);
   await activeWithin(served);
   expect(await state(comparedUnit(name))).toBe("inactive");
@@ -180,6 +180,12 @@ test("the measuring program is killed", async () => {
   await node.must(`systemctl kill --signal=KILL ${comparingUnit(name)}`);
   expect(String(await ended)).toContain("did not come to its end");
   await close();
+  await expectServed();
+});
+
+test("it takes too long, and nobody is there to end it: systemd does", async () => {
+  const limited = renderComparison(endless).replace(/RuntimeMaxSec=\d+/, "RuntimeMaxSec=3");
+  expect((await node.exec(limited)).code).not.toBe(0);
   await expectServed();
 });
 
