@@ -1,3 +1,4 @@
+import { askProgram } from "../../../provider/resources/inference-container-unit.ts";
 import { pulumiUp } from "../operator.ts";
 import { noDrift, nothingToDo, refresh } from "../refresh.ts";
 import { holds, onNode, type DemoContext, type DemoStep } from "../step.ts";
@@ -54,7 +55,7 @@ async function servesAgain(context: DemoContext, when: string): Promise<void> {
   const said = await onNode(
     context,
     `end=$(($(cut -d. -f1 /proc/uptime) + ${longest}))
-until /usr/local/lib/edgeseal/ask-inference /run/edgeseal-inference/http/http.sock /health 10 | grep -x healthy; do
+until ${askProgram} /run/edgeseal-inference/http/http.sock /health 10 | grep -x healthy; do
   [ "$(cut -d. -f1 /proc/uptime)" -lt $end ] || { systemctl status --no-pager edgeseal-inference; exit 0; }
   sleep 1
 done
