@@ -125,7 +125,7 @@ async function equip(
 ): Promise<void> {
   const user = userOf(name);
   await node.must(`set -eu
-mount -t tmpfs -o size=2G,mode=0755 tmpfs /srv
+mount -t tmpfs -o size=2G,mode=0755,nodev,nosuid,noexec tmpfs /srv
 mkdir -p ${modelFolderOf(inputs)} ${imageFolder} ${inputs.storage} ${emptyHome} ${seccompProfileOf(name).replace(/\/[^/]*$/, "")}
 groupadd --system ${user}
 useradd --system --gid ${user} --home-dir ${emptyHome} --no-create-home --shell /usr/sbin/nologin ${user}

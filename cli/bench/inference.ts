@@ -193,7 +193,8 @@ async function show(
   facts: NodeFacts,
   { json, plot, promptTokens, tokens }: BenchInferenceOptions,
 ): Promise<void> {
-  const results = resultsOf(measured.starts, baseOf(variants));
+  const base = baseOf(variants, measured);
+  const results = resultsOf(measured.starts, base);
   const emulated = facts.virtualBy === undefined ? undefined : "emulated, not transferable";
   if (plot !== undefined && results.length > 0)
     await writeFile(
@@ -205,7 +206,7 @@ async function show(
           emulated === undefined
             ? undefined
             : `${emulated}: this machine is a virtual one (${facts.virtualBy ?? ""})`,
-        base: baseOf(variants),
+        base,
       }),
     );
   if (json) {
@@ -216,7 +217,7 @@ async function show(
     const lines = [
       ...(emulated === undefined ? [] : [`${emulated} (${facts.virtualBy ?? ""})`, ""]),
       servingLine(measured.serving),
-      ...(results.length === 0 ? [] : ["", ...resultLines(results, baseOf(variants))]),
+      ...(results.length === 0 ? [] : ["", ...resultLines(results, base)]),
       ...Object.entries(measured.failures).map(
         ([variant, why]) => `not measured: ${variant}: ${visible(why)}`,
       ),
@@ -227,8 +228,10 @@ async function show(
   if (Object.keys(measured.failures).length > 0) process.exitCode = 1;
 }
 
-/** What the others are set against: what is least confined. */
-const baseOf = (variants: readonly Variant[]): string => variants.at(-1)?.name ?? plainName;
+/** What the others are set against: what is least confined, of what was measured. */
+const baseOf = (variants: readonly Variant[], { starts, failures }: Measured): string =>
+  variants.findLast(({ name }) => !(name in failures) && starts.some(({ variant }) => variant === name))
+    ?.name ?? plainName;
 
 const roundsOf = (results: readonly VariantResult[]): number =>
   Math.max(...results.map(({ rounds }) => rounds));

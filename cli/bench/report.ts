@@ -33,7 +33,7 @@ export function resultLines(results: readonly VariantResult[], base: string): re
     "",
     ...tableLines(["speed as a share", ...titles.map((title) => title.replace(/ ms$/, ""))], shares, width),
     "",
-    `CPU ms is the processor time of a prompt and its answer. Shares are of the speed of the ${base}, taken within a round; below 1 is slower; in brackets ${sure ? "the interval that the median lies in with 95 %" : "the lowest and the highest (under six rounds give no interval)"}.`,
+    `CPU ms is the processor time of a prompt and its answer. Shares are of the speed of '${base}', taken within a round; below 1 is slower; in brackets ${sure ? "the interval that the median lies in with 95 %" : "the lowest and the highest (under six rounds give no interval)"}.`,
   ];
 }
 

@@ -117,6 +117,8 @@ User=edgeseal-${name}
 Group=edgeseal-${name}
 RootDirectory=${rootFolder}
 MountAPIVFS=yes
+# Volumes are mounted without exec.
+ExecPaths=+/usr
 BindReadOnlyPaths=${modelFolder}:/models
 BindPaths=${socketFolder}:/run/inference
 RuntimeDirectory=edgeseal-${name} edgeseal-${name}/http

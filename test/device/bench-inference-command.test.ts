@@ -28,6 +28,7 @@ my ($folder) = $given =~ /--volume (\\S+):\\/run\\/inference/;
 open my $status, '<', '/proc/self/status' or die $!;
 my ($filtered) = join('', <$status>) =~ /^Seccomp:\\s*([1-9])/m;
 my $speed = 100 + ($filtered ? 0 : 5) + ($given =~ /:\\/models:ro/ && $given =~ /\\/dev\\/shm/ ? 10 : 0) + ($given =~ /seccomp=unconfined/ ? 20 : 0) + ($given =~ /--pids-limit/ ? 0 : 40);
+exit 7 if $given !~ /--pids-limit/ && -e '/etc/refuse-limitless';
 my $server = IO::Socket::UNIX->new(Local => "$folder/http.sock", Listen => 8) or die "$folder: $!";
 my $child = fork;
 if ($child) { open my $file, '>', $pid_file or die $!; print {$file} "$child\\n"; exit 0 }
@@ -135,6 +136,16 @@ test("each layer is really taken away; the plot is written; the service is back"
   expect(readFileSync(plot, "utf8")).toContain("emulated, not transferable");
   expect(code).toBe(0);
   expect(await node.must(`systemctl is-active ${served}`)).toBe("active\n");
+});
+
+test("what can't be started is told with its status, and the others are set against the last that could", async () => {
+  await node.must("touch /etc/refuse-limitless");
+  const { printed, code } = await bench({ yes: true });
+  await node.must("rm /etc/refuse-limitless");
+  expect(printed).toContain("not measured: and without limits: exit-code 7");
+  expect(printed).toContain("Shares are of the speed of 'and without the unit's hardening'");
+  expect(printed).not.toContain("NaN");
+  expect(code).toBe(1);
 });
 
 test("nobody says yes: nothing is stopped, and the status says so", async () => {

@@ -80,6 +80,8 @@ test("the plain process is the same program with the same arguments as the same 
   expect(plain).toContain(`ExecStart=/usr/bin/llama-server ${unit.serverArguments}\n`);
   expect(plain).toContain(`User=edgeseal-${inputs.name}\n`);
   expect(plain).toContain("RootDirectory=/srv/root\n");
+  // Below its root, which is on a volume without exec.
+  expect(plain).toContain("ExecPaths=+/usr\n");
   expect(plain).not.toMatch(/podman|seccomp|AppArmor|SystemCall|MemoryMax/);
 });
 
