@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import * as approve from "./approve.ts";
+import * as bench from "./bench.ts";
 import * as demo from "./demo.ts";
 import * as doctor from "./doctor.ts";
 import { UserError } from "./errors.ts";
@@ -43,6 +44,7 @@ for (const command of [
   model,
   seccomp,
   report,
+  bench,
   pi,
   test,
   doctor,
