@@ -42,6 +42,10 @@ export const pass = (evidence: string): Judgement => ({ outcome: "pass", evidenc
 export const violation = (evidence: string): Judgement => ({ outcome: "violation", evidence });
 export const unknown = (evidence: string): Judgement => ({ outcome: "unknown", evidence });
 
+/** A violation with every fault; without one a pass, on the evidence. */
+export const verdict = (faults: readonly string[], evidence: string): Judgement =>
+  faults.length === 0 ? pass(evidence) : violation(faults.join("; "));
+
 type Key<T> = keyof T & string;
 
 /** What a judgement is given: what it reads is there, the rest may be missing. */

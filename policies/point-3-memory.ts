@@ -1,4 +1,5 @@
-import { control, pass, violation } from "./control.ts";
+import { control, pass, verdict, violation } from "./control.ts";
+import { whereServing } from "./serving.ts";
 
 /** The pattern that hands every dump to a program that ends without reading it (core(5)). */
 const discarding = "|/bin/false";
@@ -35,9 +36,7 @@ export const memoryControls = [
           ...(state.rpiSwapMechanism === "none" ? [] : [`rpi-swap mechanism ${state.rpiSwapMechanism}`]),
           ...state.swapFiles.map((file) => `left-over swap file ${file}`),
         ];
-        return found.length === 0
-          ? pass("no active area, no zram, nothing in fstab, no unit, no left-over file")
-          : violation(found.join("; "));
+        return verdict(found, "no active area, no zram, nothing in fstab, no unit, no left-over file");
       },
     },
   }),
@@ -78,11 +77,10 @@ export const memoryControls = [
           ...state.dumpCollectors.map((unit) => `${unit} would start`),
           ...(state.storedDumps === 0 ? [] : [`${state.storedDumps} stored dump(s)`]),
         ];
-        return found.length === 0
-          ? pass(
-              `core_pattern ${JSON.stringify(discarding)} now and at boot, suid_dumpable 0, no collector, no stored dump`,
-            )
-          : violation(found.join("; "));
+        return verdict(
+          found,
+          `core_pattern ${JSON.stringify(discarding)} now and at boot, suid_dumpable 0, no collector, no stored dump`,
+        );
       },
     },
   }),
@@ -104,14 +102,14 @@ export const memoryControls = [
     },
     observed: {
       reads: ["health", "confinement"],
-      judge: ({ health, reason, confinement: { modelLocked, swapMax } }) => {
-        if (health === "not running") return violation(`nothing runs: ${reason ?? "no reason is known"}`);
-        return modelLocked === "all" && swapMax === "0 MiB"
-          ? pass("the whole model is locked; its control group may not swap")
-          : violation(
-              `of the model is locked: ${modelLocked ?? "unknown"}; it may swap ${swapMax ?? "an unknown amount"}`,
-            );
-      },
+      judge: (state) =>
+        whereServing(state, ({ confinement: { modelLocked, swapMax } }) =>
+          modelLocked === "all" && swapMax === "0 MiB"
+            ? pass("the whole model is locked; its control group may not swap")
+            : violation(
+                `of the model is locked: ${modelLocked ?? "unknown"}; it may swap ${swapMax ?? "an unknown amount"}`,
+              ),
+        ),
     },
   }),
   control({
@@ -128,11 +126,10 @@ export const memoryControls = [
           ...(historyFiles === "remove" ? [] : [`scratch.historyFiles is ${JSON.stringify(historyFiles)}`]),
           ...(leftovers === "remove" ? [] : [`scratch.leftovers is ${JSON.stringify(leftovers)}`]),
         ];
-        return loose.length === 0
-          ? pass(
-              "/tmp and /var/tmp in memory, no log on the plain disk, no histories, nothing left from before",
-            )
-          : violation(loose.join("; "));
+        return verdict(
+          loose,
+          "/tmp and /var/tmp in memory, no log on the plain disk, no histories, nothing left from before",
+        );
       },
     },
     observed: {
@@ -165,11 +162,10 @@ export const memoryControls = [
           ...Object.keys(state.historyFiles).map((path) => `history ${path}`),
           ...state.leftovers.map((path) => `left from before: ${path}`),
         ];
-        return found.length === 0
-          ? pass(
-              `/tmp and /var/tmp in memory; journal in ${journalIn.join(", ")}; no second log, no history, nothing left`,
-            )
-          : violation(found.join("; "));
+        return verdict(
+          found,
+          `/tmp and /var/tmp in memory; journal in ${journalIn.join(", ")}; no second log, no history, nothing left`,
+        );
       },
     },
   }),

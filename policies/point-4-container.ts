@@ -1,11 +1,9 @@
-import { control, holdsUnknown, pass, unknown, violation, type Judgement } from "./control.ts";
+import { control, holdsUnknown, pass, unknown, verdict, violation, type Judgement } from "./control.ts";
 import { blockTypes, type BlockName, type JudgedNode, type RawBlock } from "./node.ts";
+import { whereServing } from "./serving.ts";
 
 const inferenceMend =
   "give the node an `inference` block, and leave its `confinement` at the defaults (docs/resources/inference-container.md)";
-
-const verdict = (faults: readonly string[], evidence: string): Judgement =>
-  faults.length === 0 ? pass(evidence) : violation(faults.join("; "));
 
 /** Faults of what was read of the container's process: each of `wanted` that is not so. */
 function differing(
@@ -57,27 +55,28 @@ export const containerControls = [
         "foreignProcesses",
         "unitOverrides",
       ],
-      judge: ({ health, reason, confinement, ...rest }) => {
-        if (health === "not running") return violation(`nothing runs: ${reason ?? "no reason is known"}`);
-        const { groups, subordinateIds, foreignContainers, foreignProcesses, unitOverrides } = rest;
-        return verdict(
-          [
-            ...differing(confinement, {
-              user: /^edgeseal-[a-z0-9-]+$/,
-              groups: "none",
-              capabilities: "none",
-              noNewPrivileges: "yes",
-              namespaces: ownNamespaces,
-              rootFilesystem: "read-only",
-              interfaces: "lo",
-            }),
-            ...groups.map((group) => `its user is in the group ${group}`),
-            ...subordinateIds.map((line) => `its user has subordinate ids: ${line}`),
-            ...foreignContainers.map((each) => `another container in its storage: ${each}`),
-            ...foreignProcesses.map((each) => `its user runs ${each}`),
-            ...unitOverrides.map((path) => `its unit is changed by ${path}`),
-          ],
-          `user ${confinement.user ?? ""}, no capability, no_new_privs, own ${ownNamespaces}, root file system read-only, no interface but lo`,
+      judge: (state) => {
+        const { groups, subordinateIds, foreignContainers, foreignProcesses, unitOverrides } = state;
+        return whereServing(state, ({ confinement }) =>
+          verdict(
+            [
+              ...differing(confinement, {
+                user: /^edgeseal-[a-z0-9-]+$/,
+                groups: "none",
+                capabilities: "none",
+                noNewPrivileges: "yes",
+                namespaces: ownNamespaces,
+                rootFilesystem: "read-only",
+                interfaces: "lo",
+              }),
+              ...groups.map((group) => `its user is in the group ${group}`),
+              ...subordinateIds.map((line) => `its user has subordinate ids: ${line}`),
+              ...foreignContainers.map((each) => `another container in its storage: ${each}`),
+              ...foreignProcesses.map((each) => `its user runs ${each}`),
+              ...unitOverrides.map((path) => `its unit is changed by ${path}`),
+            ],
+            `user ${confinement.user ?? ""}, no capability, no_new_privs, own ${ownNamespaces}, root file system read-only, no interface but lo`,
+          ),
         );
       },
     },
@@ -95,18 +94,18 @@ export const containerControls = [
     },
     observed: {
       reads: ["health", "confinement"],
-      judge: ({ health, reason, confinement }) => {
-        if (health === "not running") return violation(`nothing runs: ${reason ?? "no reason is known"}`);
-        return verdict(
-          differing(confinement, {
-            memoryMax: /^\d+ MiB$/,
-            swapMax: "0 MiB",
-            tasksMax: /^\d+$/,
-            writable: /^\/run\/inference, \/tmp of \d+ MiB without exec$/,
-          }),
-          `memory ${confinement.memoryMax ?? ""}, swap ${confinement.swapMax ?? ""}, ${confinement.tasksMax ?? ""} tasks; it can write to ${confinement.writable ?? ""}`,
-        );
-      },
+      judge: (state) =>
+        whereServing(state, ({ confinement }) =>
+          verdict(
+            differing(confinement, {
+              memoryMax: /^\d+ MiB$/,
+              swapMax: "0 MiB",
+              tasksMax: /^\d+$/,
+              writable: /^\/run\/inference, \/tmp of \d+ MiB without exec$/,
+            }),
+            `memory ${confinement.memoryMax ?? ""}, swap ${confinement.swapMax ?? ""}, ${confinement.tasksMax ?? ""} tasks; it can write to ${confinement.writable ?? ""}`,
+          ),
+        ),
     },
   }),
   control({
@@ -133,21 +132,21 @@ export const containerControls = [
     },
     observed: {
       reads: ["health", "confinement"],
-      judge: ({ health, reason, confinement }, node) => {
-        if (health === "not running") return violation(`nothing runs: ${reason ?? "no reason is known"}`);
-        return beside(node, "seccompProfile", ({ defaultAction, dangerousCalls }) =>
-          verdict(
-            [
-              ...differing(confinement, { seccomp: "profile" }),
-              ...(defaultAction === "EPERM"
-                ? []
-                : [`what the profile does not list: ${String(defaultAction)}`]),
-              ...textsIn(dangerousCalls).map((call) => `the profile lets ${call} through`),
-            ],
-            "seccomp filter mode in the process, with the profile's filter on top of the unit's; the profile denies what it does not list",
+      judge: (state, node) =>
+        whereServing(state, ({ confinement }) =>
+          beside(node, "seccompProfile", ({ defaultAction, dangerousCalls }) =>
+            verdict(
+              [
+                ...differing(confinement, { seccomp: "profile" }),
+                ...(defaultAction === "EPERM"
+                  ? []
+                  : [`what the profile does not list: ${String(defaultAction)}`]),
+                ...textsIn(dangerousCalls).map((call) => `the profile lets ${call} through`),
+              ],
+              "seccomp filter mode in the process, with the profile's filter on top of the unit's; the profile denies what it does not list",
+            ),
           ),
-        );
-      },
+        ),
     },
   }),
   control({
@@ -171,19 +170,21 @@ export const containerControls = [
     },
     observed: {
       reads: ["health", "confinement"],
-      judge: ({ health, reason, confinement }, node) => {
-        if (health === "not running") return violation(`nothing runs: ${reason ?? "no reason is known"}`);
-        return beside(node, "appArmorProfile", ({ loadedPolicy, overrides }) =>
-          verdict(
-            [
-              ...differing(confinement, { appArmor: /^edgeseal-\S+ and edgeseal-\S+ \(enforce\)$/ }),
-              ...(loadedPolicy === "as written" ? [] : [`the policy in the kernel: ${String(loadedPolicy)}`]),
-              ...textsIn(overrides).map((path) => `${path} would keep it from holding`),
-            ],
-            `label of the process: ${confinement.appArmor ?? ""}; the policy in the kernel is the one that was written`,
+      judge: (state, node) =>
+        whereServing(state, ({ confinement }) =>
+          beside(node, "appArmorProfile", ({ loadedPolicy, overrides }) =>
+            verdict(
+              [
+                ...differing(confinement, { appArmor: /^edgeseal-\S+ and edgeseal-\S+ \(enforce\)$/ }),
+                ...(loadedPolicy === "as written"
+                  ? []
+                  : [`the policy in the kernel: ${String(loadedPolicy)}`]),
+                ...textsIn(overrides).map((path) => `${path} would keep it from holding`),
+              ],
+              `label of the process: ${confinement.appArmor ?? ""}; the policy in the kernel is the one that was written`,
+            ),
           ),
-        );
-      },
+        ),
     },
   }),
 ] as const;

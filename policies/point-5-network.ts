@@ -1,4 +1,4 @@
-import { control, pass, uncovered, violation, type Judgement } from "./control.ts";
+import { control, uncovered, verdict } from "./control.ts";
 import { isTooWide } from "./reach.ts";
 
 /** Point 5: segmented network: mTLS to known endpoints only, every other egress blocked. */
@@ -88,9 +88,6 @@ export const networkControls = [
     title: "Connections to and from the inference service are mutually authenticated (mTLS)",
   }),
 ] as const;
-
-const verdict = (faults: readonly string[], good: string): Judgement =>
-  faults.length === 0 ? pass(good) : violation(faults.join("; "));
 
 const wide = (ranges: readonly string[]): string[] => ranges.filter(isTooWide);
 

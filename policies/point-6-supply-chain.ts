@@ -1,5 +1,6 @@
-import { control, pass, uncovered, violation } from "./control.ts";
+import { control, pass, uncovered, verdict, violation } from "./control.ts";
 import type { JudgedNode } from "./node.ts";
+import { whereServing } from "./serving.ts";
 
 /** What the resource says of a scope whose images have to be signed by keys that it knows, and of one that is closed. */
 const closed = (rule: string): boolean =>
@@ -39,11 +40,10 @@ export const supplyChainControls = [
             rootsAlone(marks) ? [] : [`${path} is ${marks}`],
           ),
         ];
-        return found.length === 0
-          ? pass(
-              `rejected by default; ${Object.keys(rules).length} scope(s), each signed; no user's own policy`,
-            )
-          : violation(found.join("; "));
+        return verdict(
+          found,
+          `rejected by default; ${Object.keys(rules).length} scope(s), each signed; no user's own policy`,
+        );
       },
     },
   }),
@@ -70,15 +70,15 @@ export const supplyChainControls = [
     },
     observed: {
       reads: ["health", "image"],
-      judge: ({ health, reason, image }, { asked }) => {
-        if (health === "not running") return violation(`nothing runs: ${reason ?? "no reason is known"}`);
-        const wanted = askedImage(asked?.inference);
-        if (image === "") return violation("runs from no image that is known");
-        if (wanted === undefined) return pass(`runs from ${image}`);
-        return wanted.endsWith(`@${image}`)
-          ? pass(`runs from ${image}, as declared`)
-          : violation(`runs from ${image}, declared is ${wanted}`);
-      },
+      judge: (state, { asked }) =>
+        whereServing(state, ({ image }) => {
+          const wanted = askedImage(asked?.inference);
+          if (image === "") return violation("runs from no image that is known");
+          if (wanted === undefined) return pass(`runs from ${image}`);
+          return wanted.endsWith(`@${image}`)
+            ? pass(`runs from ${image}, as declared`)
+            : violation(`runs from ${image}, declared is ${wanted}`);
+        }),
     },
   }),
   control({
@@ -112,9 +112,7 @@ export const supplyChainControls = [
             rootsAlone(marks) ? [] : [`${path} is ${marks}`],
           ),
         ];
-        return found.length === 0
-          ? pass(`${digest}: content and signature verified on the node`)
-          : violation(found.join("; "));
+        return verdict(found, `${digest}: content and signature verified on the node`);
       },
     },
   }),
