@@ -1,3 +1,4 @@
+import type { Control } from "../../policies/control.ts";
 import type { VirtualPi } from "../../testbed/virtual-pi.ts";
 
 export const nodeName = "pi-demo";
@@ -33,6 +34,26 @@ export function demoSite(
     expires: inDays(90),
   }));
   return { ...template, waivers, nodes: [{ ...node, address: host, port, user, identityFile, hostKey }] };
+}
+
+/**
+ * The demo's site with more on its node, which takes the site's keys: none of the waivers for the controls that it has to pass then.
+ * @param more blocks of the node
+ */
+export function keyedSite(
+  template: Record<string, unknown>,
+  pi: Pick<VirtualPi, "ssh">,
+  controls: readonly Control["id"][],
+  more: Readonly<Record<string, unknown>>,
+): DemoSite {
+  const { nodes, waivers, ...site } = demoSite(template, pi);
+  return {
+    ...site,
+    // From the site file's folder on.
+    trust: { policyKey: "../../keys/policy-1.pub.pem", recoveryKey: "../../keys/recovery.pub.pem" },
+    nodes: nodes.map((node) => ({ ...node, measuredBoot: { reboot: "ifNeeded" }, ...more })),
+    waivers: waivers.filter(({ control }) => !(controls as readonly string[]).includes(control)),
+  };
 }
 
 const inDays = (days: number): string => new Date(Date.now() + days * 86_400_000).toISOString().slice(0, 10);

@@ -1,14 +1,8 @@
-import { nothingToDo, refresh } from "../refresh.ts";
-import { holds, onNode, type DemoStep } from "../step.ts";
 import { pulumiUp } from "../operator.ts";
+import { nothingToDo } from "../refresh.ts";
+import type { DemoStep } from "../step.ts";
+import { tamper, type Tampering } from "../tampering.ts";
 import { answers, confinedInEffect } from "./service.ts";
-
-interface Tampering {
-  readonly what: string;
-  readonly script: string;
-  /** The property that shows it, as `Kind.property`. */
-  readonly shows: string;
-}
 
 const tamperings: readonly Tampering[] = [
   {
@@ -39,18 +33,7 @@ export const drift: DemoStep = {
   proves:
     "pulumi refresh names each layer that was loosened behind our back; up mends them, and the model is served",
   async run(context) {
-    for (const { what, script } of tamperings) {
-      await onNode(context, script);
-      context.say(`      behind our back: ${what}`);
-    }
-    const { drifted: found } = await refresh(context);
-    for (const { what, shows } of tamperings)
-      holds(
-        context,
-        found.some((each) => each.startsWith(shows)),
-        `refresh names it: ${what} (${shows})`,
-        found.join("\n"),
-      );
+    await tamper(context, tamperings);
     await pulumiUp(context, "mends it");
     await nothingToDo(context);
     await answers(context);

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { Control } from "../../../policies/control.ts";
 import type { VirtualPi } from "../../../testbed/virtual-pi.ts";
 import { readSite } from "../../pulumi.ts";
-import { dataDisk, demoSite, type DemoSite } from "../site.ts";
+import { dataDisk, keyedSite, type DemoSite } from "../site.ts";
 import type { DemoContext } from "../step.ts";
 
 /** What this chapter adds to what the demo's node has to pass. */
@@ -63,23 +63,15 @@ export function inferenceSite(
   signed: Signed,
   inference = inferenceBlock(signed),
 ): DemoSite {
-  const { nodes, waivers, ...site } = demoSite(template, pi);
-  return {
-    ...site,
-    trust: { policyKey: "../../keys/policy-1.pub.pem", recoveryKey: "../../keys/recovery.pub.pem" },
-    nodes: nodes.map((node) => ({
-      ...node,
-      measuredBoot: { reboot: "ifNeeded" },
-      scratch: { tmpMiB: 64, varTmpMiB: 256, reboot: "ifNeeded" },
-      volumes: { models: { device: dataDisk, mountPoint: "/srv/models" } },
-      imagePolicy: {
-        keys: { images: signed.publicKey },
-        allow: [{ image: repository, folder: "/var/lib/edgeseal/images", signedBy: ["images"] }],
-      },
-      inference,
-    })),
-    waivers: waivers.filter(({ control }) => !(inferenceControls as readonly string[]).includes(control)),
-  };
+  return keyedSite(template, pi, inferenceControls, {
+    scratch: { tmpMiB: 64, varTmpMiB: 256, reboot: "ifNeeded" },
+    volumes: { models: { device: dataDisk, mountPoint: "/srv/models" } },
+    imagePolicy: {
+      keys: { images: signed.publicKey },
+      allow: [{ image: repository, folder: "/var/lib/edgeseal/images", signedBy: ["images"] }],
+    },
+    inference,
+  });
 }
 
 /** Writes the site file, and keeps what was signed for the steps that follow. */

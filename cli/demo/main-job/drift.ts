@@ -1,13 +1,7 @@
-import { nothingToDo, refresh } from "../refresh.ts";
+import { nothingToDo } from "../refresh.ts";
 import { holds, onNode, type DemoStep } from "../step.ts";
+import { tamper, type Tampering } from "../tampering.ts";
 import { inForce } from "./apply.ts";
-
-interface Tampering {
-  readonly what: string;
-  readonly script: string;
-  /** The property that shows it, as `Kind.property`. */
-  readonly shows: string;
-}
 
 const tamperings: readonly Tampering[] = [
   {
@@ -45,19 +39,7 @@ export const drift: DemoStep = {
   proves:
     "pulumi refresh names exactly what was changed behind our back, property by property; up mends it; then there is nothing left to do",
   async run(context) {
-    for (const { what, script } of tamperings) {
-      await onNode(context, script);
-      context.say(`      behind our back: ${what}`);
-    }
-    const { drifted: found } = await refresh(context);
-    for (const { what, shows } of tamperings) {
-      holds(
-        context,
-        found.some((each) => each.startsWith(shows)),
-        `refresh names it: ${what} (${shows})`,
-        found.join("\n"),
-      );
-    }
+    const found = await tamper(context, tamperings);
     const others = found.filter((each) => !tamperings.some(({ shows }) => each.startsWith(shows)));
     holds(context, others.length === 0, "and nothing else", others.join("\n"));
 

@@ -2,7 +2,7 @@ import { join } from "node:path";
 import type { Control } from "../../../policies/control.ts";
 import type { VirtualPi } from "../../../testbed/virtual-pi.ts";
 import { readSite } from "../../pulumi.ts";
-import { dataDisk, demoSite, type DemoSite } from "../site.ts";
+import { dataDisk, keyedSite, type DemoSite } from "../site.ts";
 import type { DemoContext } from "../step.ts";
 
 /** What this chapter adds to what the demo's node has to pass. */
@@ -25,22 +25,13 @@ export function trustSite(
   pi: Pick<VirtualPi, "ssh">,
   endorsementKeySha256: string,
 ): DemoSite {
-  const { nodes, waivers, ...site } = demoSite(template, pi);
-  return {
-    ...site,
-    // From the site file's folder on.
-    trust: { policyKey: "../../keys/policy-1.pub.pem", recoveryKey: "../../keys/recovery.pub.pem" },
-    nodes: nodes.map((node) => ({
-      ...node,
-      measuredBoot: { reboot: "ifNeeded" },
-      tpm: { endorsementKeySha256 },
-      volumes: {
-        models: { device: `/dev/disk/by-partuuid/${modelsPartition}`, mountPoint: "/srv/models" },
-        logs: { device: { disk: dataDisk, sizeMiB: 256 }, mountPoint: "/srv/logs" },
-      },
-    })),
-    waivers: waivers.filter(({ control }) => !(trustControls as readonly string[]).includes(control)),
-  };
+  return keyedSite(template, pi, trustControls, {
+    tpm: { endorsementKeySha256 },
+    volumes: {
+      models: { device: `/dev/disk/by-partuuid/${modelsPartition}`, mountPoint: "/srv/models" },
+      logs: { device: { disk: dataDisk, sizeMiB: 256 }, mountPoint: "/srv/logs" },
+    },
+  });
 }
 
 /** Writes the site file. */
