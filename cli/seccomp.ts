@@ -1,5 +1,5 @@
 import { Option, type Command } from "commander";
-import { variants, type Variant } from "../provider/resources/seccomp-profile-variants.ts";
+import { variants, type Variant } from "../provider/resources/server-variants.ts";
 
 export function register(program: Command): void {
   program

@@ -1,9 +1,10 @@
+import type { Variant } from "../provider/resources/server-variants.ts";
+
 /*
  * What an inference service is told, resource by resource; `inferenceService` makes them of what is said once (inference-service.ts).
  */
 
-/** Servers that are known. */
-export type ServerVariant = "llama-server" | "ollama" | "hailo";
+export type ServerVariant = Variant;
 
 /** A model on a sealed volume (docs/resources: edgeseal:inference:Model). */
 export interface ModelArgs {

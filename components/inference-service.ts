@@ -1,12 +1,13 @@
 import { posix } from "node:path";
 import * as pulumi from "@pulumi/pulumi";
+import { blockDefaults } from "./block-args.ts";
 import type {
   AppArmorProfileArgs,
   InferenceContainerArgs,
   ModelArgs,
   SeccompProfileArgs,
 } from "./inference-args.ts";
-import { contextBytesPerToken, memoryProblems, modelBytesIn } from "./memory-budget.ts";
+import { areNumbers, memoryNeeds, memoryProblems, modelBytesIn } from "./memory-budget.ts";
 
 /** A model that a node serves. */
 export interface ServedModelArgs extends Omit<ModelArgs, "name" | "directory" | "mountPoint"> {
@@ -39,16 +40,12 @@ export interface InferenceBlocks {
  * @throws pulumi.RunError with the sums, when it does not fit the node's memory
  */
 export function inferenceService(args: InferenceArgs, mountPoint: string): InferenceBlocks {
-  const { model, contextTokens = 4096, tmpMiB = 16, memoryMaxMiB, nodeMemoryMiB } = args;
-  const modelBytes = modelBytesIn(model.statement);
-  const perToken = model.contextBytesPerToken ?? contextBytesPerToken;
-  const needs = { contextTokens, contextBytesPerToken: perToken, tmpMiB, memoryMaxMiB, nodeMemoryMiB };
-  const problems = modelBytes === undefined ? [] : memoryProblems({ ...needs, modelBytes });
+  const needs = memoryNeeds(args, args.model, modelBytesIn(args.model.statement));
+  const problems = areNumbers(needs) ? memoryProblems(needs) : [];
+  const { name = blockDefaults.inference.name } = args;
   if (problems.length > 0)
     throw new pulumi.RunError(
-      problems
-        .map(({ path, message }) => `inference service "${args.name ?? "inference"}": ${path}: ${message}`)
-        .join("\n"),
+      problems.map(({ path, message }) => `inference service "${name}": ${path}: ${message}`).join("\n"),
     );
   return inferenceBlocksOf(args, mountPoint);
 }
@@ -57,8 +54,7 @@ export function inferenceService(args: InferenceArgs, mountPoint: string): Infer
 export function inferenceBlocksOf(args: InferenceArgs, mountPoint: string): InferenceBlocks {
   const { model, volume: _, nodeMemoryMiB: _memory, additionalSyscalls = [], ...container } = args;
   const { contextBytesPerToken: _bytes, ...served } = model;
-  const name = args.name ?? "inference";
-  const variant = args.variant ?? "llama-server";
+  const { name = blockDefaults.inference.name, variant = blockDefaults.inference.variant } = args;
   const modelDirectory = posix.join(mountPoint, "models");
   const storage = posix.join(mountPoint, "containers", name);
   return {

@@ -1,4 +1,5 @@
 import type { InputProblem } from "../provider/resource.ts";
+import { blockDefaults } from "./block-args.ts";
 import { parseEnvelope, StatementRefused, unverifiedStatement } from "../provider/trust/model-statement.ts";
 
 /*
@@ -30,6 +31,34 @@ const serverMiB = 160;
 export const systemMiB = 384;
 
 const mebibytes = (bytes: number): number => Math.ceil(bytes / 1024 ** 2);
+
+/** What says how much memory a service needs, as it is written before defaults are filled in; of what shape its values are is for the caller to hold. */
+interface Written<T> {
+  readonly contextTokens?: T;
+  readonly tmpMiB?: T;
+  readonly memoryMaxMiB?: T;
+  readonly nodeMemoryMiB?: T;
+}
+
+/** The needs of a service, defaults filled in. */
+export const memoryNeeds = <T>(
+  { contextTokens, tmpMiB, memoryMaxMiB, nodeMemoryMiB }: Written<T>,
+  model: { readonly contextBytesPerToken?: T },
+  modelBytes: number | undefined,
+): Readonly<Record<keyof MemoryNeeds, T | number | undefined>> => ({
+  modelBytes,
+  contextTokens: contextTokens ?? blockDefaults.inference.contextTokens,
+  contextBytesPerToken: model.contextBytesPerToken ?? contextBytesPerToken,
+  tmpMiB: tmpMiB ?? blockDefaults.inference.tmpMiB,
+  memoryMaxMiB,
+  nodeMemoryMiB,
+});
+
+/** Whether all is there and a number; what is not cannot be judged. */
+export const areNumbers = (
+  needs: Readonly<Record<keyof MemoryNeeds, unknown>>,
+): needs is Readonly<Record<keyof MemoryNeeds, number>> =>
+  Object.values(needs).every((value) => typeof value === "number");
 
 /** Every reason why it does not fit, with the sums. */
 export function memoryProblems(needs: MemoryNeeds): readonly InputProblem[] {

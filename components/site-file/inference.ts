@@ -4,7 +4,7 @@ import type { inferenceBlocks } from "../../policies/node.ts";
 import type { Path } from "../../provider/host/values.ts";
 import { readSealedManifest } from "../../provider/trust/sealed-manifest.ts";
 import { inferenceBlocksOf, type InferenceArgs } from "../inference-service.ts";
-import { contextBytesPerToken, memoryProblems, modelBytesIn } from "../memory-budget.ts";
+import { areNumbers, memoryNeeds, memoryProblems, modelBytesIn } from "../memory-budget.ts";
 import { isPlain, type Plain } from "./merge.ts";
 
 /*
@@ -133,8 +133,7 @@ const defined = (block: object): Plain =>
 
 /** Faults of what has to fit the node's memory, as far as its numbers are numbers. */
 function budgetProblems(given: Plain, statement: string | undefined): readonly NodeProblem[] {
-  const { nodeMemoryMiB, memoryMaxMiB, contextTokens = 4096, tmpMiB = 16, model } = given;
-  if (nodeMemoryMiB === undefined)
+  if (given.nodeMemoryMiB === undefined)
     return [
       {
         path: ["inference", "nodeMemoryMiB"],
@@ -142,19 +141,8 @@ function budgetProblems(given: Plain, statement: string | undefined): readonly N
           "missing; say how much memory the node has, in MiB, e.g. 8192: with swap off, what it serves has to fit (`edgeseal node add` shows it)",
       },
     ];
-  const perToken = (isPlain(model) ? model.contextBytesPerToken : undefined) ?? contextBytesPerToken;
   const modelBytes = statement === undefined ? undefined : modelBytesIn(statement);
-  const numbers = {
-    modelBytes,
-    contextTokens,
-    contextBytesPerToken: perToken,
-    tmpMiB,
-    memoryMaxMiB,
-    nodeMemoryMiB,
-  };
-  if (!allNumbers(numbers)) return [];
-  return memoryProblems(numbers).map(({ path, message }) => ({ path: ["inference", path], message }));
+  const needs = memoryNeeds<unknown>(given, isPlain(given.model) ? given.model : {}, modelBytes);
+  if (!areNumbers(needs)) return [];
+  return memoryProblems(needs).map(({ path, message }) => ({ path: ["inference", path], message }));
 }
-
-const allNumbers = <K extends string>(record: Record<K, unknown>): record is Record<K, number> =>
-  Object.values(record).every((value) => typeof value === "number");

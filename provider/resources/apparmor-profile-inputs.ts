@@ -2,7 +2,7 @@ import { posix } from "node:path";
 import { Type, type Static } from "typebox";
 import type { InputProblem } from "../resource.ts";
 import { serviceName } from "./container-process.ts";
-import { variants } from "./seccomp-profile-variants.ts";
+import { variants } from "./server-variants.ts";
 
 /** What a path may hold: nothing that is a pattern or a variable in AppArmor's language. */
 const plainPath = "^(/[A-Za-z0-9._+-]+)+$";

@@ -1,4 +1,4 @@
-import type { Variant } from "./seccomp-profile-variants.ts";
+import type { Variant } from "./server-variants.ts";
 
 /*
  * What the two AppArmor profiles of an inference service allow, rule by rule and with its reason, which stands in the profile, too.

@@ -2,9 +2,7 @@ import { posix } from "node:path";
 import { Type, type Static } from "typebox";
 import type { InputProblem } from "../resource.ts";
 import { serviceName } from "./container-process.ts";
-
-/** Servers that a rendered unit is known for. */
-export const serverVariants = ["llama-server", "ollama", "hailo"] as const;
+import { variants } from "./server-variants.ts";
 
 const confinement = Type.Object(
   {
@@ -91,7 +89,7 @@ export const inferenceContainerInputs = Type.Object({
     description:
       "Where podman keeps the image, a directory on a mounted volume that is this service's alone, e.g. `/srv/models/containers/inference`.",
   }),
-  variant: Type.Enum([...serverVariants], {
+  variant: Type.Enum([...variants], {
     type: "string",
     default: "llama-server",
     description:

@@ -3,7 +3,7 @@ import { nearest } from "../check/nearest.ts";
 import type { InputProblem } from "../resource.ts";
 import { serviceName } from "./container-process.ts";
 import { syscallNames } from "./seccomp-profile-names.ts";
-import { variants } from "./seccomp-profile-variants.ts";
+import { variants } from "./server-variants.ts";
 
 export const seccompProfileInputs = Type.Object({
   name: Type.String({

@@ -23,11 +23,9 @@ import {
 } from "./seccomp-profile-calls.ts";
 import type { FilterEntry } from "./seccomp-profile-filter.ts";
 import type { Architecture } from "./seccomp-profile-names.ts";
+import type { Variant } from "./server-variants.ts";
 
 /* The servers that there are profiles for, and what becomes of each one's list. */
-
-export const variants = ["llama-server", "ollama", "hailo"] as const;
-export type Variant = (typeof variants)[number];
 
 const anySocket = socketOf([AF_UNIX, AF_INET, AF_INET6], "AF_UNIX, AF_INET and AF_INET6 only");
 

@@ -8,7 +8,7 @@ import {
 } from "../../provider/resources/seccomp-profile-observation.ts";
 import { seccompDocument } from "../../provider/resources/seccomp-profile-plan.ts";
 import { triedCalls } from "../../provider/resources/seccomp-profile-tried.ts";
-import { variants } from "../../provider/resources/seccomp-profile-variants.ts";
+import { variants } from "../../provider/resources/server-variants.ts";
 import { seccompProfile } from "../../provider/resources/seccomp-profile.ts";
 import { rootWithInit } from "../unit/resources/container-root.ts";
 

@@ -1,5 +1,6 @@
 import type { AllowedCall } from "../../../provider/resources/seccomp-profile-calls.ts";
-import { callGroups, type Variant } from "../../../provider/resources/seccomp-profile-variants.ts";
+import { callGroups } from "../../../provider/resources/seccomp-profile-variants.ts";
+import type { Variant } from "../../../provider/resources/server-variants.ts";
 
 /* The list of a variant's calls as docs/resources/seccomp-profile.md shows it. */
 

@@ -7,7 +7,8 @@ import { architectures, syscallNames } from "../../../provider/resources/seccomp
 import { profileMeaning } from "../../../provider/resources/seccomp-profile-observation.ts";
 import { seccompDocument } from "../../../provider/resources/seccomp-profile-plan.ts";
 import { triedCalls } from "../../../provider/resources/seccomp-profile-tried.ts";
-import { callGroups, variants } from "../../../provider/resources/seccomp-profile-variants.ts";
+import { callGroups } from "../../../provider/resources/seccomp-profile-variants.ts";
+import { variants } from "../../../provider/resources/server-variants.ts";
 import { callTable } from "./seccomp-call-table.ts";
 
 const documentOf = (variant: (typeof variants)[number]): string =>
