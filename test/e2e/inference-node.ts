@@ -8,17 +8,20 @@ import { parseReference } from "../../cli/image/reference.ts";
 import { signatureFile, signImage } from "../../cli/image/signature.ts";
 import { fetchModel } from "../../cli/model/fetch.ts";
 import { llamaServer } from "../../images/llama-server/recipe.ts";
+import { diffState } from "../../provider/diff.ts";
 import { appArmorProfile } from "../../provider/resources/apparmor-profile.ts";
 import { imagePolicy } from "../../provider/resources/image-policy.ts";
 import { inferenceContainer } from "../../provider/resources/inference-container.ts";
 import type { InferenceContainerInputs } from "../../provider/resources/inference-container-inputs.ts";
+import type { InferenceContainerState } from "../../provider/resources/inference-container-state.ts";
 import { model } from "../../provider/resources/model.ts";
 import { seccompProfile } from "../../provider/resources/seccomp-profile.ts";
 import { sha256Hex } from "../../provider/trust/digest.ts";
 import { modelStatement, signStatement } from "../../provider/trust/model-statement.ts";
 import type { SigningKey } from "../../provider/trust/signer.ts";
 import type { VirtualPi } from "../../testbed/virtual-pi.ts";
-import { bringUp, onPi, type Declared } from "./provider-on-pi.ts";
+import { example } from "../unit/resources/inference-container-example.ts";
+import { bringUp, observe, onPi, type Declared } from "./provider-on-pi.ts";
 
 /*
  * A virtual Pi on which the real model can be served: its image and its model as the command line builds and fetches them, signed with keys of the test's own.
@@ -136,19 +139,18 @@ export const serviceOf = (
     tmpMiB: 16,
     startTimeoutSeconds: 300,
     ...change,
-    confinement: {
-      seccomp: "profile",
-      appArmor: "profile",
-      readOnlyRoot: true,
-      noNewPrivileges: true,
-      memoryLock: true,
-      network: "none",
-      capabilities: [],
-      devices: [],
-      ...change.confinement,
-    },
+    confinement: { ...example.confinement, ...change.confinement },
   },
 });
+
+export const stateOf = (pi: VirtualPi, service: Declared): Promise<InferenceContainerState> =>
+  observe<InferenceContainerState>(pi, service);
+
+/** The properties that a refresh would show. */
+export const driftOf = async (pi: VirtualPi, service: Declared): Promise<readonly string[]> =>
+  diffState(service.kind.desired(service.inputs as never), await stateOf(pi, service)).map(
+    ({ path }) => path,
+  );
 
 export const modelOf = (
   supply: Pick<Supply, "model">,

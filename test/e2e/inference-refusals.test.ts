@@ -1,18 +1,18 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { diffState } from "../../provider/diff.ts";
-import type { InferenceContainerState } from "../../provider/resources/inference-container-state.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
 import {
+  driftOf,
   InferenceSupply,
   modelOf,
   mountPoint,
   plainVolume,
   prepared,
   serviceOf,
+  stateOf,
   siteKey,
   type Supply,
 } from "./inference-node.ts";
-import { bringUp, observe, onPi, withProvider, type Declared } from "./provider-on-pi.ts";
+import { bringUp, onPi, withProvider, type Declared } from "./provider-on-pi.ts";
 import { readLayout } from "../../cli/image/archive.ts";
 
 /*
@@ -39,10 +39,8 @@ afterAll(async () => {
   supplies[Symbol.dispose]();
 });
 
-const state = (): Promise<InferenceContainerState> => observe<InferenceContainerState>(pi, service);
-/** The properties that a refresh would show. */
-const drift = async (): Promise<readonly string[]> =>
-  diffState(service.kind.desired(service.inputs as never), await state()).map(({ path }) => path);
+const state = () => stateOf(pi, service);
+const drift = () => driftOf(pi, service);
 
 /** What an update fails with. */
 const failure = (declared: Declared): Promise<string> =>

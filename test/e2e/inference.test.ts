@@ -1,18 +1,18 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { diffState } from "../../provider/diff.ts";
-import type { InferenceContainerState } from "../../provider/resources/inference-container-state.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
 import {
   completion,
   confinementOf,
+  driftOf,
   InferenceSupply,
   mountPoint,
   plainVolume,
   prepared,
   serviceOf,
+  stateOf,
   type Supply,
 } from "./inference-node.ts";
-import { bringUp, observe, onPi } from "./provider-on-pi.ts";
+import { bringUp, onPi } from "./provider-on-pi.ts";
 
 /*
  * A real model, served in a container whose confinement is read from its process: brought up, asked, taken apart in each of the ways that a refresh has to name, and mended.
@@ -37,10 +37,8 @@ afterAll(async () => {
   supplies[Symbol.dispose]();
 });
 
-const state = (): Promise<InferenceContainerState> => observe<InferenceContainerState>(pi, service);
-/** The properties that a refresh would show. */
-const drift = async (): Promise<readonly string[]> =>
-  diffState(service.kind.desired(service.inputs as never), await state()).map(({ path }) => path);
+const state = () => stateOf(pi, service);
+const drift = () => driftOf(pi, service);
 
 /** Seconds of the node's clock until it answers. */
 const untilHealthy = async (): Promise<number> =>

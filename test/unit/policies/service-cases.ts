@@ -1,3 +1,4 @@
+import { example } from "../resources/inference-container-example.ts";
 import type { BlockInputs, BlockStates, inferenceBlocks } from "../../../policies/node.ts";
 
 type ServiceBlock = (typeof inferenceBlocks)[number] | "scratch";
@@ -34,29 +35,7 @@ export const goodServiceInputs: Pick<BlockInputs, ServiceBlock> = {
   },
   seccompProfile: { ...service, additionalSyscalls: [] },
   appArmorProfile: { ...service, ...places },
-  inference: {
-    ...service,
-    ...places,
-    image: `registry.example/edge/llama@${image}`,
-    model: modelDigest,
-    contextTokens: 4096,
-    threads: 3,
-    parallel: 1,
-    memoryMaxMiB: 1024,
-    tasksMax: 64,
-    tmpMiB: 16,
-    startTimeoutSeconds: 600,
-    confinement: {
-      seccomp: "profile",
-      appArmor: "profile",
-      readOnlyRoot: true,
-      noNewPrivileges: true,
-      memoryLock: true,
-      network: "none",
-      capabilities: [],
-      devices: [],
-    },
-  },
+  inference: { ...example, image: `registry.example/edge/llama@${image}`, model: modelDigest },
 };
 
 /** What is read back when all of it is as it must be. */

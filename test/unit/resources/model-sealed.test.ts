@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test, type TestContext } from "vitest";
 import { encryptModel } from "../../../cli/model/encrypt.ts";
 import type { Session } from "../../../provider/device/session.ts";
+import { sessionOf } from "../device/session-of.ts";
 import type { Step } from "../../../provider/device/step.ts";
 import { modelProblems, type ModelInputs } from "../../../provider/resources/model-inputs.ts";
 import type { ModelState } from "../../../provider/resources/model-observation.ts";
@@ -69,15 +70,7 @@ function session(): Session {
     const { code, stdout, stderr } = root.sh(script);
     return Promise.resolve({ code, stdout, stderr: `${stderr}\n` });
   };
-  return {
-    node: "pi-1",
-    run,
-    runOnNewConnection: run,
-    connect: () => Promise.resolve(),
-    close: () => Promise.resolve(),
-    connected: true,
-    counts: { connections: 1, execs: 1 },
-  };
+  return sessionOf(run);
 }
 
 /** Encrypts the model, as the command does. */

@@ -3,6 +3,7 @@ import { constants, createDecipheriv, createHash, generateKeyPairSync, privateDe
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import type { Session } from "../../../provider/device/session.ts";
+import { sessionOf } from "../device/session-of.ts";
 import { challengeTpm, ChallengeFailed } from "../../../provider/resources/tpm-challenge.ts";
 import { kdfa } from "../../../provider/trust/credential.ts";
 import { softwareTpm, type SoftwareTpm } from "../trust/software-tpm.ts";
@@ -26,16 +27,7 @@ function sessionWith(meddle: Meddler = (stdout) => stdout): Session & { readonly
     const { code, stdout, stderr } = root.sh(script);
     return Promise.resolve({ code, stdout: meddle(stdout, asked.length), stderr: `${stderr}\n` });
   };
-  return {
-    node: "pi-1",
-    run,
-    runOnNewConnection: run,
-    connect: () => Promise.resolve(),
-    close: () => Promise.resolve(),
-    connected: true,
-    counts: { connections: 1, execs: 1 },
-    asked,
-  };
+  return { ...sessionOf(run), asked };
 }
 
 const faultOf = (challenge: Promise<unknown>): Promise<unknown> =>

@@ -5,6 +5,7 @@ import { UserError } from "../../../../cli/errors.ts";
 import { encryptModel, type EncryptedModel } from "../../../../cli/model/encrypt.ts";
 import { readKeysOfNode } from "../../../../cli/model/read-keys.ts";
 import type { Session } from "../../../../provider/device/session.ts";
+import { sessionOf } from "../../device/session-of.ts";
 import type { TpmKeys } from "../../../../provider/resources/tpm-keys.ts";
 import { readEndorsementKey } from "../../../../provider/trust/credential.ts";
 import { sha256Hex } from "../../../../provider/trust/digest.ts";
@@ -42,16 +43,7 @@ describe("the node's keys", () => {
       const framed = `\n@${nonce} begin tpm call\n${said}\n@${nonce} end 0\n\n@${nonce} done\n`;
       return Promise.resolve({ code: 0, stdout: framed, stderr: framed });
     };
-    return {
-      node: "pi-1",
-      run,
-      runOnNewConnection: run,
-      connect: () => Promise.resolve(),
-      close: () => Promise.resolve(),
-      connected: true,
-      counts: { connections: 1, execs: 1 },
-      asked,
-    };
+    return { ...sessionOf(run), asked };
   }
 
   function site(pinned?: string): string {

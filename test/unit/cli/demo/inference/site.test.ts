@@ -1,5 +1,4 @@
-import { mkdirSync, writeFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
+import { writeFileSync } from "node:fs";
 import { beforeEach, expect, test } from "vitest";
 import { stringify } from "yaml";
 import {
@@ -12,18 +11,10 @@ import { readSite } from "../../../../../cli/pulumi.ts";
 import { checkSite } from "../../../../../cli/site-check.ts";
 import { sha256Hex } from "../../../../../provider/trust/digest.ts";
 import { siteKey, statementOn } from "../../../resources/model-example.ts";
-import { testKey } from "../../../trust/keys.ts";
+import { chapterFolders, ssh, template } from "../demo-site.ts";
 import { scratchFolder } from "../../scratch.ts";
 
 const path = scratchFolder();
-const template = fileURLToPath(new URL("../../../../../stacks/demo.yaml", import.meta.url));
-const ssh = {
-  host: "127.0.0.1",
-  port: 2222,
-  user: "edge",
-  identityFile: "/key",
-  hostKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE5QmexH8bLts3Fe6Qnlo2UpPTL/DWDxG6waAUaP84vh",
-};
 const content = Buffer.from("model");
 const signed: Signed = {
   publicKey: siteKey.pem,
@@ -34,15 +25,13 @@ const signed: Signed = {
   statement: "../../model.dsse.json",
 };
 
+let file: string;
 beforeEach(async () => {
-  for (const folder of ["project/stacks", "keys"]) mkdirSync(path(folder), { recursive: true });
-  writeFileSync(path("keys/policy-1.pub.pem"), testKey("policy").publicKeyPem);
-  writeFileSync(path("keys/recovery.pub.pem"), testKey("recovery").publicKeyPem);
+  file = chapterFolders(path);
   writeFileSync(path("model.dsse.json"), await statementOn(content));
 });
 
 async function check(inference: object) {
-  const file = path("project/stacks/demo.yaml");
   const block = { ...inferenceBlock(signed), ...inference };
   writeFileSync(file, stringify(inferenceSite(await readSite(template), { ssh }, signed, block)));
   return checkSite(file, new Date());
