@@ -1,17 +1,19 @@
+import { randomBytes } from "node:crypto";
 import { askProgram } from "../../../provider/resources/inference-container-unit.ts";
 import { pulumiUp } from "../operator.ts";
 import { noDrift, nothingToDo, refresh } from "../refresh.ts";
 import { holds, onNode, type DemoContext, type DemoStep } from "../step.ts";
-import { answers, confinedInEffect } from "./service.ts";
+import { answers, ask, confinedInEffect } from "./service.ts";
 
 export const comesBack: DemoStep = {
-  title: "It comes back by itself, and only with the signed model",
+  title: "It comes back by itself, only with the signed model, and no prompt is on a disk",
   proves:
-    "killed, the server is started again; after a boot the volume opens and the model is served without a person; a model that was changed on the disk is not served, and the reason is said",
+    "killed, the server is started again; with the node off, nothing of a prompt is found on its disks; after a boot the volume opens and the model is served without a person; a model that was changed on the disk is not served, and the reason is said",
   async run(context) {
     await onNode(context, "pkill -KILL -u edgeseal-inference llama-server");
     await servesAgain(context, "after the server was killed");
-    await context.pi.reboot();
+    await promptOnNoDisk(context);
+    await context.pi.boot();
     await servesAgain(context, "after a boot");
     await answers(context);
     await confinedInEffect(context);
@@ -19,6 +21,27 @@ export const comesBack: DemoStep = {
     await changedModel(context);
   },
 };
+
+/**
+ * A marker is sent as a prompt, the node shut down in good order, which is when journals and histories are written, and its disks are searched. Another marker, written to a file of
+ * the node, shows that what is there is found. Leaves the node off.
+ */
+async function promptOnNoDisk(context: DemoContext): Promise<void> {
+  const [asked, written] = [randomBytes(6).toString("hex"), randomBytes(6).toString("hex")];
+  await ask(context, `My password is ${asked}`, 2);
+  await onNode(context, `echo ${written} >/root/written && sync`);
+  await context.pi.powerOff();
+  const [askedIsThere, writtenIsThere] = await context.pi.foundOnDisks(
+    [asked, written].map((each) => Buffer.from(each)),
+  );
+  holds(
+    context,
+    writtenIsThere === true,
+    "what was written to a file is found on the node's disks",
+    "it is not",
+  );
+  holds(context, askedIsThere === false, "what was in a prompt is not", `"${asked}" is on a disk`);
+}
 
 /** One byte of the model is changed on the disk. */
 async function changedModel(context: DemoContext): Promise<void> {

@@ -12,16 +12,26 @@ my $server = IO::Socket::INET->new(PeerAddr => "127.0.0.1:${port}", Timeout => 3
 print {$server} "POST /completion HTTP/1.1\\r\\nHost: localhost\\r\\nContent-Type: application/json\\r\\nContent-Length: ", length $body, "\\r\\nConnection: close\\r\\n\\r\\n$body";
 local $/; print <$server>;'`;
 
-/** Holds that a prompt gets an answer from the model, and says how fast. */
-export async function answers(context: DemoContext): Promise<void> {
-  const answer = await onNode(context, complete("The capital of France is", 8));
+/** Sends the model a prompt, and gives the answer's text and the body that it came in. */
+export async function ask(
+  context: DemoContext,
+  prompt: string,
+  tokens: number,
+): Promise<{ readonly text: string; readonly body: string }> {
+  const answer = await onNode(context, complete(prompt, tokens));
   const body = answer.slice(answer.indexOf("\r\n\r\n") + 4);
-  const content = /"content":"((?:[^"\\]|\\.)*)"/.exec(body)?.[1] ?? "";
+  holds(context, answer.startsWith("HTTP/1.1 200 "), "a prompt gets an answer", answer);
+  return { text: /"content":"((?:[^"\\]|\\.)*)"/.exec(body)?.[1] ?? "", body };
+}
+
+/** Holds that the answer is the model's, and says how fast it came. */
+export async function answers(context: DemoContext): Promise<void> {
+  const { text, body } = await ask(context, "The capital of France is", 8);
   holds(
     context,
-    answer.startsWith("HTTP/1.1 200 ") && /capital|France|Paris|city/.test(content),
-    `a prompt gets an answer: "The capital of France is" ${JSON.stringify(content)}`,
-    answer,
+    /capital|France|Paris|city/.test(text),
+    `the model knows what was asked: "The capital of France is" ${JSON.stringify(text)}`,
+    body,
   );
   const rate = (name: string): string => Number(new RegExp(`"${name}":([0-9.]+)`).exec(body)?.[1]).toFixed(2);
   context.say(
