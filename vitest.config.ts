@@ -1,10 +1,12 @@
 import { defineConfig } from "vitest/config";
 
 const minutes = 60_000;
-/** Tests on the virtual Pi with many boots each, or with a model served in emulation: `./edgeseal test trust`. */
+/** Tests on the virtual Pi with many boots each, or with podman at work in emulation: `./edgeseal test trust`. */
 const trust = [
+  "apparmor-profile",
   "attacks",
   "firmware-config",
+  "image-policy",
   "inference*",
   "measured-boot",
   "scratch",
