@@ -1,5 +1,11 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { stringify } from "yaml";
+import { plainName } from "../../cli/bench/variants.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
+import { edgesealIn } from "./command-line.ts";
 import {
   completion,
   confinementOf,
@@ -128,3 +134,42 @@ test("after a reboot it serves again without a person", async () => {
   expect(await drift()).toEqual([]);
   expect(await completion(pi, "The capital of France is", 2)).not.toBe("");
 });
+
+test("each layer is taken away and measured, labelled as emulated, and then it is served as before", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "edgeseal-bench-"));
+  try {
+    const { host, ...login } = pi.ssh;
+    const site = { site: "lab", nodes: [{ name: "pi-1", address: host, ...login }] };
+    writeFileSync(join(folder, "lab.yaml"), stringify(site));
+    const few = ["--rounds", "1", "--prompt-tokens", "4", "--tokens", "2", "--minutes", "20"];
+    const { code, stdout, text } = await edgesealIn(folder, [
+      ...["bench", "inference", "pi-1", "--site", "lab.yaml", "--yes", "--json", "--plot", "cost.svg"],
+      ...few,
+    ]);
+    expect(code, text).toBe(0);
+    const { emulated, results, failures } = JSON.parse(stdout) as {
+      readonly emulated: boolean;
+      readonly results: readonly {
+        readonly variant: string;
+        readonly absolute: { readonly generation: { readonly median: number } };
+      }[];
+      readonly failures: object;
+    };
+    expect({ emulated, failures }).toEqual({ emulated: true, failures: {} });
+    expect(results.map(({ variant }) => variant)).toEqual([
+      "as served",
+      "with the model in memory, not on its volume",
+      ...["AppArmor", "the seccomp profile", "the unit's hardening", "limits"].map(
+        (layer) => `and without ${layer}`,
+      ),
+      plainName,
+    ]);
+    for (const { variant, absolute } of results)
+      expect(absolute.generation.median, variant).toBeGreaterThan(0);
+    expect(readFileSync(join(folder, "cost.svg"), "utf8")).toContain("not transferable");
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+  await untilHealthy();
+  expect(await drift()).toEqual([]);
+}, 1_800_000);
