@@ -1,4 +1,5 @@
 import { runtimeDirectory } from "./node-lock.ts";
+import { sandbox } from "./unit-sandbox.ts";
 
 /** Names the change whose window is open. It is gone after a boot, and so tells one: unlike a boot id, also where nodes share a kernel. */
 export const windowMarker = `${runtimeDirectory}/window`;
@@ -126,6 +127,12 @@ ExecStart=/bin/sh ${revertPath}
 Restart=on-failure
 RestartSec=5
 TimeoutStartSec=180
+${sandbox({
+  // Rules of the kernel, and files of any owner.
+  capabilities: ["CAP_NET_ADMIN", "CAP_DAC_OVERRIDE", "CAP_CHOWN", "CAP_FOWNER"],
+  addressFamilies: ["AF_NETLINK", "AF_UNIX"],
+  chown: true,
+})}
 
 [Install]
 WantedBy=sysinit.target

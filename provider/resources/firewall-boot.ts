@@ -1,3 +1,4 @@
+import { sandbox } from "../device/unit-sandbox.ts";
 import type { FirewallInputs } from "./firewall-inputs.ts";
 import { fallbackRuleset, rulesetOf } from "./firewall-rules.ts";
 import { renderRuleset, table } from "./firewall-ruleset.ts";
@@ -72,7 +73,7 @@ const load = [
   `exec ${nft} -f ${paths.fallback}`,
 ].join("; ");
 
-const bootUnit = `# Written by edgeseal.
+export const bootUnit = `# Written by edgeseal.
 [Unit]
 Description=edgeseal firewall: table ${table}
 DefaultDependencies=no
@@ -94,6 +95,7 @@ Type=oneshot
 RemainAfterExit=yes
 ExecStart=/bin/sh -c '${load}'
 ExecReload=${nft} -f ${paths.ruleset}
+${sandbox({ capabilities: ["CAP_NET_ADMIN"], addressFamilies: ["AF_NETLINK"] })}
 
 [Install]
 WantedBy=sysinit.target

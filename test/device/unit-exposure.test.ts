@@ -1,0 +1,53 @@
+import { readFileSync } from "node:fs";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { revertUnit, revertUnitFile } from "../../provider/device/revert-script.ts";
+import { bootUnit, bootUnitName } from "../../provider/resources/firewall-boot.ts";
+import { unitFiles } from "../../provider/resources/inference-container-unit.ts";
+import { onDevice } from "../../provider/resources/managed-files.ts";
+import { NamespaceNode } from "../../testbed/namespace/node.ts";
+import { example } from "../unit/resources/inference-container-example.ts";
+
+/*
+ * docs/unit-exposure.md says of every service that edgeseal installs how exposed it is; here systemd says it.
+ */
+
+/** The unit that the program for updates writes when it is armed. */
+const updateUnit =
+  /<<UNIT\n(# [^\n]*\n\[Unit\]\nDescription=Judge.*?)\nUNIT\n/s.exec(onDevice("keep-boot"))?.[1] ?? "";
+
+const units: Readonly<Record<string, string>> = {
+  [bootUnitName]: bootUnit,
+  [revertUnit]: revertUnitFile,
+  "edgeseal-volumes.service": onDevice("edgeseal-volumes.service"),
+  "edgeseal-cap-pcr15.service": onDevice("edgeseal-cap-pcr15.service"),
+  "edgeseal-update.service": updateUnit,
+  ...Object.fromEntries(Object.entries(unitFiles({ ...example, port: 8080 })).filter(([name]) => name.endsWith(".service"))),
+};
+
+const table = new Map(
+  [
+    ...readFileSync(new URL("../../docs/unit-exposure.md", import.meta.url), "utf8").matchAll(
+      /^\| `([^`]+)` +\| +([\d.]+) \|/gm,
+    ),
+  ].map(([, unit = "", figure = ""]) => [unit, figure]),
+);
+
+let node: NamespaceNode;
+beforeAll(async () => {
+  node = await NamespaceNode.start();
+});
+afterAll(() => node.stop());
+
+test("the table has every service, and no other", () => {
+  expect([...table.keys()].sort()).toEqual(Object.keys(units).sort());
+});
+
+test.each(Object.keys(units))("%s is as exposed as the table says", async (unit) => {
+  const text = units[unit] ?? "";
+  const said = await node.must(
+    `cat >/run/${unit} <<'END_OF_UNIT'\n${text}\nEND_OF_UNIT\nsystemd-analyze security --no-pager --offline=true /run/${unit} | tail -n 1`,
+  );
+  const figure = / ([\d.]+) [A-Z]+/.exec(said)?.[1];
+  expect(figure, said).toBe(table.get(unit));
+  expect(Number(figure)).toBeLessThan(4);
+});
