@@ -19,7 +19,7 @@ export const chapters = {
   inference: {
     shows:
       "an image and a model, signed and verified on the node, served from a container whose confinement is read from its process; what is loosened is found, what was changed is not served",
-    usualMinutes: 20,
+    usualMinutes: 30,
   },
 } as const satisfies Readonly<Record<string, Chapter>>;
 

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { PulumiWorkspace } from "../pulumi.ts";
 import type { ChapterName } from "./chapters.ts";
+import { cost } from "./inference/cost.ts";
 import { drift as inferenceDrift } from "./inference/drift.ts";
 import { refuse } from "./inference/refuse.ts";
 import { comesBack } from "./inference/return.ts";
@@ -28,7 +29,7 @@ import { update } from "./trust-chain/update.ts";
 export const stepsOf: Readonly<Record<ChapterName, readonly DemoStep[]>> = {
   "main-job": [freshNode, badSite, apply, drift, power, lockout],
   "trust-chain": [seal, reboot, changedBoot, anotherTpm, editedHeader, update],
-  inference: [sign, refuse, serve, inferenceDrift, comesBack],
+  inference: [sign, refuse, serve, inferenceDrift, comesBack, cost],
 };
 
 /** What a chapter runs in. */
