@@ -40,7 +40,7 @@ export const seccompProfileState = Type.Object({
   architecture: Type.String({ description: "The node's, as `uname -m` says. Reported only." }),
   proof: Type.String({
     description:
-      "Whether this variant was seen to start, answer and end under its profile on that architecture: `proven on x86_64`, or `unproven on aarch64`. Reported only.",
+      "Whether this variant was seen to start, answer and end under its profile on that architecture: `proven on aarch64`, or `unproven on aarch64`. Reported only.",
   }),
   containerSeccomp: oneOf(
     ["filter", "strict", "off", "no container runs"],

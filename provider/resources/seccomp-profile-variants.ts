@@ -140,7 +140,7 @@ export const callGroups: Readonly<Record<Variant, readonly CallGroup[]>> = {
 
 /** On which architectures a variant was seen to start, answer and end under its profile. */
 export const provenOn: Readonly<Record<Variant, readonly Architecture[]>> = {
-  "llama-server": ["x86_64"],
+  "llama-server": ["x86_64", "aarch64"],
   ollama: [],
   hailo: [],
 };

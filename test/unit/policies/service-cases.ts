@@ -89,7 +89,7 @@ export const goodServiceStates: Pick<BlockStates, ServiceBlock> = {
     letThrough: ["read"],
     undecided: [],
     architecture: "aarch64",
-    proof: "unproven on aarch64",
+    proof: "proven on aarch64",
     containerSeccomp: "filter",
     containerFilters: 21,
     files: { "/etc/edgeseal/seccomp/inference.json": "0644 root:root" },

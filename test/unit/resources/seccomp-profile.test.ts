@@ -93,7 +93,7 @@ describe("what the probe reads", () => {
       letThrough: [],
       undecided: [],
       architecture: "aarch64",
-      proof: "unproven on aarch64",
+      proof: "proven on aarch64",
       containerSeccomp: "no container runs",
       containerFilters: 0,
       files: {},
@@ -118,10 +118,11 @@ describe("what the probe reads", () => {
     expect(state.allowedCalls).toBe(51);
   });
 
-  test("on an x86_64 the profile of llama-server is proven", () => {
-    using root = changed((each) => each.write("/bin/uname", "#!/bin/sh\necho x86_64\n"));
-    expect(stateOf(root)).toMatchObject({ architecture: "x86_64", proof: "proven on x86_64" });
-    expect(stateOf(root, { ...wanted, variant: "ollama" }).proof).toBe("unproven on x86_64");
+  test.each(["x86_64", "aarch64"])("on an %s the profile of llama-server is proven, and no other", (each) => {
+    using root = changed((node) => node.write("/bin/uname", `#!/bin/sh\necho ${each}\n`));
+    expect(stateOf(root)).toMatchObject({ architecture: each, proof: `proven on ${each}` });
+    expect(stateOf(root, { ...wanted, variant: "ollama" }).proof).toBe(`unproven on ${each}`);
+    expect(stateOf(root, { ...wanted, variant: "hailo" }).proof).toBe(`unproven on ${each}`);
   });
 
   test("the container that runs", () => {
