@@ -1,9 +1,8 @@
-import { mkdir, mkdtemp, readdir, rename, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { spawnBound, run, type BoundProcess } from "./bound-process.ts";
-import { withLock } from "./cache-lock.ts";
-import { cacheFolder } from "./image.ts";
+import { spawnBound, type BoundProcess } from "./bound-process.ts";
+import { unpackedProgram } from "./unpacked-program.ts";
 
 /** Debian's docker-registry, on this machine's loopback, with nothing in it. */
 export class Registry {
@@ -22,7 +21,8 @@ export class Registry {
 
   /** @throws Error when the package can't be had, or the registry does not start */
   static async start(): Promise<Registry> {
-    const program = await registryProgram();
+    // Never installed: that would start a service on every address of this machine.
+    const program = await unpackedProgram("docker-registry");
     const folder = await mkdtemp(join(tmpdir(), "edgeseal-registry-"));
     const configuration = join(folder, "config.json");
     await writeFile(
@@ -63,29 +63,4 @@ async function listeningPort(process: BoundProcess): Promise<number> {
     throw new Error(`docker-registry ended: ${process.stderr().trim()}`);
   });
   return Promise.race([said, ended]);
-}
-
-/** Unpacked from its package, never installed: that would start a service on every address of this machine. */
-async function registryProgram(): Promise<string> {
-  const folder = join(cacheFolder(), "docker-registry");
-  const program = join(folder, "usr/bin/docker-registry");
-  await mkdir(cacheFolder(), { recursive: true, mode: 0o700 });
-  await withLock(`${folder}.lock`, async () => {
-    const there = await readdir(join(folder, "usr/bin")).catch((): string[] => []);
-    if (there.includes("docker-registry")) return;
-    const fresh = await mkdtemp(`${folder}.new-`);
-    try {
-      // With the user's own rights: apt's user may not be able to write here.
-      await run("apt-get", ["-o", "APT::Sandbox::User=", "download", "docker-registry"], { cwd: fresh });
-      const [deb] = (await readdir(fresh)).filter((name) => name.endsWith(".deb"));
-      if (deb === undefined) throw new Error("apt-get download brought no package docker-registry");
-      await run("dpkg-deb", ["-x", join(fresh, deb), fresh]);
-      await rm(folder, { recursive: true, force: true });
-      await rename(fresh, folder);
-    } catch (error) {
-      await rm(fresh, { recursive: true, force: true });
-      throw error;
-    }
-  });
-  return program;
 }
