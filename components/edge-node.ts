@@ -177,7 +177,13 @@ export class EdgeNode extends pulumi.ComponentResource {
       ...[this.measuredBoot, this.tpm, ...Object.values(this.volumes), this.scratch],
       ...[this.model, this.seccompProfile, this.appArmorProfile, this.inference],
     ]);
-    afterApply(name, args.hooks?.afterApply ?? {}, { connection: args.connection, resources }, this);
+    const endorsementKeySha256 = args.tpm?.endorsementKeySha256;
+    afterApply(
+      name,
+      args.hooks?.afterApply ?? {},
+      { connection: args.connection, resources, endorsementKeySha256 },
+      this,
+    );
     this.level = levelOf(this);
     this.registerOutputs({ node: componentInput(declared), waivers });
   }

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import * as pulumi from "@pulumi/pulumi";
 import { quote } from "../provider/device/shell-quote.ts";
 import type { ConnectionArgs } from "./connection-args.ts";
+import { needsWholeKey, onNodeFaults, wholeHostKey } from "./hook-faults.ts";
 
 /** A command that is run once a node is as it must be, and again when what was observed of it is another state: a smoke test, a notification. */
 export interface HookArgs {
@@ -9,7 +10,7 @@ export interface HookArgs {
   readonly on: "node" | "here";
   /** For `sh`. Its exit status decides about the update. */
   readonly command: string;
-  /** Variables for it; each a Pulumi secret from here on. @default none. */
+  /** Variables for it; each a Pulumi secret from here on. Refused for a command on a node whose TPM is pinned, since that TPM is not asked before they are sent. @default none. */
   readonly environment?: Readonly<Record<string, pulumi.Input<string>>>;
   /** @default 60. */
   readonly timeoutSeconds?: number;
@@ -53,15 +54,28 @@ class Command extends pulumi.CustomResource {
 
 /**
  * Registers what is run after all of a node's resources.
- * @param of the node's connection and its resources
- * @throws pulumi.RunError for a hook on the node that can't be connected to with the pinned host key, or without a private key in the state
+ * @param of the node's connection, its resources and the endorsement key that its TPM is pinned by
+ * @throws pulumi.RunError for a hook on the node that can't be connected to with the pinned host key, or without a private key in the state; and for one with secrets, where a TPM is pinned
  */
 export function afterApply(
   node: string,
   hooks: Hooks,
-  of: { readonly connection: ConnectionArgs; readonly resources: readonly pulumi.CustomResource[] },
+  of: {
+    readonly connection: ConnectionArgs;
+    readonly resources: readonly pulumi.CustomResource[];
+    readonly endorsementKeySha256?: string | undefined;
+  },
   parent: pulumi.Resource,
 ): void {
+  const { endorsementKeySha256 } = of;
+  const faults = Object.entries(hooks).flatMap(([name, hook]) =>
+    hook.on === "here"
+      ? []
+      : onNodeFaults(hook, { ...of.connection, endorsementKeySha256 }).map(
+          (fault) => `${node}: hook ${name}: ${fault}`,
+        ),
+  );
+  if (faults.length > 0) throw new pulumi.RunError(faults.join("\n"));
   const triggers = [stateDigest(of.resources)];
   for (const [name, { on, command, environment = {}, timeoutSeconds = 60 }] of Object.entries(hooks)) {
     const secrets = Object.fromEntries(
@@ -110,19 +124,15 @@ function remote(
 }
 
 function remoteConnection(what: string, connection: ConnectionArgs): pulumi.Inputs {
-  const { address, port = 22, user = "edgeseal", hostKey, privateKey, identityFile, agent } = connection;
-  if (privateKey === undefined && identityFile !== undefined && agent === undefined)
-    throw new pulumi.RunError(
-      `${what}: it would take the private key in \`identityFile\` into Pulumi's state; give the node an ssh agent (\`agent\`), or a \`privateKey\` from Pulumi configuration`,
-    );
+  const { address, port = 22, user = "edgeseal", hostKey, privateKey, agent } = connection;
   return {
     host: address,
     port,
     user,
     hostKey:
       typeof hostKey === "string"
-        ? wholeHostKey(what, hostKey)
-        : pulumi.output(hostKey).apply((key) => wholeHostKey(what, key)),
+        ? pinnedHostKey(what, hostKey)
+        : pulumi.output(hostKey).apply((key) => pinnedHostKey(what, key)),
     ...(privateKey === undefined ? {} : { privateKey: pulumi.secret(privateKey) }),
     ...(agent === undefined ? {} : { agentSocketPath: agent }),
     perDialTimeout: 15,
@@ -130,12 +140,11 @@ function remoteConnection(what: string, connection: ConnectionArgs): pulumi.Inpu
   };
 }
 
-/** pulumi-command compares whole keys; without one it would take any. */
-function wholeHostKey(what: string, key: string): string {
-  if (/^[a-z0-9-]+ [A-Za-z0-9+/]+=*$/.test(key)) return key;
-  throw new pulumi.RunError(
-    `${what}: it needs the node's whole host key, and \`hostKey\` is a fingerprint; write the line of /etc/ssh/ssh_host_ed25519_key.pub there, type and key`,
-  );
+/** pulumi-command compares whole keys; without one it would take any. What only the update will know is judged here alone. */
+function pinnedHostKey(what: string, key: string): string {
+  const whole = wholeHostKey(key);
+  if (whole === undefined) throw new pulumi.RunError(`${what}: ${needsWholeKey}`);
+  return whole;
 }
 
 /** One digest of all that was read back: known in a preview when nothing is about to change, so that no hook is announced then. */

@@ -1,6 +1,7 @@
 import { Type, type Static } from "typebox";
 import type * as pulumi from "@pulumi/pulumi";
 import type { Path } from "../../provider/host/values.ts";
+import { onNodeFaults } from "../hook-faults.ts";
 import type { Hooks } from "../hooks.ts";
 import { isPlain, type Plain } from "./merge.ts";
 
@@ -34,7 +35,8 @@ const hook = Type.Object(
     environment: Type.Optional(
       Type.Record(Type.String({ pattern: "^[A-Z_][A-Z0-9_]{0,63}$" }), variable, {
         additionalProperties: false,
-        description: "Variables for the command, each from a secret in Pulumi configuration. Default none.",
+        description:
+          "Variables for the command, each from a secret in Pulumi configuration. Not for one on a node whose TPM is pinned, since that TPM is not asked before they are sent. Default none.",
       }),
     ),
     timeoutSeconds: Type.Optional(
@@ -94,17 +96,11 @@ export const hookSecretPaths = (node: unknown, at: Path): readonly Path[] =>
 
 /** What of a node keeps its hooks from being run on it, by the hook's name; so that `edgeseal site check` says it, too. */
 export function hookFaults(node: Plain): readonly { readonly hook: string; readonly message: string }[] {
-  const onNode = hooksOf(node).filter(([, { on }]) => on === "node");
-  const isFingerprint = typeof node.hostKey === "string" && node.hostKey.startsWith("SHA256:");
-  const isFileOnly =
-    node.identityFile !== undefined && node.privateKey === undefined && node.agent === undefined;
-  return onNode.flatMap(([hook]) => [
-    ...(isFingerprint ? [{ hook, message: needsWholeKey }] : []),
-    ...(isFileOnly ? [{ hook, message: needsNoFile }] : []),
-  ]);
+  const target = {
+    ...node,
+    endorsementKeySha256: isPlain(node.tpm) ? node.tpm.endorsementKeySha256 : undefined,
+  };
+  return hooksOf(node)
+    .filter(([, { on }]) => on === "node")
+    .flatMap(([name, hook]) => onNodeFaults(hook, target).map((message) => ({ hook: name, message })));
 }
-
-const needsWholeKey =
-  "a command on the node needs its whole host key, and `hostKey` is a fingerprint; write the line of /etc/ssh/ssh_host_ed25519_key.pub there, type and key";
-const needsNoFile =
-  "a command on the node would take the private key in `identityFile` into Pulumi's state; give the node an ssh agent (`agent`), or a `privateKey` from Pulumi configuration";

@@ -50,7 +50,11 @@ async function startRecording(states: Readonly<Record<string, object>> = {}): Pr
 beforeEach(() => startRecording());
 
 /** A node with two resources and these hooks. */
-async function registered(hooks: Hooks, of: object = connection): Promise<readonly Registered[]> {
+async function registered(
+  hooks: Hooks,
+  of: object = connection,
+  tpm: { readonly endorsementKeySha256?: string } = {},
+): Promise<readonly Registered[]> {
   const parent = new pulumi.ComponentResource("test:index:Node", "pi-1");
   const device = { connection: { ...connection, ...of, node: "pi-1" } };
   const child = { parent };
@@ -61,7 +65,7 @@ async function registered(hooks: Hooks, of: object = connection): Promise<readon
   afterApply(
     "pi-1",
     hooks,
-    { connection: { ...connection, ...of }, resources: resources as pulumi.CustomResource[] },
+    { connection: { ...connection, ...of }, resources: resources as pulumi.CustomResource[], ...tpm },
     parent,
   );
   await run.settled();
@@ -87,6 +91,11 @@ describe("a hook on the node", () => {
       perDialTimeout: 15,
       dialErrorLimit: 3,
     });
+  });
+
+  test("takes a host key as it is in its .pub file, with a comment of any words after it", async () => {
+    const { inputs } = only(await registered({ smoke }, { hostKey: `${hostKey} root@pi 1, the new one` }));
+    expect(inputs.connection).toMatchObject({ hostKey });
   });
 
   test("comes after every resource of the node", async () => {
@@ -127,6 +136,29 @@ describe("a hook on the node", () => {
     expect(status).toBe(124);
     const timeouts = requests.get("pi-1-hook-smoke")?.getCustomtimeouts();
     expect([timeouts?.getCreate(), timeouts?.getUpdate()]).toEqual(["61s", "61s"]);
+  });
+
+  test("with secrets is refused where a TPM is pinned, which nothing asks before they are sent", async () => {
+    const environment = { TOKEN: { config: "smokeToken" } };
+    const tpm = { endorsementKeySha256: "d".repeat(64) };
+    const secret: Hooks = { smoke: { ...smoke, environment: { TOKEN: "s3cr3t" } } };
+    await expect(registered(secret, {}, tpm)).rejects.toThrow(
+      /^pi-1: hook smoke: its `environment` would go/,
+    );
+    await run.settled();
+    expect(run.registered.filter(({ type }) => type.startsWith("command:"))).toEqual([]);
+    const faults = (on: string, more: object): readonly string[] =>
+      hookFaults({
+        ...connection,
+        ...more,
+        hooks: { afterApply: { smoke: { on, command: "true", environment } } },
+      }).map(({ message }) => message);
+    expect(faults("node", { tpm })).toEqual([expect.stringContaining("is not asked before a hook")]);
+    // Without secrets, without a pin, and here there is nothing that it could give away.
+    expect(faults("node", { tpm: {} })).toEqual([]);
+    expect(faults("here", { tpm })).toEqual([]);
+    await startRecording();
+    expect(await registered({ smoke }, {}, tpm)).toHaveLength(1);
   });
 
   test.each([
