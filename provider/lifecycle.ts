@@ -21,7 +21,8 @@ import { PlanRefused, type Observed, type ResourceKind } from "./resource.ts";
  * - The id is `NODE/module:Kind`, e.g. `pi-1/memory:Swap`; where a node may have several, `NODE/module:Kind/INSTANCE`. It is a label: nothing is looked up by it.
  * - `connection` is never a difference, and never replaces anything. Nor is a node's new name: the machine and its protections are the same, and a
  *   replacement would take them down and up again. The id follows at the next refresh.
- * - Nothing replaces a resource: every resource can be led from any state to any other.
+ * - Nothing replaces a resource: every resource can be led from any state to any other. Where a node may have several, another instance is refused: it
+ *   would leave the former one in force, and a replacement would too, with `onDelete: keep`, after two of them had run at once.
  */
 export function lifecycle(kind: ResourceKind, devices: () => Promise<Devices>): Handler {
   return new Lifecycle(kind, devices);
@@ -102,6 +103,9 @@ class Lifecycle implements Handler {
     }
     for (const { path, kind } of diffState(this.#kind.desired(own), oldState))
       changes.push({ path, kind, input: false });
+    // Where all else is alike, the new inputs would be recorded without a word, and the former instance forgotten with the old ones: `update` is to refuse it.
+    const other = this.#otherInstance(before.own, after.own);
+    if (other !== undefined) changes.push({ path: other.key, kind: "update", input: true });
     if (after.onDelete !== before.onDelete) changes.push({ path: "onDelete", kind: "update", input: true });
     return Promise.resolve(changes);
   };
@@ -113,8 +117,9 @@ class Lifecycle implements Handler {
     return { id, state: await this.#bring(id, own, connection, call) };
   };
 
-  update: Handler["update"] = async ({ id, newInputs, preview }, call) => {
+  update: Handler["update"] = async ({ id, oldInputs, newInputs, preview }, call) => {
     const { own, connection } = split(newInputs);
+    this.#requireSameInstance(split(this.#withDefaults(oldInputs)).own, own, connection);
     if (preview) return { state: await this.#foreseen(own, connection) };
     return { state: await this.#bring(id, own, connection, call) };
   };
@@ -192,6 +197,27 @@ class Lifecycle implements Handler {
   #id(own: Own, connection: Properties): string {
     const instance = this.#instanceOf(own);
     return `${nodeOf(connection)}/${this.#label}${instance === undefined ? "" : `/${instance}`}`;
+  }
+
+  /** The instance that the inputs name now, where they named another before. */
+  #otherInstance(
+    before: Own,
+    after: Own,
+  ): { readonly key: string; readonly from: string; readonly to: string } | undefined {
+    const [key, from, to] = [this.#kind.instanceKey, this.#instanceOf(before), this.#instanceOf(after)];
+    const isOther = key !== undefined && from !== undefined && to !== undefined && from !== to;
+    return isOther ? { key, from, to } : undefined;
+  }
+
+  #requireSameInstance(before: Own, after: Own, connection: Properties): void {
+    const other = this.#otherInstance(before, after);
+    if (other === undefined) return;
+    const { key, from, to } = other;
+    const way = `take '${from}' away first (\`onDelete: revert\` and \`pulumi up\`, then \`pulumi up\` without it), and add '${to}' then`;
+    throw new CallFailed(
+      "failedPrecondition",
+      `${nodeOf(connection)}: ${this.#label} '${from}' can't become '${to}': '${from}' would stay in force, and nothing would look after it; leave \`${key}\` as it was, or ${way}`,
+    );
   }
 
   #instanceOf(own: Own): string | undefined {

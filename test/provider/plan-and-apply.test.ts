@@ -367,6 +367,25 @@ describe("a kind of which a node has several", () => {
     expect((await provider.read(id, labelled("one", "1"), { text: "1" }, labelToken)).id).toBe(id);
   });
 
+  test("is not made into another, which would leave the first in force with nobody looking after it", async () => {
+    await provider.create(labelled("one", "1"), { token: labelToken });
+    const renamed = labelled("two", "1");
+    const options = { oldInputs: labelled("one", "1"), oldState: { text: "1" }, token: labelToken };
+    expect(await provider.diff(options.oldInputs, options.oldState, renamed, labelToken)).toMatchObject({
+      replaces: [],
+      detailed: { name: "UPDATE of input" },
+    });
+    for (const preview of [true, false]) {
+      const { message, init } = await failureOf(provider.update(renamed, { ...options, preview }));
+      expect(message).toMatch(/^pi-1: test:Label 'one' can't become 'two': .*`onDelete: revert`.*add 'two'/);
+      expect(init).toBeUndefined();
+    }
+    expect(node().files[labelPath("two")]).toBeUndefined();
+    // One that is not known yet is judged when it is.
+    await provider.update(labelled(unknownString, "1"), { ...options, preview: true });
+    expect(await provider.update(labelled("one", "2"), options)).toEqual({ text: "2" });
+  });
+
   test("takes one for each name, and two of one name for a mistake", async () => {
     const check = async (name: string, as: string) =>
       (await provider.check(labelled(name, ""), labelToken, as)).failures.map(({ reason }) => reason);
