@@ -47,7 +47,9 @@ async function promptOnNoDisk(context: DemoContext): Promise<void> {
 async function changedModel(context: DemoContext): Promise<void> {
   await onNode(
     context,
-    `file=$(echo /srv/models/models/*/model.gguf)
+    `set -e
+# Not by the link that says which one is served.
+file=$(find /srv/models/models -type f -name model.gguf)
 chmod u+w "$file" && printf X | dd of="$file" bs=1 seek=100000000 conv=notrunc status=none && chmod u-w "$file"
 systemctl restart edgeseal-inference.service || :`,
   );
