@@ -59,7 +59,7 @@ for l in $(ldd /usr/bin/perl | grep -o '/[^ ]*'); do mkdir -p /srv/root/$(dirnam
 ln -s usr/lib /srv/root/lib 2>/dev/null || :`,
   );
   // mkdir(2), which is 83 on x86_64.
-  const script = `print syscall(83, "/made", 0755) == 0 ? "made" : $!;`;
+  const script = `my $p = "/made"; print syscall(83, $p, 0755) == 0 ? "made" : $!;`;
   expect(await inContainer(path, script)).toBe("Operation not permittedstatus 0\n");
   expect(await inContainer("unconfined", script)).toBe("madestatus 0\n");
 });
