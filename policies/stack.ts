@@ -114,25 +114,46 @@ export function nodesOf(resources: readonly StackResource[], basis: JudgedNode["
     );
     const own = declared.find((node) => node.name === name);
     const copies = Math.max(1, ...[...ofNode].map(([kind, each]) => (isSeveral(kind) ? 1 : each.length)));
-    const blocksOf = (by: JudgedNode["basis"], copy: number): JudgedNode["blocks"] =>
-      Object.fromEntries(
-        [...ofNode].map(([kind, each]) => {
+    const blocksOf = (by: JudgedNode["basis"], copy: number): JudgedNode["blocks"] => {
+      const containers = ofNode.get("inference") ?? [];
+      const container = (containers[copy] ?? containers[0])?.resource;
+      return Object.fromEntries(
+        [...ofNode].flatMap(([kind, each]): [BlockName, object | typeof unknownValue][] => {
           const resources = each.map(({ resource }) => resource);
-          if (isSeveral(kind)) return [kind, byName(kind, resources, by)];
-          return [kind, partOf(resources[copy] ?? resources[0], by)];
+          if (isSeveral(kind)) return [[kind, byName(kind, resources, by)]];
+          if (container === undefined || !isProfile(kind))
+            return [[kind, partOf(resources[copy] ?? resources[0], by)]];
+          const [own, ...more] = resources.filter((profile) => isFor(profile, container));
+          if (own === undefined) return [];
+          // Of two for one service it can't be told which is in force.
+          return [[kind, more.length === 0 ? partOf(own, by) : unknownValue]];
         }),
       );
+    };
     return Array.from({ length: copies }, (_, copy): JudgedNode => ({
       name,
       basis,
       blocks: blocksOf(basis, copy),
-      // What the component says comes first: a report may hold a state against the site as it is to be.
-      ...(basis === "observed" ? { asked: { ...blocksOf("declared", copy), ...own?.blocks } } : {}),
+      ...(basis === "observed" ? { asked: askedOf(blocksOf("declared", copy), own?.blocks) } : {}),
       ...(own?.statements === undefined ? {} : { statements: own.statements }),
       ...(own?.assurance === undefined ? {} : { assurance: own.assurance }),
     }));
   });
 }
+
+/** What the component says comes first: a report may hold a state against the site as it is to be. But of a container it only says what it says of that one. */
+function askedOf(found: JudgedNode["blocks"], said: JudgedNode["blocks"] = {}): JudgedNode["blocks"] {
+  const nameIn = (block: unknown): unknown => (isRecord(block) ? block.name : undefined);
+  const isAnother = isRecord(found.inference) && nameIn(found.inference) !== nameIn(said.inference);
+  return { ...found, ...said, ...(isAnother ? { inference: found.inference } : {}) };
+}
+
+/** Whether a block is a profile of an inference container. */
+const isProfile = (block: BlockName): block is BlockName & `${string}Profile` => block.endsWith("Profile");
+
+/** Whether a profile is that of this container, and not of another service's. */
+const isFor = (profile: StackResource, { inputs }: StackResource): boolean =>
+  typeof inputs?.name === "string" && profile.inputs?.name === inputs.name;
 
 const partOf = (
   resource: StackResource | undefined,

@@ -1,6 +1,12 @@
 import { describe, expect, test } from "vitest";
 import { checklist } from "../../../policies/checklist.ts";
-import { blockNames, blockTypes, unknownValue, type BlockName } from "../../../policies/node.ts";
+import {
+  blockNames,
+  blockTypes,
+  unknownValue,
+  type BlockName,
+  type JudgedNode,
+} from "../../../policies/node.ts";
 import { NotAState, recordedResources } from "../../../policies/recorded-state.ts";
 import { StackJudge } from "../../../policies/stack-judge.ts";
 import {
@@ -86,6 +92,71 @@ describe("nodes of a stack", () => {
       "declared",
     );
     expect(nodes.map(({ blocks }) => (blocks.swap as { mode: string }).mode)).toEqual(["off", "keep"]);
+  });
+
+  describe("of two containers each is judged with its own profiles", () => {
+    const called = (name: string, block: BlockName, outputs: object = {}) =>
+      device(block, "pi-1", { inputs: { name }, outputs }, `-${name}`);
+    const pairs = (resources: readonly StackResource[]) =>
+      nodesOf(resources, "declared").map(({ blocks }) =>
+        (["inference", "seccompProfile", "appArmorProfile"] as const).map((block) => {
+          const found = blocks[block];
+          return typeof found === "object" ? (found as { name: string }).name : found;
+        }),
+      );
+    const a = called("a", "inference");
+    const b = called("b", "inference");
+
+    test("in whatever order they come", () => {
+      const profiles = ["b", "a"].flatMap((name) => [
+        called(name, "seccompProfile"),
+        called(name, "appArmorProfile"),
+      ]);
+      expect(pairs([a, ...profiles, b])).toEqual([
+        ["a", "a", "a"],
+        ["b", "b", "b"],
+      ]);
+    });
+
+    test("another service's is none", () => {
+      const profiles = [called("a", "seccompProfile"), called("a", "appArmorProfile")];
+      expect(pairs([a, b, ...profiles])).toEqual([
+        ["a", "a", "a"],
+        ["b", undefined, undefined],
+      ]);
+      const nodes = nodesOf([a, b, ...profiles], "observed");
+      for (const [id, type] of [
+        ["4.seccomp", "SeccompProfile"],
+        ["4.apparmor", "AppArmorProfile"],
+      ])
+        expect(checklist.find((each) => each.id === id)?.evaluate(nodes[1] as JudgedNode)).toEqual({
+          outcome: "violation",
+          evidence: `the state has no edgeseal:security:${type} beside the container`,
+        });
+    });
+
+    test("of two for one service it is not known which is in force", () => {
+      const twice = [
+        called("a", "seccompProfile"),
+        device("seccompProfile", "pi-1", { inputs: { name: "a" } }),
+      ];
+      expect(pairs([a, ...twice])).toEqual([
+        ["a", unknownValue, undefined],
+        ["a", unknownValue, undefined],
+      ]);
+    });
+
+    test("a component's container says nothing of the limits of another", () => {
+      const site = siteOf([
+        { name: "pi-1", blocks: { ...goodInputs, inference: { ...goodInputs.inference, name: "a" } } },
+      ]);
+      const wider = device("inference", "pi-1", { inputs: { name: "b", memoryMaxMiB: 2048 } }, "-b");
+      const asked = nodesOf([site, a, wider], "observed").map((node) => node.asked?.inference);
+      expect(asked).toMatchObject([
+        { name: "a", memoryMaxMiB: 1024 },
+        { name: "b", memoryMaxMiB: 2048 },
+      ]);
+    });
   });
 
   test("a node list that is not known keeps the gate shut", () => {
