@@ -324,6 +324,7 @@ export class AppArmorProfile extends deviceResource<AppArmorProfileArgs, "appArm
 
 /** The server of a model, in a container that can do little else. */
 export class InferenceContainer extends deviceResource<InferenceContainerArgs, "inference">("inference", {
+  missingPackages: undefined,
   health: undefined,
   reason: undefined,
   image: undefined,
@@ -338,8 +339,10 @@ export class InferenceContainer extends deviceResource<InferenceContainerArgs, "
   files: undefined,
   unitOverrides: undefined,
   units: undefined,
+  lastGood: undefined,
   foreignContainers: undefined,
   foreignProcesses: undefined,
+  leftovers: undefined,
   images: undefined,
   modelPresent: undefined,
   volumes: undefined,

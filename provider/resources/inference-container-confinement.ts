@@ -1,4 +1,4 @@
-import { byteOrder } from "./config-files.ts";
+import { baseName, byteOrder } from "./config-files.ts";
 import { confinementOf, parseContainerProcesses, type ContainerProcess } from "./container-process.ts";
 import { labelOf } from "./inference-container-files.ts";
 import type { InferenceContainerInputs } from "./inference-container-inputs.ts";
@@ -50,6 +50,7 @@ export function desiredConfinement(inputs: InferenceContainerInputs): Record<str
     namespaces: `cgroup ipc mnt${ownNetwork ? " net" : ""} pid user uts`,
     rootFilesystem: readOnlyRoot ? "read-only" : "writable",
     writable: `/run/inference, /tmp of ${tmpMiB} MiB without exec`,
+    mounts: "none but its own",
     ...(ownNetwork ? { interfaces: "lo" } : {}),
     oomScoreAdjust: "500",
     memoryMax: `${memoryMaxMiB} MiB`,
@@ -91,6 +92,7 @@ export function confinementOfContainer(
     namespaces: first.ownNamespaces.join(" "),
     rootFilesystem: mounts.find(({ point }) => point === "/")?.writable === false ? "read-only" : "writable",
     writable: writableOf(mounts),
+    mounts: strangersAmong(mounts, inputs.confinement.devices).join(", ") || "none but its own",
     interfaces: interfacesOf(lines),
     oomScoreAdjust: String(first.oomScoreAdjust),
     memoryMax: mebibytes(limit("memory.max")),
@@ -127,6 +129,8 @@ function labelText(label: string | undefined): string {
 
 interface Mount {
   readonly point: string;
+  /** What of its file system is mounted; `/` is all of it. */
+  readonly root: string;
   readonly type: string;
   readonly writable: boolean;
   readonly options: readonly string[];
@@ -135,10 +139,10 @@ interface Mount {
 /** proc_pid_mountinfo(5): ID PARENT MAJOR:MINOR ROOT MOUNT-POINT OPTIONS [TAGS...] - TYPE SOURCE SUPER-OPTIONS */
 function mountOf(line: string): Mount {
   const [before = "", after = ""] = line.split(" - ");
-  const [, , , , point = "", options = ""] = before.split(" ");
+  const [, , , root = "", point = "", options = ""] = before.split(" ");
   const [type = "", , superOptions = ""] = after.split(" ");
   const all = [...options.split(","), ...superOptions.split(",")];
-  return { point, type, writable: !all.includes("ro"), options: all };
+  return { point, root, type, writable: !all.includes("ro"), options: all };
 }
 
 /** File systems of the kernel's own, in which nothing is kept. */
@@ -159,6 +163,33 @@ function writableOf(mounts: readonly Mount[]): string {
     })
     .sort(byteOrder)
     .join(", ");
+}
+
+/** Files that podman makes for each container. */
+const podmansFiles = /^\/(etc\/(hostname|hosts|resolv\.conf|passwd|group)|run\/\.containerenv)$/;
+/** Devices of every container (OCI runtime specification, "Default Devices"). */
+const defaultDevices = ["null", "zero", "full", "random", "urandom", "tty"].map((each) => `/dev/${each}`);
+
+/** Points where something of the node is mounted that neither the unit nor podman's defaults ask for, read-only or not. */
+function strangersAmong(mounts: readonly Mount[], devices: readonly string[]): readonly string[] {
+  const expected = ({ point, root, type, writable }: Mount): boolean => {
+    // What is to be there is told by \`rootFilesystem\`, \`model\` and \`writable\`.
+    if (["/", "/models", "/run/inference", "/tmp"].includes(point)) return true;
+    if (podmansFiles.test(point)) return root.endsWith(`/userdata/${baseName(point)}`);
+    if ([...defaultDevices, ...devices].includes(point)) return root === point.slice("/dev".length);
+    if (point === "/dev" || point === "/dev/shm") return type === "tmpfs" && root === "/";
+    if (point === "/dev/pts" || point === "/dev/mqueue") return kernelTypes.includes(type) && root === "/";
+    if (point === "/sys/fs/cgroup") return type === "cgroup2";
+    if (!/^\/(proc|sys)(\/|$)/.test(point)) return false;
+    // Of the kernel's own, a part that is made read-only or masked: by /dev/null, or by an empty file system.
+    const part = point.replace(/^\/(proc|sys)/, "") || "/";
+    if (type === "proc" || type === "sysfs") return root === part;
+    return root === "/null" || (type === "tmpfs" && root === "/" && !writable);
+  };
+  return mounts
+    .filter((mount) => !expected(mount))
+    .map(({ point }) => point)
+    .sort(byteOrder);
 }
 
 const interfacesOf = (lines: readonly string[]): string =>

@@ -33,8 +33,10 @@ export const allUnits = (name: string): readonly string[] => [
 
 /** Images that came as an archive, unpacked; the policy (container:ImagePolicy) names this folder. */
 export const imagesDirectory = "/var/lib/edgeseal/images";
-/** The units that answered last: what is gone back to. */
-export const recordsDirectory = "/var/lib/edgeseal/inference";
+/** The unit that answered last: what is gone back to. */
+export const recordOf = (name: string): string => `/var/lib/edgeseal/inference/${inferenceUnit(name)}`;
+/** The unit's file as it was when the server was started last, by the check before each start. */
+export const startedUnitOf = (name: string): string => `/run/edgeseal/inference/${name}.unit`;
 
 /** The label of what the container runs: both profiles have to allow what it does. */
 export const labelOf = (name: string): string =>

@@ -1,21 +1,16 @@
 import { outputOf, UnknownObservation, type PartOutput, type Probe } from "../device/probe.ts";
-import { quote } from "../device/shell-quote.ts";
 import type { Observed } from "../resource.ts";
 import { unitDirectories } from "./boot-units.ts";
 import { byteOrder, parseFiles, readFiles } from "./config-files.ts";
 import { inferenceUnit, readContainerProcesses } from "./container-process.ts";
 import { confinementOfContainer, type AccountIds } from "./inference-container-confinement.ts";
-import { allUnits, managedFiles } from "./inference-container-files.ts";
+import { allUnits, managedFiles, recordOf, startedUnitOf, unitPath } from "./inference-container-files.ts";
+import { readRemnants } from "./inference-container-image.ts";
 import { parseImage, type InferenceContainerInputs } from "./inference-container-inputs.ts";
+import { parsePlaces, readPlaces } from "./inference-container-places.ts";
 import type { InferenceContainerState } from "./inference-container-state.ts";
-import {
-  askProgram,
-  emptyHome,
-  healthAddress,
-  modelFolderOf,
-  runtimeDirectoryOf,
-  userOf,
-} from "./inference-container-unit.ts";
+import { digestOf, otherImages, parseStorage, readStorage } from "./inference-container-storage.ts";
+import { askProgram, emptyHome, healthAddress, userOf } from "./inference-container-unit.ts";
 import { parseMarks, readMarks } from "./managed-files.ts";
 
 /** The container's first process, as `$p`; nothing is printed when there is none. */
@@ -29,7 +24,7 @@ done`;
 export function inferenceContainerProbe(
   inputs: InferenceContainerInputs,
 ): Probe<Observed<InferenceContainerState>> {
-  const { name, modelDirectory, storage } = inputs;
+  const { name, storage } = inputs;
   const user = userOf(name);
   const unit = inferenceUnit(name);
   const units = allUnits(name);
@@ -39,7 +34,9 @@ export function inferenceContainerProbe(
   return {
     id: `edgeseal:inference:InferenceContainer#${name}`,
     parts: {
-      account: `getent passwd ${user} || [ $? -eq 2 ] || exit 1
+      packages: ["podman", "crun"].map((each) => `command -v ${each} >/dev/null || echo ${each}`).join("\n"),
+      // All of them: another user may have the same number.
+      account: `getent passwd || exit 1
 getent shadow ${user} || [ $? -eq 2 ] || exit 1
 getent group || exit 1
 if [ -e /var/lib/systemd/linger/${user} ]; then echo lingering; fi`,
@@ -49,6 +46,9 @@ if [ -e /var/lib/systemd/linger/${user} ]; then echo lingering; fi`,
       units: `systemctl show -p Id -p LoadState -p UnitFileState -p ActiveState -p SubState -p Result -p NRestarts -p NeedDaemonReload -p FragmentPath -p DropInPaths -p MainPID ${units.join(" ")} || exit 1
 for d in ${unitDirectories.join(" ")}; do
   for f in ${units.map((each) => `"$d/${each}.d"/*.conf`).join(" ")}; do if [ -e "$f" ]; then echo "changed $f"; fi; done
+done`,
+      record: `for f in ${recordOf(name)} ${startedUnitOf(name)}; do
+  if [ ! -e "$f" ]; then echo none; elif cmp -s "$f" ${unitPath(unit)}; then echo this; else echo other; fi
 done`,
       processes: readContainerProcesses(name),
       container: `${firstProcess(unit)}
@@ -62,11 +62,8 @@ for k in memory.max memory.swap.max pids.max cpu.max; do if [ -r "$c/$k" ] && re
 main=$(systemctl show -P MainPID ${unit})
 grep -s ^Seccomp_filters: "/proc/$main/status" | sed 's/^/main /'
 exit 0`,
-      storage: readFiles([
-        `${storage}/overlay-images/images.json`,
-        `${storage}/overlay-containers/containers.json`,
-        `${runtimeDirectoryOf(name)}/storage/overlay-containers/volatile-containers.json`,
-      ]),
+      storage: readStorage(inputs),
+      remnants: readRemnants(inputs),
       owned: `uid=$(id -u ${user} 2>/dev/null) || exit 0
 for s in $(grep -lsE "^Uid:.*[[:space:]]$uid([[:space:]]|\\$)" /proc/[0-9]*/status); do
   d=\${s%/status}
@@ -82,17 +79,7 @@ fi`,
       reason: `if systemctl is-active -q ${unit}; then exit 0; fi
 if [ -s /run/edgeseal/inference/${name} ]; then cat /run/edgeseal/inference/${name}; exit; fi
 journalctl -q -o cat -n 100 -u ${unit} | grep -E '^(Error: |${unit}: (Failed (at|to) |(Main|Control) process exited|A process of this unit has been killed by the OOM))' | tail -n 1 | cut -c 1-300`,
-      places: `if [ -e ${quote(`${modelFolderOf(inputs)}/model.gguf`)} ]; then echo model; fi
-for d in ${modelDirectory} ${storage}; do
-  # It is still to be made.
-  at=$d
-  while [ -n "$at" ] && [ ! -d "$at" ]; do at=\${at%/*}; done
-  m=$(stat -c %m -- "$at/" 2>/dev/null) || m=
-  case $m in '' | /) echo "place $d"; continue ;; esac
-  dev=$(awk -v m="$m" '$5 == m { d = $3 } END { print d }' /proc/self/mountinfo)
-  read -r uuid <"/sys/dev/block/$dev/dm/uuid" 2>/dev/null || uuid=
-  echo "place $d $m $uuid"
-done`,
+      places: readPlaces(inputs),
       exposure: `command -v systemd-analyze >/dev/null || exit 0
 for u in ${services.join(" ")}; do
   if [ -e "/etc/systemd/system/$u" ]; then systemd-analyze security --no-pager "$u" 2>/dev/null | tail -n 1; fi
@@ -107,19 +94,17 @@ function parseState(
   parts: Readonly<Record<string, PartOutput>>,
 ): InferenceContainerState {
   const { name } = inputs;
-  const { failure, ...units } = readUnits(inputs, outputOf(parts, "units"));
   const container = outputOf(parts, "container");
-  const storage = readStorage(outputOf(parts, "storage"));
+  const [lastGood, startedFrom] = outputOf(parts, "record").split("\n");
+  const { failure, ...units } = readUnits(inputs, outputOf(parts, "units"), {
+    startedFromOther: container !== "" && startedFrom === "other",
+  });
+  const storage = parseStorage(outputOf(parts, "storage"));
   const id = /^id (.*)$/m.exec(container)?.[1] ?? "";
   const running = storage.containers.find((each) => each.id === id);
-  // Manifests that differ in their annotations alone are one image: it has the digests of all of them.
-  const digestOf = ({ image }: Container, wanted?: string): string => {
-    const digests = storage.digests.get(image) ?? [];
-    return digests.find((digest) => digest === wanted) ?? digests[0] ?? "unknown";
-  };
-  const places = outputOf(parts, "places").split("\n");
   const { ids, ...account } = readAccount(userOf(name), outputOf(parts, "account"));
   return {
+    missingPackages: lines(outputOf(parts, "packages")),
     ...account,
     subordinateIds: [...parseFiles(outputOf(parts, "subordinate"))].flatMap(([path, lines]) =>
       lines.map((line) => `${path}: ${line}`),
@@ -129,20 +114,23 @@ function parseState(
     ...units,
     health: readHealth(outputOf(parts, "health")),
     reason: outputOf(parts, "reason").trim() || failure,
-    image: running === undefined ? "" : digestOf(running, parseImage(inputs.image)?.digest),
+    lastGood: lastGood === "this" || lastGood === "other" ? lastGood : "none",
+    image: running === undefined ? "" : digestOf(storage, running, parseImage(inputs.image)?.digest),
     model: mountedModel(container),
     confinement: confinementOfContainer(inputs, outputOf(parts, "processes"), container, ids),
     foreignContainers: storage.containers
       .filter((each) => !each.names.includes(userOf(name)))
-      .map((each) => `${each.names.join(" ")} of ${digestOf(each)}`)
+      .map((each) => `${each.names.join(" ")} of ${digestOf(storage, each)}`)
       .sort(byteOrder),
     foreignProcesses: readForeign(name, outputOf(parts, "owned")),
-    images: [...new Set([...storage.digests.values()].flat())].sort(byteOrder),
-    modelPresent: places.includes("model"),
-    volumes: readPlaces(places),
+    leftovers: [...lines(outputOf(parts, "remnants")), ...otherImages(inputs, storage)].sort(byteOrder),
+    images: [...new Set(storage.images.flatMap(({ references }) => references))].sort(byteOrder),
+    ...parsePlaces(outputOf(parts, "places")),
     exposure: readExposure(outputOf(parts, "exposure")),
   };
 }
+
+const lines = (output: string): string[] => output.split("\n").filter(Boolean).sort(byteOrder);
 
 function readHealth(output: string): InferenceContainerState["health"] {
   const said = output.trim();
@@ -155,12 +143,15 @@ function readHealth(output: string): InferenceContainerState["health"] {
 type Account = Pick<InferenceContainerState, "account" | "groups" | "groupMembers" | "lingering">;
 
 function readAccount(user: string, output: string): Account & { readonly ids: AccountIds } {
-  const lines = output.split("\n");
-  const own = lines.filter((line) => line.startsWith(`${user}:`)).map((line) => line.split(":"));
+  const entries = output.split("\n").map((line) => line.split(":"));
+  const own = entries.filter(([name]) => name === user);
   // passwd(5) has 7 fields, shadow(5) 9, group(5) 4.
   const passwd = own.find((fields) => fields.length === 7);
+  const others = entries.filter(
+    ([name, , uid, ...rest]) => rest.length === 4 && name !== user && uid === passwd?.[2],
+  );
   const shadow = own.find((fields) => fields.length === 9);
-  const groups = lines.map((line) => line.split(":")).filter((fields) => fields.length === 4);
+  const groups = entries.filter((fields) => fields.length === 4);
   const members = (fields: readonly string[]): readonly string[] =>
     (fields[3] ?? "").split(",").filter(Boolean);
   const primary = groups.find((fields) => fields[2] === passwd?.[3]);
@@ -172,6 +163,12 @@ function readAccount(user: string, output: string): Account & { readonly ids: Ac
       passwd === undefined
         ? {}
         : {
+            uid:
+              Number(passwd[2]) === 0
+                ? "root's"
+                : others.length === 0
+                  ? "its own"
+                  : `shared with ${others.map(([name]) => name).join(" and ")}`,
             group: primary?.[0] ?? "unknown",
             home: passwd[5] ?? "",
             shell: passwd[6] ?? "",
@@ -185,7 +182,7 @@ function readAccount(user: string, output: string): Account & { readonly ids: Ac
       .filter(([group]) => group === user)
       .flatMap(members)
       .sort(byteOrder),
-    lingering: lines.includes("lingering"),
+    lingering: entries.some(([word, ...rest]) => word === "lingering" && rest.length === 0),
   };
 }
 
@@ -203,6 +200,7 @@ function readDirectories(output: string): Record<string, string> {
 function readUnits(
   { name }: InferenceContainerInputs,
   output: string,
+  { startedFromOther }: { readonly startedFromOther: boolean },
 ): Pick<InferenceContainerState, "units" | "unitOverrides" | "restarts"> & { readonly failure: string } {
   const blocks = output.split(/\n\n+/).map(
     (block) =>
@@ -231,6 +229,7 @@ function readUnits(
       // What is started on demand, or by a timer, comes and goes.
       ...(isOnDemand(id) ? [] : [value("ActiveState")]),
       ...(value("NeedDaemonReload") === "yes" ? ["changed since systemd read it"] : []),
+      ...(id === inferenceUnit(name) && startedFromOther ? ["started from another"] : []),
     ].join(", ");
   }
   const service = shown.find((block) => block.get("Id") === inferenceUnit(name));
@@ -254,53 +253,7 @@ const ofTheDistribution = /^\/usr\/lib\/systemd\/system\/(service|socket|timer)\
 /** Units that are not to be there all the time. */
 export const isOnDemand = (unit: string): boolean => /-(health|port)\.service$/.test(unit);
 
-// --- images and containers ---
-
-interface Container {
-  readonly id: string;
-  readonly names: readonly string[];
-  readonly image: string;
-}
-
-/** What podman's storage says of itself (containers/storage, `images.json` and `containers.json`). */
-function readStorage(output: string): {
-  /** Of each image, by its id: of all manifests that it came with. */
-  readonly digests: ReadonlyMap<string, readonly string[]>;
-  readonly containers: readonly Container[];
-} {
-  const files = parseFiles(output);
-  const entries = (ending: string): readonly Readonly<Record<string, unknown>>[] =>
-    [...files]
-      .filter(([path]) => path.endsWith(ending))
-      .flatMap(([path, lines]) => jsonList(path, lines.join("\n")));
-  const text = (value: unknown): string => (typeof value === "string" ? value : "");
-  const texts = (value: unknown): readonly string[] => (Array.isArray(value) ? value.map(text) : []);
-  return {
-    digests: new Map(
-      entries("/images.json").map((each) => [
-        text(each["id"]),
-        texts(each["big-data-names"]).flatMap(
-          (name) => /^manifest-(sha256:[0-9a-f]{64})$/.exec(name)?.[1] ?? [],
-        ),
-      ]),
-    ),
-    containers: entries("containers.json").map((each) => ({
-      id: text(each["id"]),
-      names: texts(each["names"]),
-      image: text(each["image"]),
-    })),
-  };
-}
-
-function jsonList(path: string, text: string): readonly Readonly<Record<string, unknown>>[] {
-  try {
-    const value: unknown = text.trim() === "" ? [] : JSON.parse(text);
-    if (Array.isArray(value)) return value as readonly Readonly<Record<string, unknown>>[];
-  } catch {
-    // Said below.
-  }
-  throw new UnknownObservation(`${path} is not a list in JSON`);
-}
+// --- what runs ---
 
 /** The model by the folder that is mounted, whatever the unit says. */
 function mountedModel(container: string): string {
@@ -323,17 +276,6 @@ function readForeign(name: string, output: string): string[] {
       return ours ? [] : [`${command.replaceAll(/[^\x20-\x7e]/g, "?")} in ${cgroup}`];
     })
     .sort(byteOrder);
-}
-
-function readPlaces(lines: readonly string[]): Record<string, string> {
-  return Object.fromEntries(
-    lines.flatMap((line): [string, string][] => {
-      const [word, path = "", mount = "", uuid = ""] = line.split(" ");
-      if (word !== "place") return [];
-      if (mount === "") return [[path, "not mounted"]];
-      return [[path, `${mount}, ${uuid.startsWith("CRYPT-") ? "encrypted" : "not encrypted"}`]];
-    }),
-  );
 }
 
 const readExposure = (output: string): Record<string, string> =>

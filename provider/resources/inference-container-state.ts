@@ -3,6 +3,7 @@ import { oneOf, texts, textsByName } from "./state-schema.ts";
 
 /** What is read back of `edgeseal:inference:InferenceContainer`: of the process that serves, from the kernel, wherever there is one. */
 export const inferenceContainerState = Type.Object({
+  missingPackages: texts("Debian packages that are needed and not installed. Sorted."),
   health: oneOf(
     ["healthy", "loading", "no answer", "not running"],
     "Whether the server answers: `loading` while it reads the model; `no answer`: it runs, and does not answer within 10 s, or with an error.",
@@ -18,10 +19,10 @@ export const inferenceContainerState = Type.Object({
     description: "Digest of the model that is mounted in the running container; empty when none runs.",
   }),
   confinement: textsByName(
-    "What holds of the container's first process, read from the kernel: `user`, `groups`, `capabilities` (of all five sets), `noNewPrivileges`, `seccomp`, `appArmor`, `namespaces` of its own, `rootFilesystem`, `writable` (what else it can write to), `interfaces` of its network, `oomScoreAdjust`, `memoryMax`, `swapMax`, `tasksMax`, `cpuMax`, and for llama-server `modelLocked`. Empty when none runs.",
+    "What holds of the container's first process, read from the kernel: `user`, `groups`, `capabilities` (of all five sets), `noNewPrivileges`, `seccomp`, `appArmor`, `namespaces` of its own, `rootFilesystem`, `writable` (what else it can write to), `mounts` (what else of the node is mounted in it), `interfaces` of its network, `oomScoreAdjust`, `memoryMax`, `swapMax`, `tasksMax`, `cpuMax`, and for llama-server `modelLocked`. Empty when none runs.",
   ),
   account: textsByName(
-    "The service's user: `home`, `shell`, `password`, and its user database entry's `group`; empty without such a user.",
+    "The service's user: `uid` (`its own`, `root's` or `shared with USER`), `home`, `shell`, `password`, and its user database entry's `group`; empty without such a user.",
   ),
   groups: texts("Groups that the user was added to, e.g. `video`. Sorted."),
   groupMembers: texts(
@@ -37,16 +38,25 @@ export const inferenceContainerState = Type.Object({
     "Files that change what the unit files say: drop-ins, also such as systemctl set-property makes, and units of the same names that come first. Sorted.",
   ),
   units: textsByName(
-    "Each unit of the service: whether it is enabled and active, and whether systemd has read its file as it is now.",
+    "Each unit of the service: whether it is enabled and active, whether systemd has read its file as it is now, and whether the server was started from that.",
+  ),
+  lastGood: oneOf(
+    ["this", "other", "none"],
+    "The unit that is gone back to when another one does not answer: the one in force (`this`), an `other`, or `none` yet.",
   ),
   foreignContainers: texts(
     "Containers in the service's storage that are not its own, with their image. Sorted.",
   ),
   foreignProcesses: texts("Processes of the service's user outside its units. Sorted."),
-  images: texts("Digests of the images in the service's storage. Reported only. Sorted."),
+  leftovers: texts(
+    "Images in the service's storage that it does not serve with, and archives of images on the node, unpacked or not. Sorted.",
+  ),
+  images: texts(
+    "Images in the service's storage, as `REPOSITORY@sha256:...`; one without a name, as a pull that was cut off leaves it, as `sha256:...`. Reported only. Sorted.",
+  ),
   modelPresent: Type.Boolean({ description: "Whether the model is on the node. Reported only." }),
   volumes: textsByName(
-    "What `modelDirectory` and `storage` are on: mount point and whether it is encrypted; `not mounted` where they are on the root file system, or nowhere. Reported only.",
+    "What `modelDirectory` and `storage` are on: mount point and whether it is encrypted; `not mounted` where they are on the root file system, or nowhere; `not the sealed volume NAME` where something else is mounted in its place. Reported only.",
   ),
   exposure: textsByName(
     "What `systemd-analyze security` says of each service: 0.0 (nothing exposed) to 10.0. Reported only.",

@@ -105,6 +105,9 @@ export const goodServiceStates: Pick<BlockStates, ServiceBlock> = {
     files: { "/etc/apparmor.d/edgeseal-inference": "0644 root:root" },
   },
   inference: {
+    missingPackages: [],
+    lastGood: "this",
+    leftovers: [],
     health: "healthy",
     reason: "",
     image,

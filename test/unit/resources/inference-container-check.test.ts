@@ -40,8 +40,11 @@ function statementOf(sha256: string, origin = "https://models.example/x") {
 /** A node on which all is as it should be. */
 function goodNode(): FakeRoot {
   const root = new FakeRoot();
-  root.write("/usr/sbin/stat", stat);
-  chmodSync(join(root.root, "usr/sbin/stat"), 0o755);
+  for (const [name, script] of Object.entries({ stat, findmnt: `#!/bin/sh\ncat "$ROOT/mounted"\n` })) {
+    root.write(`/usr/sbin/${name}`, script);
+    chmodSync(join(root.root, "usr/sbin", name), 0o755);
+  }
+  root.write("/etc/systemd/system/edgeseal-inference.service", "[Unit]\n");
   root.write("/mount-point", "/var/models\n");
   root.write("/marks", "root -r--r--r--\n");
   root.write("/var/storage/x", "");
@@ -67,6 +70,22 @@ function check(root: FakeRoot) {
 test("a signed model on a mounted volume may be served, and an earlier reason is gone", () => {
   using root = goodNode();
   root.write("/run/edgeseal/inference/inference", "volume-not-mounted: yesterday\n");
+  expect(check(root)).toEqual({ code: 0, reason: "", stderr: "" });
+  // So that a refresh can tell whether the unit's file was changed since.
+  expect(root.read("/run/edgeseal/inference/inference.unit")).toBe("[Unit]\n");
+});
+
+/** A sealed volume that belongs at /var, with another one around it. */
+const sealed = (root: FakeRoot, mountPoint: string, source: string): void => {
+  root.write("/mount-point", `@ROOT${mountPoint}\n`);
+  root.write("/etc/edgeseal/volumes/a-outer.conf", "mount-point=@ROOT\n");
+  root.write("/etc/edgeseal/volumes/models.conf", "mount-point=@ROOT/var\n");
+  root.write("/mounted", `${source}\n`);
+};
+
+test("on the sealed volume that belongs there, too", () => {
+  using root = goodNode();
+  sealed(root, "/var", "/dev/mapper/edgeseal-models");
   expect(check(root)).toEqual({ code: 0, reason: "", stderr: "" });
 });
 
@@ -96,6 +115,21 @@ describe("else the start is skipped, and why is kept", () => {
         root.write("/run/edgeseal/volumes/models", "state=locked\nreason=pcr11-not-approved: PCR 11 is 00\n");
       },
       /the sealed volume models is to be mounted at \/var and is not: pcr11-not-approved: PCR 11 is 00$/,
+    ],
+    [
+      "something else is mounted where the sealed volume belongs",
+      (root) => sealed(root, "/var", "/dev/sda1"),
+      /^volume-differs: \/var\/models is on \/dev\/sda1, mounted at \/var, in the place of the sealed volume models; /,
+    ],
+    [
+      "another sealed volume is mounted there",
+      (root) => sealed(root, "/var", "/dev/mapper/edgeseal-a-outer"),
+      /^volume-differs/,
+    ],
+    [
+      "something is mounted over a folder on the sealed volume",
+      (root) => sealed(root, "/var/models", "/dev/mapper/edgeseal-models"),
+      /^volume-differs/,
     ],
     [
       "there is no model",

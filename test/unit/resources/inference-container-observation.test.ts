@@ -52,6 +52,18 @@ const container = [
   "mount 100 97 0:46 / /proc rw,nosuid,nodev,noexec,relatime - proc proc rw",
   "mount 101 97 0:47 / /dev ro,nosuid - tmpfs tmpfs rw,size=65536k,mode=755",
   "mount 102 101 0:43 / /dev/mqueue rw,nosuid,nodev,noexec,relatime - mqueue mqueue rw",
+  ...[
+    "253 97 0:59 /x/userdata/hostname /etc/hostname ro,nosuid,nodev,noexec,relatime - tmpfs tmpfs rw,mode=755",
+    "256 97 0:69 /x/userdata/passwd /etc/passwd ro,nosuid,nodev,noexec,relatime - ext4 /dev/mapper/edgeseal-models rw",
+    "261 97 0:76 / /sys ro,nosuid,nodev,noexec,relatime - sysfs sysfs rw",
+    "266 101 0:80 / /dev/pts rw,nosuid,noexec,relatime - devpts devpts rw,mode=620,ptmxmode=666",
+    "267 261 0:38 /system.slice/x /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw",
+    "268 101 0:71 /null /dev/null ro,nosuid,noexec - tmpfs tmpfs rw,size=4096k,mode=755",
+    "274 100 0:81 / /proc/acpi ro,relatime - tmpfs tmpfs rw,size=0k,uid=989,gid=989",
+    "275 100 0:71 /null /proc/keys ro,nosuid,noexec - tmpfs tmpfs rw,size=4096k,mode=755",
+    "277 261 0:82 / /sys/firmware ro,relatime - tmpfs tmpfs rw,size=0k,uid=989,gid=989",
+    "281 100 0:46 /sys /proc/sys ro,nosuid,nodev,noexec,relatime - proc proc rw",
+  ].map((mount) => `mount ${mount}`),
   "net Inter-|   Receive                                                |  Transmit",
   "net  face |bytes    packets errs drop fifo frame compressed multicast|bytes",
   "net     lo:       0       0    0    0    0     0          0         0        0",
@@ -65,10 +77,13 @@ const container = [
   "",
 ].join("\n");
 
-const image = (digests: readonly string[]) => ({
+const image = (
+  digests: readonly string[],
+  names: readonly string[] | undefined = ["registry.example/edge/llama:x"],
+) => ({
   id: imageId,
   digest: digests[0],
-  names: ["registry.example/edge/llama:x"],
+  names,
   "big-data-names": [`sha256:${imageId}`, ...digests.map((each) => `manifest-${each}`), "manifest"],
 });
 const storage = "/srv/models/containers/inference";
@@ -107,6 +122,8 @@ const units = (service: Readonly<Record<string, string>> = {}): string =>
   ].join("\n\n")}\n`;
 
 const account = [
+  "root:x:0:0:root:/root:/bin/bash",
+  "edge:x:1000:1000::/home/edge:/bin/bash",
   "edgeseal-inference:x:989:989::/usr/lib/edgeseal/no-home:/usr/sbin/nologin",
   "edgeseal-inference:!:20787::::::",
   "root:x:0:",
@@ -116,6 +133,7 @@ const account = [
 ].join("\n");
 
 const good: Readonly<Record<string, string>> = {
+  packages: "",
   account,
   subordinate: "",
   directories: `755 root:root /usr/lib/edgeseal/no-home\n700 edgeseal-inference:edgeseal-inference ${storage}\n`,
@@ -123,9 +141,11 @@ const good: Readonly<Record<string, string>> = {
     .map(({ path, mode, content }) => `${path} ${mode.slice(1)} root:root sha256:${sha256Hex(content)}\n`)
     .join(""),
   units: units(),
+  record: "this\nthis\n",
   processes: process,
   container,
   storage: storageOf([image([digest])], [{ id, names: ["edgeseal-inference"], image: imageId }]),
+  remnants: "",
   owned: `0::/system.slice/edgeseal-inference.service/libpod-payload-${id} llama-server\n0::/system.slice/edgeseal-inference.service/runtime conmon\n`,
   health: "healthy\n",
   reason: "",
@@ -156,7 +176,7 @@ const drift = (changed: Readonly<Record<string, string>>): Readonly<Record<strin
 test("a service that is as it should be has no drift", () => {
   expect(drift({})).toEqual({});
   expect(stateOf()).toMatchObject({
-    images: [digest],
+    images: [`registry.example/edge/llama@${digest}`],
     modelPresent: true,
     volumes: { "/srv/models/models": "/srv/models, encrypted", [storage]: "/srv/models, encrypted" },
     exposure: { "edgeseal-inference.service": "2.5" },
@@ -243,6 +263,34 @@ describe("each fault of the process is told by its name", () => {
       { "confinement.writable": "/run/inference, /tmp of 16 MiB" },
     ],
     [
+      "a device of the node, read-only",
+      replaced(
+        "container",
+        "net Inter-|",
+        "mount 300 101 0:6 /mem /dev/mem ro,nosuid - devtmpfs udev rw,size=4k\nnet Inter-|",
+      ),
+      { "confinement.mounts": "/dev/mem" },
+    ],
+    [
+      "folders of the node, wherever they are mounted",
+      replaced(
+        "container",
+        "net Inter-|",
+        "mount 301 101 254:0 /etc/secrets /dev/secrets ro,relatime - ext4 /dev/sda rw\nmount 302 101 254:0 /etc/shadow /proc/scsi ro,relatime - ext4 /dev/sda rw\nnet Inter-|",
+      ),
+      { "confinement.mounts": "/dev/secrets, /proc/scsi" },
+    ],
+    [
+      "another device in the place of a common one",
+      replaced("container", "/null /dev/null", "/mem /dev/null"),
+      { "confinement.mounts": "/dev/null" },
+    ],
+    [
+      "a file of the node's in the place of one of podman's",
+      replaced("container", "/x/userdata/passwd", "/etc/passwd"),
+      { "confinement.mounts": "/etc/passwd" },
+    ],
+    [
       "an interface more",
       replaced("container", "net     lo:", "net   eth0:       0\nnet     lo:"),
       { "confinement.interfaces": "eth0 lo" },
@@ -287,7 +335,7 @@ describe("what runs", () => {
       drift({
         storage: storageOf([image([other])], [{ id, names: ["edgeseal-inference"], image: imageId }]),
       }),
-    ).toEqual({ image: other });
+    ).toEqual({ image: other, leftovers: [`registry.example/edge/llama@${other}`] });
   });
 
   test("an image with several manifests is the one that is asked for", () => {
@@ -296,6 +344,25 @@ describe("what runs", () => {
         storage: storageOf([image([other, digest])], [{ id, names: ["edgeseal-inference"], image: imageId }]),
       }),
     ).toEqual({});
+  });
+
+  test("an image without a name, as a pull leaves it that was cut off, is there by its digest alone", () => {
+    const found = stateOf({
+      storage: storageOf([image([digest], [])], [{ id, names: ["edgeseal-inference"], image: imageId }]),
+    });
+    expect(found.images).toEqual([digest]);
+    expect(found.leftovers).toEqual([digest]);
+    expect(
+      stateOf({
+        storage: storageOf([image([digest], ["localhost:5000/llama:1"])], []),
+      }).images,
+    ).toEqual([`localhost:5000/llama@${digest}`]);
+  });
+
+  test("what is left of pulls", () => {
+    expect(drift({ remnants: "/var/lib/edgeseal/images/aa\n" })).toEqual({
+      leftovers: ["/var/lib/edgeseal/images/aa"],
+    });
   });
 
   test("another container in its storage, another process of its user", () => {
@@ -395,6 +462,29 @@ describe("its units and its user", () => {
     ["a password", { account: account.replace(":!:", ":$y$j9T$x:") }, { "account.password": "not locked" }],
     ["an empty password", { account: account.replace(":!:", "::") }, { "account.password": "not locked" }],
     ["a shell", { account: account.replace("/usr/sbin/nologin", "/bin/sh") }, { "account.shell": "/bin/sh" }],
+    [
+      "the number of root",
+      { account: account.replace("inference:x:989:989", "inference:x:0:989") },
+      { "account.uid": "root's", "confinement.user": "users 989 989 989 989, groups 989 989 989 989" },
+    ],
+    [
+      "the number of another user",
+      { account: account.replace("edge:x:1000", "edge:x:989") },
+      { "account.uid": "shared with edge" },
+    ],
+    [
+      "a drop-in for all services",
+      { units: units({ DropInPaths: "/etc/systemd/system/service.d/site-wide.conf" }) },
+      { unitOverrides: ["/etc/systemd/system/service.d/site-wide.conf"] },
+    ],
+    ["nothing to go back to", { record: "none\nthis\n" }, { lastGood: "none" }],
+    ["another unit to go back to", { record: "other\nthis\n" }, { lastGood: "other" }],
+    [
+      "a server that was started from another file",
+      { record: "this\nother\n" },
+      { 'units["edgeseal-inference.service"]': "enabled, active, started from another" },
+    ],
+    ["no podman", { packages: "podman\n" }, { missingPackages: ["podman"] }],
     ["lingering", { account: `${account}lingering\n` }, { lingering: true }],
     [
       "subordinate ids",
@@ -409,6 +499,18 @@ describe("its units and its user", () => {
     expect(
       drift({ units: units({ DropInPaths: "/usr/lib/systemd/system/service.d/10-timeout-abort.conf" }) }),
     ).toEqual({});
+  });
+});
+
+test.each([
+  ["- models /srv/models", "/srv/models, not the sealed volume models"],
+  ["CRYPT-LUKS2-00-other models /srv/models", "/srv/models, not the sealed volume models"],
+  ["CRYPT-LUKS2-00-edgeseal-models models /srv", "/srv/models, not the sealed volume models"],
+  ["CRYPT-LUKS2-00-edgeseal-models models /srv/models", "/srv/models, encrypted"],
+  ["-", "/srv/models, not encrypted"],
+])("what is mounted by '%s' is %s", (mount, place) => {
+  expect(stateOf({ places: `place ${storage} /srv/models ${mount}\n` }).volumes).toEqual({
+    [storage]: place,
   });
 });
 

@@ -63,6 +63,7 @@ test("a unit that answers is the one to go back to from now on", () => {
   using root = node("serves");
   expect(start(root)).toMatchObject({ code: 0, stderr: "" });
   expect(root.read(good)).toBe("serves");
+  expect(root.read(`${good}.asked`)).toBe("/run/http.sock /health \n");
 });
 
 test("it is the new one that has to answer: the old one is stopped before it is asked", () => {
@@ -102,6 +103,19 @@ test.each(["fails", "is-skipped", "ends", "loads-for-ever"])(
     expect(root.read("/answer")).toBe("healthy\n");
   },
 );
+
+test("what served before at another address, as another variant does, is not gone back to", () => {
+  using root = node("is-skipped", "serves");
+  root.write(`${good}.asked`, "127.0.0.1:11434 /api/version namespace\n");
+  const { code, stderr } = start(root);
+  expect(code).toBe(1);
+  expect(stderr).toMatch(
+    /model-differs: other bytes; what served before is of another variant, and is not gone back to/,
+  );
+  expect(root.read(file)).toBe("is-skipped");
+  root.write(`${good}.asked`, root.read(`${good}.asked`).replace(/.*/, "@ROOT/run/http.sock /health "));
+  expect(start(root).stderr).toMatch(/what served before serves again$/);
+});
 
 test("where neither does, both reasons are told", () => {
   using root = node("is-skipped", "fails");

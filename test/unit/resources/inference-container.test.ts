@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
@@ -10,6 +10,7 @@ import { inferenceContainer } from "../../../provider/resources/inference-contai
 import type { InferenceContainerInputs } from "../../../provider/resources/inference-container-inputs.ts";
 import type { InferenceContainerState } from "../../../provider/resources/inference-container-state.ts";
 import { sha256Hex } from "../../../provider/trust/digest.ts";
+import { FakeRoot } from "./fake-root.ts";
 import { Choices } from "./generated-states.ts";
 import { example } from "./inference-container-example.ts";
 
@@ -21,11 +22,12 @@ const route = {
 };
 const wanted: InferenceContainerInputs = { ...example, port: 8080, cpuQuotaPercent: 300 };
 const digest = `sha256:${"a".repeat(64)}`;
+const reference = `registry.example/edge/llama@${digest}`;
 
 /** The state in which nothing is left to do. */
 const good: InferenceContainerState = {
   ...(inferenceContainer.desired(wanted) as InferenceContainerState),
-  images: [digest],
+  images: [reference],
   modelPresent: true,
   volumes: {
     "/srv/models/models": "/srv/models, encrypted",
@@ -47,6 +49,7 @@ const fresh: InferenceContainerState = {
   files: {},
   units: {},
   images: [],
+  lastGood: "none",
 };
 
 const planFor = (state: InferenceContainerState, inputs = wanted): readonly Step[] =>
@@ -54,6 +57,9 @@ const planFor = (state: InferenceContainerState, inputs = wanted): readonly Step
 const titles = (steps: readonly Step[]): readonly string[] => steps.map(({ title }) => title);
 const differences = (state: InferenceContainerState): readonly string[] =>
   diffState(inferenceContainer.desired(wanted), state).map(({ path }) => path);
+const waiting =
+  "wait until edgeseal-inference.service answers (600 s at most), and keep its unit as the one to go back to";
+const leftovers = "remove images and archives that edgeseal-inference does not serve with";
 const start = "start edgeseal-inference.service, and wait until it answers (600 s at most)";
 
 test("on a fresh node: the user, the storage, the image, the units, and then it is waited for", () => {
@@ -62,7 +68,7 @@ test("on a fresh node: the user, the storage, the image, the units, and then it 
     "make /usr/lib/edgeseal/no-home, the home of services, in which nothing is",
     "make the user edgeseal-inference, who can't log in",
     "make /srv/models/containers/inference, the service's own",
-    `take the image registry.example/edge/llama@${digest}, if the node's policy lets it in`,
+    `take the image ${reference}, if the node's policy lets it in`,
     "make /usr/lib/edgeseal",
     "have edgeseal-inference.service and edgeseal-inference-health.timer and edgeseal-inference-port.socket start at boot",
     start,
@@ -99,7 +105,7 @@ describe("drift is named by what it means, and mended", () => {
       "a server that reads its model: it is waited for, and not started anew",
       { health: "loading" },
       ["health"],
-      ["wait until edgeseal-inference.service, which reads its model, answers (600 s at most)"],
+      [waiting],
     ],
     [
       "one that reads its model under no profile",
@@ -157,6 +163,63 @@ describe("drift is named by what it means, and mended", () => {
       ['units["edgeseal-inference.service"]'],
       ["have edgeseal-inference.service start at boot", start],
     ],
+    [
+      "a server that nobody waited for to its end: what it was started from is to be gone back to from now on",
+      { lastGood: "other" },
+      ["lastGood"],
+      [waiting],
+    ],
+    [
+      "one that still reads its model after that",
+      { lastGood: "none", health: "loading" },
+      ["health", "lastGood"],
+      [waiting],
+    ],
+    [
+      "a unit that was written, and the server not started anew from it",
+      {
+        lastGood: "other",
+        units: { ...good.units, "edgeseal-inference.service": "enabled, active, started from another" },
+      },
+      ['units["edgeseal-inference.service"]', "lastGood"],
+      [start],
+    ],
+    [
+      "an image that came by a pull which was cut off before it had its name",
+      { images: [digest], image: "", health: "not running" },
+      ["health", "image"],
+      [`take the image ${reference}, if the node's policy lets it in`, start],
+    ],
+    [
+      "an image of the same digest in another repository, under which the unit does not look for it",
+      { images: [`registry.example/other@${digest}`], health: "not running" },
+      ["health"],
+      [`take the image ${reference}, if the node's policy lets it in`, start],
+    ],
+    [
+      "what pulls and former images have left: the server goes on meanwhile",
+      { leftovers: ["/var/lib/edgeseal/images/x", `registry.example/edge/llama@sha256:c`] },
+      ["leftovers"],
+      [leftovers],
+    ],
+    [
+      "a former image: it goes once the new one answers",
+      { image: "sha256:c", leftovers: ["registry.example/edge/llama@sha256:c"] },
+      ["image", "leftovers"],
+      [start, leftovers],
+    ],
+    [
+      "something of the node mounted in the container",
+      { confinement: { ...good.confinement, mounts: "/dev/mem" } },
+      ["confinement.mounts"],
+      [start],
+    ],
+    [
+      "no podman",
+      { missingPackages: ["crun", "podman"] },
+      ["missingPackages"],
+      ["install crun, which runs the container", "install podman, which runs the container"],
+    ],
     ["another model", { model: `sha256:${"c".repeat(64)}` }, ["model"], [start]],
   ])("%s", (_, change, paths, steps) => {
     const state = { ...good, ...change };
@@ -178,6 +241,43 @@ describe("refused, with the mend", () => {
     expect(() => planFor(state)).toThrow(
       /^\/srv\/models\/models: on no mounted volume \(volume-not-mounted: .*pcr11-not-approved\); .*mount it first/,
     );
+  });
+
+  test("while another file system is mounted where the sealed volume belongs", () => {
+    const volumes = { ...good.volumes, "/srv/models/models": "/srv/models, not the sealed volume models" };
+    expect(() => planFor({ ...good, health: "not running", volumes })).toThrow(
+      /^\/srv\/models\/models: \/srv\/models, not the sealed volume models; see what is mounted there/,
+    );
+  });
+
+  test.each(["root's", "shared with edge"])(
+    "with a user id that is %s: what is ended, and given away, would be another's",
+    (uid) => {
+      const state = {
+        ...good,
+        account: { ...good.account, uid },
+        foreignProcesses: ["systemd in /init.scope"],
+      };
+      expect(differences(state)).toEqual(["account.uid", "foreignProcesses"]);
+      expect(() => planFor(state)).toThrow(PlanRefused);
+      expect(() => planFor(state)).toThrow(`the user id of edgeseal-inference is ${uid}; see who changed it`);
+    },
+  );
+
+  test("while a drop-in of the site's changes all services: it is named, and not removed", () => {
+    const state = {
+      ...good,
+      unitOverrides: [
+        "/etc/systemd/system/edgeseal-inference.service.d/x.conf",
+        "/etc/systemd/system/service.d/site-wide.conf",
+      ],
+    };
+    expect(() => planFor(state)).toThrow(
+      /^\/etc\/systemd\/system\/service\.d\/site-wide\.conf: such a drop-in for many units .*move it into/,
+    );
+    const removed = titles(inferenceContainer.revert(wanted, { outcome: "present", state }));
+    expect(removed).toContain("remove /etc/systemd/system/edgeseal-inference.service.d/x.conf");
+    expect(removed.join()).not.toContain("site-wide");
   });
 
   test("without the model", () => {
@@ -223,6 +323,56 @@ test("an archive is copied first, with its digest, and taken from the folder tha
   }
 });
 
+test("an image has its name last, once all of it is on the disk, and what it came in goes", () => {
+  const step = planFor(fresh).find(({ title }) => title.startsWith("take the image"));
+  const script = step?.kind === "run" ? step.script : "";
+  const places = [
+    "image prune --force",
+    "pull --quiet",
+    "sync -f /srv/models/containers/inference",
+    ` tag `,
+    `rm -rf /srv/models/containers/inference/edgeseal-pull /var/lib/edgeseal/images/`,
+  ].map((each) => script.replaceAll("'", "").lastIndexOf(each));
+  expect(places).not.toContain(-1);
+  expect(places).toEqual(places.toSorted((a, b) => a - b));
+});
+
+/** The step that ends what others run, with a user database that says this of numbers. */
+function ending(passwd: string): {
+  readonly code: number;
+  readonly stderr: string;
+  readonly calls: readonly string[];
+} {
+  using root = new FakeRoot();
+  const step = planFor({ ...good, foreignProcesses: ["sleep in /user.slice"] }).find(({ title }) =>
+    title.startsWith("end what"),
+  );
+  for (const [name, script] of Object.entries({
+    getent: `printf '${passwd}'`,
+    id: `printf '${passwd}' | sed -n 's/^edgeseal-inference:x:\\([0-9]*\\):.*/\\1/p'`,
+    pkill: `echo "pkill $*" >>"$ROOT/calls"; exit 1`,
+    "systemd-run": "exit 0",
+    install: "exit 0",
+  })) {
+    root.write(`/bin/${name}`, `#!/bin/sh\n${script}\n`);
+    chmodSync(join(root.root, "bin", name), 0o755);
+  }
+  const { code, stderr } = root.sh(step?.kind === "run" ? step.script : "exit 99");
+  return { code, stderr, calls: root.calls().filter((call) => call.startsWith("pkill")) };
+}
+
+test("what others run as the service's user is ended, and never what another user runs, or root", () => {
+  const other = "root:x:0:0::/:/bin/sh\\nedge:x:1000:1000::/:/bin/sh\\n";
+  const own = (uid: number): string => `${other}edgeseal-inference:x:${uid}:989::/:/bin/sh\\n`;
+  expect(ending(own(989))).toMatchObject({ code: 0, calls: ["pkill -KILL -U 989"] });
+  for (const uid of [0, 1000])
+    expect(ending(own(uid))).toEqual({
+      code: 1,
+      stderr: `the user id ${uid} of edgeseal-inference is not its own alone`,
+      calls: [],
+    });
+});
+
 test("without a port the units of a former one go", () => {
   const { port: _, ...without } = wanted;
   const steps = inferenceContainer.plan(without, { outcome: "present", state: good }, route);
@@ -257,7 +407,10 @@ test("a plan is empty exactly when nothing differs", () => {
       units: pick(good.units, {}, { ...good.units, "edgeseal-inference.service": "masked, inactive" }),
       foreignContainers: pick<string[]>([], ["a of b"]),
       foreignProcesses: pick<string[]>([], ["sh in /user.slice"]),
-      images: pick([digest], []),
+      images: pick([reference], [digest], []),
+      lastGood: pick("this", "other", "none"),
+      leftovers: pick<string[]>([], ["/var/lib/edgeseal/images/x", "sha256:c"]),
+      missingPackages: pick<string[]>([], ["podman"]),
       restarts: pick(0, 3),
       exposure: pick({}, { "edgeseal-inference.service": "9.4" }),
     };

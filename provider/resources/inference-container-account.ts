@@ -1,0 +1,164 @@
+import { quote } from "../device/shell-quote.ts";
+import { directory, run, type Step } from "../device/step.ts";
+import { PlanRefused } from "../resource.ts";
+import { inferenceUnit } from "./container-process.ts";
+import type { InferenceContainerInputs } from "./inference-container-inputs.ts";
+import { asService } from "./inference-container-podman.ts";
+import type { InferenceContainerState } from "./inference-container-state.ts";
+import { emptyHome, programDirectory, userOf } from "./inference-container-unit.ts";
+
+/*
+ * The user that a service runs as, and what others run as that user.
+ */
+
+const nologin = "/usr/sbin/nologin";
+/** Over systemd's own 90 s. */
+const endSeconds = 120;
+
+/** What the account has to be. */
+export function desiredAccount({
+  name,
+  storage,
+}: InferenceContainerInputs): Pick<
+  InferenceContainerState,
+  "account" | "groups" | "groupMembers" | "subordinateIds" | "lingering" | "directories"
+> {
+  const user = userOf(name);
+  return {
+    account: { uid: "its own", group: user, home: emptyHome, shell: nologin, password: "locked" },
+    groups: [],
+    groupMembers: [],
+    subordinateIds: [],
+    lingering: false,
+    directories: { [emptyHome]: "0755 root:root", [storage]: `0700 ${user}:${user}` },
+  };
+}
+
+/**
+ * Which of a state's properties differ.
+ */
+export type Concerns = (...properties: readonly (keyof InferenceContainerState)[]) => boolean;
+
+/**
+ * A number that others have as well: files and processes of theirs can't be told from the service's, and whatever is done to those would be done to theirs.
+ * @throws PlanRefused
+ */
+export function requireOwnUser(
+  { name }: InferenceContainerInputs,
+  { account }: InferenceContainerState,
+): void {
+  const { uid } = account;
+  if (uid === undefined || uid === "its own") return;
+  const user = userOf(name);
+  throw new PlanRefused(
+    `the user id of ${user} is ${uid}`,
+    `see who changed it, stop ${inferenceUnit(name)}, and remove the line of ${user} from /etc/passwd (vipw): the next update makes the user anew`,
+  );
+}
+
+/** Steps after which the user is there, and is nobody else's way in. */
+export function accountSteps(
+  inputs: InferenceContainerInputs,
+  state: InferenceContainerState,
+  concerns: Concerns,
+): readonly Step[] {
+  const { name, storage } = inputs;
+  const user = userOf(name);
+  const wanted = desiredAccount(inputs);
+  return [
+    ...(state.directories[emptyHome] === wanted.directories[emptyHome]
+      ? []
+      : [
+          directory({ title: `make ${programDirectory}`, path: programDirectory, mode: "0755" }),
+          directory({
+            title: `make ${emptyHome}, the home of services, in which nothing is`,
+            path: emptyHome,
+            mode: "0755",
+          }),
+        ]),
+    ...(concerns("account")
+      ? [
+          run({
+            title: `make the user ${user}, who can't log in`,
+            script: `set -eu
+getent group ${user} >/dev/null || groupadd --system ${user}
+if getent passwd ${user} >/dev/null; then usermod --gid ${user} --home ${emptyHome} --shell ${nologin} --lock ${user}
+else useradd --system --gid ${user} --home-dir ${emptyHome} --no-create-home --shell ${nologin} ${user}; fi`,
+          }),
+        ]
+      : []),
+    ...(concerns("groups", "groupMembers")
+      ? [
+          run({
+            title: `take ${user} out of every other group, and everybody out of its own`,
+            script: `set -eu
+usermod --groups '' ${user}
+gpasswd --members '' ${user}`,
+          }),
+        ]
+      : []),
+    ...(concerns("subordinateIds")
+      ? [
+          run({
+            title: `take back the subordinate ids of ${user}`,
+            script: `for f in /etc/subuid /etc/subgid; do [ ! -f "$f" ] || sed -i '/^${user}:/d' "$f" || exit 1; done`,
+          }),
+        ]
+      : []),
+    ...(concerns("lingering")
+      ? [
+          run({
+            title: `have systemd keep no manager for ${user}`,
+            script: `set -eu
+loginctl disable-linger ${user} || rm -f /var/lib/systemd/linger/${user}
+systemctl stop "user@$(id -u ${user}).service"`,
+          }),
+        ]
+      : []),
+    ...(state.directories[storage] === wanted.directories[storage]
+      ? []
+      : [
+          run({
+            title: `make ${storage}, the service's own`,
+            // Never beside the volume: what belongs on it would be in the clear.
+            script: `set -eu
+umask 022
+at=${quote(storage)}
+while [ ! -d "$at" ]; do at=\${at%/*}; done
+[ "$(stat -c %m -- "\${at:-/}")" != / ] || { echo "$at is on no mounted volume" >&2; exit 1; }
+mkdir -p -- ${quote(storage)}
+chown -R --no-dereference ${user}:${user} -- ${quote(storage)}
+chmod 0700 -- ${quote(storage)}`,
+            timeoutSeconds: 300,
+          }),
+        ]),
+  ];
+}
+
+/** What others run as the service's user, or in its storage, ends: with the service, which is started anew. */
+export function endForeign(
+  { name, storage }: InferenceContainerInputs,
+  state: InferenceContainerState,
+): readonly Step[] {
+  if (state.foreignContainers.length === 0 && state.foreignProcesses.length === 0) return [];
+  const user = userOf(name);
+  return [
+    run({
+      title: `end what ${user} runs beside its service, and remove its other containers`,
+      script: `set -eu
+systemctl stop ${inferenceUnit(name)} 2>/dev/null || :
+uid=$(id -u ${user})
+# Whatever was read before: never another user's, and never root's.
+[ "$uid" -gt 0 ] && [ "$(getent passwd | awk -F: -v u="$uid" '$3 == u' | wc -l)" -eq 1 ] ||
+  { echo "the user id $uid of ${user} is not its own alone" >&2; exit 1; }
+tries=0
+while pkill -KILL -U "$uid"; do
+  tries=$((tries + 1))
+  [ "$tries" -lt 50 ] || { echo "processes of ${user} come back: see what starts them" >&2; exit 1; }
+  sleep 0.1
+done
+${asService({ name, storage }, "remove", ["rm", "--all", "--force"])}`,
+      timeoutSeconds: endSeconds,
+    }),
+  ];
+}
