@@ -1,6 +1,6 @@
 import { posix } from "node:path";
 import * as pulumi from "@pulumi/pulumi";
-import { blockDefaults } from "./block-args.ts";
+import { blockDefaults, type ScratchArgs } from "./block-args.ts";
 import type {
   AppArmorProfileArgs,
   InferenceContainerArgs,
@@ -37,10 +37,15 @@ export interface InferenceBlocks {
 /**
  * The blocks of a service, as an EdgeNode takes them: `new EdgeNode("pi-1", { ...inferenceService({...}, "/srv/models"), ... })`.
  * @param mountPoint Where the sealed volume of the model and the image is mounted.
+ * @param scratch The node's scratch space, which is memory, too. @default none on the node.
  * @throws pulumi.RunError with the sums, when it does not fit the node's memory
  */
-export function inferenceService(args: InferenceArgs, mountPoint: string): InferenceBlocks {
-  const needs = memoryNeeds(args, args.model, modelBytesIn(args.model.statement));
+export function inferenceService(
+  args: InferenceArgs,
+  mountPoint: string,
+  scratch?: ScratchArgs,
+): InferenceBlocks {
+  const needs = memoryNeeds(args, args.model, modelBytesIn(args.model.statement), scratch);
   const problems = areNumbers(needs) ? memoryProblems(needs) : [];
   const { name = blockDefaults.inference.name } = args;
   if (problems.length > 0)

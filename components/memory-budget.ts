@@ -18,6 +18,8 @@ export interface MemoryNeeds {
   readonly tmpMiB: number;
   /** What the service may use. */
   readonly memoryMaxMiB: number;
+  /** What the node's own /tmp and /var/tmp may hold, in memory. */
+  readonly scratchMiB: number;
   /** What the node has. */
   readonly nodeMemoryMiB: number;
 }
@@ -40,17 +42,32 @@ interface Written<T> {
   readonly nodeMemoryMiB?: T;
 }
 
+/** Scratch space of the node as it is written. */
+interface WrittenScratch<T> {
+  readonly tmpMiB?: T;
+  readonly varTmpMiB?: T;
+}
+
+/** A node without the block has what it had: on the disk, as far as is known. */
+function scratchMiB(scratch: WrittenScratch<unknown> | undefined): number | undefined {
+  if (scratch === undefined) return 0;
+  const { tmpMiB = blockDefaults.scratch.tmpMiB, varTmpMiB = blockDefaults.scratch.varTmpMiB } = scratch;
+  return typeof tmpMiB === "number" && typeof varTmpMiB === "number" ? tmpMiB + varTmpMiB : undefined;
+}
+
 /** The needs of a service, defaults filled in. */
 export const memoryNeeds = <T>(
   { contextTokens, tmpMiB, memoryMaxMiB, nodeMemoryMiB }: Written<T>,
   model: { readonly contextBytesPerToken?: T },
   modelBytes: number | undefined,
+  scratch: WrittenScratch<unknown> | undefined,
 ): Readonly<Record<keyof MemoryNeeds, T | number | undefined>> => ({
   modelBytes,
   contextTokens: contextTokens ?? blockDefaults.inference.contextTokens,
   contextBytesPerToken: model.contextBytesPerToken ?? contextBytesPerToken,
   tmpMiB: tmpMiB ?? blockDefaults.inference.tmpMiB,
   memoryMaxMiB,
+  scratchMiB: scratchMiB(scratch),
   nodeMemoryMiB,
 });
 
@@ -62,11 +79,14 @@ export const areNumbers = (
 
 /** Every reason why it does not fit, with the sums. */
 export function memoryProblems(needs: MemoryNeeds): readonly InputProblem[] {
-  const { modelBytes, contextTokens, contextBytesPerToken, tmpMiB, memoryMaxMiB, nodeMemoryMiB } = needs;
+  const { modelBytes, contextTokens, contextBytesPerToken, tmpMiB, memoryMaxMiB, scratchMiB, nodeMemoryMiB } =
+    needs;
   const modelMiB = mebibytes(modelBytes);
   const contextMiB = mebibytes(contextTokens * contextBytesPerToken);
   const needed = modelMiB + contextMiB + serverMiB + tmpMiB;
   const sum = `model ${modelMiB} + context ${contextMiB} (${contextTokens} tokens) + server ${serverMiB} + /tmp ${tmpMiB} = ${needed} MiB`;
+  const kept = systemMiB + scratchMiB;
+  const keeps = `the system keeps ${systemMiB}${scratchMiB === 0 ? "" : `, its scratch space in memory (\`scratch\`) up to ${scratchMiB}`}`;
   return [
     ...(needed <= memoryMaxMiB
       ? []
@@ -76,12 +96,12 @@ export function memoryProblems(needs: MemoryNeeds): readonly InputProblem[] {
             message: `the service may use ${memoryMaxMiB} MiB and needs ${sum}; allow it that, or take a smaller model or context`,
           },
         ]),
-    ...(memoryMaxMiB + systemMiB <= nodeMemoryMiB
+    ...(memoryMaxMiB + kept <= nodeMemoryMiB
       ? []
       : [
           {
             path: "nodeMemoryMiB",
-            message: `the node has ${nodeMemoryMiB} MiB and no swap: the service may use ${memoryMaxMiB}, the system keeps ${systemMiB}; lower \`memoryMaxMiB\` to ${Math.max(0, nodeMemoryMiB - systemMiB)} (needed are ${needed}), or serve this model on a node with more memory`,
+            message: `the node has ${nodeMemoryMiB} MiB and no swap: the service may use ${memoryMaxMiB}, ${keeps}; lower \`memoryMaxMiB\` to ${Math.max(0, nodeMemoryMiB - kept)} (needed are ${needed}), or serve this model on a node with more memory`,
           },
         ]),
   ];

@@ -2,6 +2,8 @@ import { readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { inferenceBlocks } from "../../policies/node.ts";
 import type { Path } from "../../provider/host/values.ts";
+import { imagesDirectory } from "../../provider/resources/inference-container-files.ts";
+import { parseImage } from "../../provider/resources/inference-container-inputs.ts";
 import { readSealedManifest } from "../../provider/trust/sealed-manifest.ts";
 import { inferenceBlocksOf, type InferenceArgs } from "../inference-service.ts";
 import { areNumbers, memoryNeeds, memoryProblems, modelBytesIn } from "../memory-budget.ts";
@@ -30,7 +32,10 @@ export interface InferenceRead {
  * What the `inference` block of a merged node stands for. What is of another shape than the schema has it is a fault that the schema tells of.
  * @param file the site file; what it names is taken from its folder on
  */
-export function readInference({ inference: given, volumes, name: node }: Plain, file: string): InferenceRead {
+export function readInference(
+  { inference: given, volumes, scratch, imagePolicy, name: node }: Plain,
+  file: string,
+): InferenceRead {
   const volume = isPlain(given) && typeof given.volume === "string" ? given.volume : "models";
   const nothing = { blocks: {}, volume };
   if (!isPlain(given)) return { ...nothing, problems: [] };
@@ -71,7 +76,8 @@ export function readInference({ inference: given, volumes, name: node }: Plain, 
       ...(given.model.sealed === undefined ? {} : { sealed }),
     },
   };
-  problems.push(...budgetProblems(given, statement));
+  problems.push(...budgetProblems(given, statement, scratch));
+  problems.push(...archiveProblems(given, imagePolicy));
   // Its values were not judged yet: what is wrong with them the kinds tell, each of its own inputs.
   const blocks = inferenceBlocksOf(args as unknown as InferenceArgs, mountPoint ?? "/srv/models");
   return {
@@ -132,7 +138,11 @@ const defined = (block: object): Plain =>
   Object.fromEntries(Object.entries(block).filter(([, value]) => value !== undefined));
 
 /** Faults of what has to fit the node's memory, as far as its numbers are numbers. */
-function budgetProblems(given: Plain, statement: string | undefined): readonly NodeProblem[] {
+function budgetProblems(
+  given: Plain,
+  statement: string | undefined,
+  scratch: unknown,
+): readonly NodeProblem[] {
   if (given.nodeMemoryMiB === undefined)
     return [
       {
@@ -142,7 +152,34 @@ function budgetProblems(given: Plain, statement: string | undefined): readonly N
       },
     ];
   const modelBytes = statement === undefined ? undefined : modelBytesIn(statement);
-  const needs = memoryNeeds<unknown>(given, isPlain(given.model) ? given.model : {}, modelBytes);
+  const needs = memoryNeeds<unknown>(
+    given,
+    isPlain(given.model) ? given.model : {},
+    modelBytes,
+    isPlain(scratch) ? scratch : undefined,
+  );
   if (!areNumbers(needs)) return [];
   return memoryProblems(needs).map(({ path, message }) => ({ path: ["inference", path], message }));
+}
+
+/**
+ * An image in an archive is taken from a folder of the node, by a rule of its own in the image policy. Without one podman would refuse it, after all else was done. A policy that is
+ * none, or a node without one, is for others to tell of.
+ */
+function archiveProblems({ archive, image }: Plain, policy: unknown): readonly NodeProblem[] {
+  const repository = typeof image === "string" ? parseImage(image)?.repository : undefined;
+  const allow = isPlain(policy) ? policy.allow : undefined;
+  if (typeof archive !== "string" || repository === undefined || !Array.isArray(allow)) return [];
+  const takes = (entry: unknown): boolean =>
+    isPlain(entry) &&
+    entry.image === repository &&
+    typeof entry.folder === "string" &&
+    `${imagesDirectory}/`.startsWith(`${entry.folder}/`);
+  if (allow.some(takes)) return [];
+  return [
+    {
+      path: ["inference", "archive"],
+      message: `the image policy takes nothing that is for ${repository} from ${imagesDirectory}, where archives are unpacked; add \`- { image: ${repository}, folder: ${imagesDirectory}, signedBy: [...] }\` to \`imagePolicy.allow\``,
+    },
+  ];
 }

@@ -9,6 +9,7 @@ const needs = {
   contextBytesPerToken,
   tmpMiB: 16,
   memoryMaxMiB: 1688,
+  scratchMiB: 0,
   nodeMemoryMiB: 1688 + systemMiB,
 };
 
@@ -40,4 +41,17 @@ test("both are told", () => {
   expect(
     memoryProblems({ ...needs, memoryMaxMiB: 1600, nodeMemoryMiB: 1024 }).map(({ path }) => path),
   ).toEqual(["memoryMaxMiB", "nodeMemoryMiB"]);
+});
+
+test("the node's scratch space is memory, too, as large as it may become", () => {
+  const withScratch = { ...needs, scratchMiB: 768, nodeMemoryMiB: needs.nodeMemoryMiB + 768 };
+  expect(memoryProblems(withScratch)).toEqual([]);
+  expect(memoryProblems({ ...withScratch, nodeMemoryMiB: withScratch.nodeMemoryMiB - 1 })).toEqual([
+    {
+      path: "nodeMemoryMiB",
+      message: expect.stringContaining(
+        "the system keeps 384, its scratch space in memory (`scratch`) up to 768; lower `memoryMaxMiB` to 1687",
+      ) as string,
+    },
+  ]);
 });

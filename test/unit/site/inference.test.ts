@@ -341,6 +341,55 @@ describe("its faults are told once each, at the line and column where they are s
     expect(told(site({ memoryMaxMiB: "600", contextTokens: "2048" }))).toEqual([]);
   });
 
+  test("the node's scratch space takes of its memory, at the sizes that it has by itself and at those that it is given", () => {
+    const withScratch = (scratch: string, nodeMemoryMiB: number) =>
+      told(
+        site({ nodeMemoryMiB: String(nodeMemoryMiB) }).replace(
+          "    inference:",
+          `    scratch: ${scratch}\n    inference:`,
+        ),
+      );
+    // 1024 for the service, 384 for the system.
+    expect(withScratch("{}", 1408 + 768)).toEqual([]);
+    expect(withScratch("{}", 1408 + 767)).toEqual([
+      expect.stringMatching(
+        /^13:7: nodes\[0\]\.inference\.nodeMemoryMiB: .* its scratch space in memory \(`scratch`\) up to 768; lower `memoryMaxMiB` to 1023/,
+      ),
+    ]);
+    expect(withScratch("{ tmpMiB: 64 }", 1408 + 576)).toEqual([]);
+    expect(withScratch("{ tmpMiB: 64 }", 1408 + 575)).toHaveLength(1);
+    // What is no number the kind tells of, alone.
+    expect(withScratch("{ tmpMiB: much }", 1408)).toEqual([
+      expect.stringMatching(/scratch\.tmpMiB: expected an integer/),
+    ]);
+  });
+
+  test("an archive needs a rule of the image policy for the folder that it is unpacked to", () => {
+    const signed = (allow: string): string[] =>
+      told(
+        site({ archive: "images/llama.tar" }).replace(
+          "    inference:",
+          `    imagePolicy: { keys: { site: ${pem(siteKey)} }, allow: [${allow}] }\n    inference:`,
+        ),
+      );
+    const rule = (repository: string, folder?: string): string =>
+      `{ image: ${repository}, ${folder === undefined ? "" : `folder: ${folder}, `}signedBy: [site] }`;
+    const llama = "registry.example/edge/llama";
+    for (const fitting of ["/var/lib/edgeseal/images", "/var/lib/edgeseal"])
+      expect(signed(rule(llama, fitting))).toEqual([]);
+    for (const other of [
+      rule(llama),
+      rule(llama, "/srv/images"),
+      rule(llama, "/var/lib/edgeseal/image"),
+      rule("registry.example/edge/other", "/var/lib/edgeseal/images"),
+    ])
+      expect(signed(other)).toEqual([
+        expect.stringMatching(
+          /^14:7: nodes\[0\]\.inference\.archive: the image policy takes nothing that is for registry\.example\/edge\/llama from \/var\/lib\/edgeseal\/images, .*folder: \/var\/lib\/edgeseal\/images/,
+        ),
+      ]);
+  });
+
   test("what the checklist asks for besides is the gate's", () => {
     expect(told(site({ confinement: "{ seccomp: unconfined, network: host }" }))).toEqual([]);
   });
