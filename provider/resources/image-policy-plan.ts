@@ -58,7 +58,7 @@ export function desiredPolicy(inputs: ImagePolicyInputs): Partial<ImagePolicySta
 
 /**
  * Steps after which podman takes nothing but what is allowed, whoever runs it. The policy is written once the keys that it names are there.
- * @throws PlanRefused when a file that is not edgeseal's says where signatures are
+ * @throws PlanRefused when nothing is left to do, and a file that is not edgeseal's says where signatures are; beside other steps the last one says so, and fails
  */
 export function enforcePolicy(inputs: ImagePolicyInputs, observed: ImagePolicyState): readonly Step[] {
   const desired = desiredPolicy(inputs);
@@ -68,11 +68,9 @@ export function enforcePolicy(inputs: ImagePolicyInputs, observed: ImagePolicySt
       ({ path }) => path === property || path.startsWith(`${property}.`) || path.startsWith(`${property}[`),
     );
   const wrong = (path: string): boolean => observed.files[path] !== desired.files?.[path];
-  if (concerns("lookupConflicts"))
-    throw new PlanRefused(
-      `${observed.lookupConflicts.join(" and ")}: such files say where podman looks for signatures, and could keep it from finding those of the images that are allowed`,
-      "take out what they say of registries, or remove them; what edgeseal needs is in its own file",
-    );
+  const conflict = concerns("lookupConflicts") ? conflictOf(observed.lookupConflicts) : undefined;
+  if (conflict !== undefined && differs.every(({ path }) => path.startsWith("lookupConflicts")))
+    throw conflict;
   const rulesDiffer = concerns("defaultRule") || concerns("rules");
   const writesPolicy = rulesDiffer || wrong(policyFiles.policy);
   const keys = keyFiles(inputs);
@@ -111,8 +109,23 @@ export function enforcePolicy(inputs: ImagePolicyInputs, observed: ImagePolicySt
       : []),
     ...stale.map((path) => remove({ title: `remove ${path}, a key that no image is signed with`, path })),
     ...Object.entries(observed.userOverrides).map(([path, user]) => setAside(path, user)),
+    // Last: a policy that somebody loosened is not to stay so for the sake of another's file.
+    ...(conflict === undefined
+      ? []
+      : [
+          run({
+            title: "see that no other file says where signatures are",
+            script: `printf '%s\\n' ${quote(conflict.message)} >&2; exit 1`,
+          }),
+        ]),
   ];
 }
+
+const conflictOf = (files: readonly string[]): PlanRefused =>
+  new PlanRefused(
+    `${files.join(" and ")}: such files say where podman looks for signatures, and could keep it from finding those of the images that are allowed`,
+    "take out what they say of registries, or remove them; what edgeseal needs is in its own file",
+  );
 
 /** Steps that put back the policy that was there before. What users had in its place stays aside: it is theirs. */
 export function takePolicyBack(observed: ImagePolicyState): readonly Step[] {

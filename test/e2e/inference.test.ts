@@ -86,9 +86,19 @@ test("what holds of the process, as the kernel has it", async () => {
   for (const [unit, figure] of Object.entries(exposure)) expect(Number(figure), unit).toBeLessThan(4);
 });
 
-const byHand = `image=$(sed -n 's/^ExecStart=.* \\([^ ]*@sha256:[^ ]*\\) .*/\\1/p' /etc/systemd/system/edgeseal-inference.service)
-systemd-run --quiet --wait --pipe -p User=edgeseal-inference -E HOME=/usr/lib/edgeseal/no-home -E XDG_RUNTIME_DIR=/run/edgeseal-inference -E XDG_CONFIG_HOME=/run/edgeseal-inference/config -E XDG_DATA_HOME=/run/edgeseal-inference/data \\
-  podman --root ${mountPoint}/containers/inference --runroot /run/edgeseal-inference/storage --storage-opt ignore_chown_errors=true --cgroup-manager cgroupfs --events-backend none create --name by-hand --network none --user 0:0 "$image" >/dev/null 2>&1
+/** Another image, past the policy as a person with a shell of that user's could bring it, and a container of it. */
+const byHand = `set -e
+mkdir -m 0755 ${mountPoint}/by-hand
+cd ${mountPoint}/by-hand
+echo '{"default":[{"type":"insecureAcceptAnything"}]}' >policy.json
+echo other >file
+tar -cf other.tar file
+by_hand() {
+  systemd-run --quiet --wait --pipe -p User=edgeseal-inference -E HOME=/usr/lib/edgeseal/no-home -E XDG_RUNTIME_DIR=/run/edgeseal-inference -E XDG_CONFIG_HOME=/run/edgeseal-inference/config -E XDG_DATA_HOME=/run/edgeseal-inference/data \\
+    podman --root ${mountPoint}/containers/inference --runroot /run/edgeseal-inference/storage --storage-opt ignore_chown_errors=true --cgroup-manager cgroupfs --events-backend none "$@" >/dev/null 2>&1
+}
+by_hand import --signature-policy ${mountPoint}/by-hand/policy.json ${mountPoint}/by-hand/other.tar localhost/other:1
+by_hand create --name by-hand --network none --user 0:0 localhost/other:1 /file
 systemd-run --quiet -p User=edgeseal-inference sleep 1000`;
 const override = `mkdir -p /etc/systemd/system/edgeseal-inference.service.d
 printf '[Service]\\nMemoryMax=infinity\\n' >/etc/systemd/system/edgeseal-inference.service.d/x.conf
@@ -100,7 +110,11 @@ describe("drift", () => {
   test.each<[string, string, readonly string[]]>([
     ["the user is added to video", "usermod -aG video edgeseal-inference", ["groups"]],
     ["an override is dropped in", override, ["confinement.memoryMax", "unitOverrides"]],
-    ["another container is started by hand", byHand, ["foreignContainers", "foreignProcesses"]],
+    [
+      "another image is brought and started by hand",
+      byHand,
+      ["foreignContainers", "foreignProcesses", "leftovers"],
+    ],
     [
       "a profile is unloaded: the process is found unconfined",
       "apparmor_parser -R /etc/apparmor.d/edgeseal-inference",
@@ -109,6 +123,8 @@ describe("drift", () => {
   ])("%s: named by a refresh", async (_, script, paths) => {
     await onPi(pi, script);
     expect(await drift()).toEqual(expect.arrayContaining([...paths]));
+    if (script === byHand)
+      expect((await state()).foreignContainers.join()).toMatch(/^by-hand of sha256:(?!unknown)/);
   });
 
   test("all of it is mended by an update", async () => {
@@ -124,6 +140,20 @@ test("a server that is killed comes back", async () => {
   const { restarts, health } = await state();
   expect({ restarts, health }).toEqual({ restarts: 1, health: "healthy" });
 });
+
+test("a server that hangs is started anew by its health check, within three minutes", async () => {
+  const invocation = "systemctl show -P InvocationID edgeseal-inference";
+  const before = (await onPi(pi, invocation)).trim();
+  // It keeps its socket, and answers nothing.
+  await onPi(pi, "pkill -STOP -x llama-server");
+  await onPi(
+    pi,
+    `read -r from _ </proc/uptime
+while [ "$(${invocation})" = ${before} ]; do read -r now _ </proc/uptime; [ $((\${now%.*} - \${from%.*})) -lt 180 ] || exit 1; sleep 1; done`,
+  );
+  console.info(`serving again after a hang: ${await untilHealthy()} s more`);
+  expect((await state()).health).toBe("healthy");
+}, 900_000);
 
 test("after a reboot it serves again without a person", async () => {
   await pi.reboot();

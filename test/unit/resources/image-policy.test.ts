@@ -389,6 +389,13 @@ describe("the plan", () => {
   ])("is refused where another file %s, with its name", (_, text) => {
     using root = debianRoot();
     root.write("/etc/containers/registries.d/other.yaml", text);
+    // Once all else holds: a policy that somebody loosened is mended before.
+    const steps = planFor(stateOf(root));
+    for (const step of steps.slice(0, -1)) root.apply(step);
+    expect(stateOf(root).defaultRule).toBe("reject");
+    expect(() => {
+      root.apply(steps.at(-1) as Step);
+    }).toThrow(/registries\.d\/other\.yaml: .*such files say where .*; take out what they say/);
     expect(() => planFor(stateOf(root))).toThrow(PlanRefused);
     expect(() => planFor(stateOf(root))).toThrow(/^\/etc\/containers\/registries\.d\/other\.yaml: /);
     // Folders bring their signatures along.
