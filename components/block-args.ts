@@ -243,7 +243,7 @@ export interface Blocks {
   readonly scratch?: Filled<ScratchArgs, Exclude<keyof ScratchArgs, "rebootWindow">> & ShippedArgs;
   readonly model?: Filled<ModelArgs, "keep">;
   readonly seccompProfile?: Required<SeccompProfileArgs>;
-  readonly appArmorProfile?: Required<AppArmorProfileArgs>;
+  readonly appArmorProfile?: Filled<AppArmorProfileArgs, "name" | "variant">;
   readonly inference?: Filled<
     InferenceContainerArgs,
     Exclude<keyof InferenceContainerArgs, "archive" | "port" | "cpuQuotaPercent">

@@ -48,6 +48,8 @@ export interface AppArmorProfileArgs {
   readonly modelDirectory: string;
   /** Where podman keeps the image. */
   readonly storage: string;
+  /** The device that `hailo` may use. @default `/dev/hailo0`. */
+  readonly accelerator?: string;
 }
 
 /** What the container is kept from. Every default is the strict one; anything else fails the gate. */

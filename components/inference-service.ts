@@ -65,7 +65,13 @@ export function inferenceBlocksOf(args: InferenceArgs, mountPoint: string): Infe
   return {
     model: { ...served, name, directory: modelDirectory, mountPoint },
     seccompProfile: { name, variant, additionalSyscalls },
-    appArmorProfile: { name, variant, modelDirectory, storage },
+    appArmorProfile: { name, variant, modelDirectory, storage, ...acceleratorOf(args) },
     inference: { ...container, name, variant, model: model.digest, modelDirectory, storage },
   };
+}
+
+/** The one device that the container gets is the one that its profile lets it use. What is of another shape, the container's kind tells of. */
+function acceleratorOf({ variant, confinement }: InferenceArgs): { readonly accelerator?: string } {
+  const [accelerator] = variant === "hailo" ? (confinement?.devices ?? []) : [];
+  return typeof accelerator === "string" ? { accelerator } : {};
 }

@@ -25,6 +25,8 @@ function saidAt(block: BlockName, input: Path, volume: string): Said {
     case "name":
     case "variant":
       return at("inference", name);
+    case "accelerator":
+      return at("inference", "confinement", "devices");
     case "statement":
     case "sealed":
       return { path: ["inference", "model", name], within: rest };

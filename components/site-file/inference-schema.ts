@@ -18,7 +18,7 @@ export const inferenceKinds = {
 export const inferredInputs = {
   model: ["name", "directory", "mountPoint"],
   seccompProfile: ["name", "variant"],
-  appArmorProfile: ["name", "variant", "modelDirectory", "storage"],
+  appArmorProfile: ["name", "variant", "modelDirectory", "storage", "accelerator"],
   inference: ["model", "modelDirectory", "storage"],
 } as const;
 

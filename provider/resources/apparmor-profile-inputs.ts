@@ -2,7 +2,7 @@ import { posix } from "node:path";
 import { Type, type Static } from "typebox";
 import type { InputProblem } from "../resource.ts";
 import { serviceName } from "./container-process.ts";
-import { variants } from "./server-variants.ts";
+import { acceleratorPath, defaultAccelerator, variants } from "./server-variants.ts";
 
 /** What a path may hold: nothing that is a pattern or a variable in AppArmor's language. */
 const plainPath = "^(/[A-Za-z0-9._+-]+)+$";
@@ -28,8 +28,14 @@ export const appArmorProfileInputs = Type.Object({
     type: "string",
     default: "llama-server",
     description:
-      "The server that is let do what it needs: `llama-server`, as tried; `ollama` and `hailo` (hailo-ollama with a Hailo-10H at /dev/hailo0), after their sources, not tried. Default `llama-server`.",
+      "The server that is let do what it needs: `llama-server`, as tried; `ollama` and `hailo` (hailo-ollama with a Hailo-10H), after their sources, not tried. Default `llama-server`.",
   }),
+  accelerator: Type.Optional(
+    Type.String({
+      pattern: acceleratorPath,
+      description: `The device that the variant \`hailo\` may use, \`/dev/hailoN\` or \`/dev/h1x-N\`: that of the container. The others use none. Default \`${defaultAccelerator}\`.`,
+    }),
+  ),
 });
 
 export type AppArmorProfileInputs = Static<typeof appArmorProfileInputs>;

@@ -1,4 +1,5 @@
-import type { Variant } from "./server-variants.ts";
+import { posix } from "node:path";
+import { defaultAccelerator, type Variant } from "./server-variants.ts";
 
 /*
  * What the two AppArmor profiles of an inference service allow, rule by rule and with its reason, which stands in the profile, too.
@@ -12,6 +13,7 @@ export interface AppArmorInputs {
   readonly modelDirectory: string;
   readonly storage: string;
   readonly variant: Variant;
+  readonly accelerator?: string;
 }
 
 export interface Rules {
@@ -146,13 +148,13 @@ const variantRules: Readonly<Record<Variant, (inputs: AppArmorInputs) => readonl
     ),
     rules("It ends its runners.", "signal (send, receive) peer=@{profile_name},"),
   ],
-  hailo: ({ modelDirectory }) => [
+  hailo: ({ modelDirectory, accelerator = defaultAccelerator }) => [
     rules("The server.", "/usr/bin/hailo-ollama mrix,", "/usr/share/hailo-ollama/** r,"),
     rules(
       "The accelerator, and where its driver tells of it.",
-      "/dev/hailo0 rw,",
+      `${accelerator} rw,`,
       "/sys/class/hailo_chardev/{,**} r,",
-      "/sys/devices/**/hailo_chardev/hailo0/** r,",
+      `/sys/devices/**/hailo_chardev/${posix.basename(accelerator)}/** r,`,
     ),
     rules(
       "The model, as the container names it, and as the node does.",

@@ -2,7 +2,7 @@ import { posix } from "node:path";
 import { Type, type Static } from "typebox";
 import type { InputProblem } from "../resource.ts";
 import { serviceName } from "./container-process.ts";
-import { variants } from "./server-variants.ts";
+import { acceleratorPath, variants } from "./server-variants.ts";
 
 const confinement = Type.Object(
   {
@@ -267,8 +267,7 @@ function nestingFault(storage: string, modelDirectory: string): string | undefin
   return `${storage} and the models' ${modelDirectory} lie in one another, and the service may write to the one and not to the other; set them side by side`;
 }
 
-/** How udev names Hailo's accelerators. */
-const hailoDevice = /^\/dev\/(hailo\d+|h1x-\d+)$/;
+const hailoDevice = new RegExp(acceleratorPath);
 
 function confinementProblems({
   variant,
