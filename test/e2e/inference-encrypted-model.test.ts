@@ -14,7 +14,7 @@ import { inputsFor } from "../unit/resources/model-example.ts";
 import { testKey } from "../unit/trust/keys.ts";
 import { edgesealIn, type Ran } from "./command-line.ts";
 import { mountPoint, plainVolume } from "./inference-node.ts";
-import { bringUp, kindOf, observe, onPi, type Declared } from "./provider-on-pi.ts";
+import { bringUp, endorsementKeyOf, kindOf, observe, onPi, type Declared } from "./provider-on-pi.ts";
 
 /*
  * A model on its way to one node, encrypted by the command line as an operator runs it: that node's TPM opens it, and nothing of it is on what carries it.
@@ -58,12 +58,13 @@ function declareSite(endorsementKeySha256: string): void {
   const { host, port, user, identityFile, hostKey } = pi.ssh;
   mkdirSync(join(folder, "stacks"), { recursive: true });
   writeFileSync(join(folder, "recovery.pub.pem"), recovery.publicKeyPem);
+  writeFileSync(join(folder, "policy.pub.pem"), testKey("policy").publicKeyPem);
   const node = { name: "pi-1", address: host, port, user, identityFile, hostKey };
   writeFileSync(
     join(folder, "stacks/lab.yaml"),
     stringify({
       site: "lab",
-      trust: { recoveryKey: "../recovery.pub.pem" },
+      trust: { policyKey: "../policy.pub.pem", generation: 1, recoveryKey: "../recovery.pub.pem" },
       nodes: [{ ...node, tpm: { endorsementKeySha256 } }],
     }),
   );
@@ -86,7 +87,7 @@ const encrypted = async (): Promise<Declared & { readonly inputs: ModelInputs }>
 });
 
 test("it is encrypted to no TPM but the one that the site pins, which edgeseal owns", async () => {
-  const { endorsementKeySha256 } = await owned();
+  const endorsementKeySha256 = await endorsementKeyOf(pi);
   declareSite(endorsementKeySha256);
   const early = await encrypt();
   expect(early.text).toMatch(/has no storage root key.*edgeseal:tpm:Ownership makes it/s);

@@ -1,4 +1,5 @@
 import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { expect } from "vitest";
 import type { Connection } from "../../provider/connection.ts";
@@ -139,4 +140,13 @@ export async function onPi(pi: VirtualPi, script: string): Promise<string> {
   });
   expect(code, `${script}\n${stdout}${stderr}`).toBe(0);
   return stdout;
+}
+
+/** The digest of the TPM's endorsement key, as a person reads it on the console. */
+export async function endorsementKeyOf(pi: VirtualPi): Promise<string> {
+  const area = await onPi(
+    pi,
+    "cd $(mktemp -d) && tpm2_createek -Q -G rsa -c ek -u ek.pub && tail -c +3 ek.pub | base64 -w 0",
+  );
+  return createHash("sha256").update(Buffer.from(area, "base64")).digest("hex");
 }

@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,7 +9,7 @@ import type { SealedVolumeState } from "../../provider/resources/sealed-volume-s
 import { openRecovery } from "../../provider/trust/recovery.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { edgesealIn, type Ran } from "./command-line.ts";
-import { bringUp, kindOf, observe, onPi, type Declared } from "./provider-on-pi.ts";
+import { bringUp, endorsementKeyOf, kindOf, observe, onPi, type Declared } from "./provider-on-pi.ts";
 import { modelDisk, models } from "./sealed-volume-site.ts";
 
 /**
@@ -139,12 +138,9 @@ export class SealedNode {
     return observe<SealedVolumeState>(this.pi, this.volume);
   }
 
-  /** The digest of the TPM's endorsement key, as a person reads it on the console. */
-  async endorsementKeySha256(): Promise<string> {
-    const area = await this.root(
-      "cd $(mktemp -d) && tpm2_createek -Q -G rsa -c ek -u ek.pub && tail -c +3 ek.pub | base64 -w 0",
-    );
-    return createHash("sha256").update(Buffer.from(area, "base64")).digest("hex");
+  /** The digest of the TPM's endorsement key. */
+  endorsementKeySha256(): Promise<string> {
+    return endorsementKeyOf(this.pi);
   }
 
   /** The volume's recovery key, as the operator gets at it. */
