@@ -16,7 +16,7 @@ import {
   serviceUnit,
   userOf,
 } from "../provider/resources/inference-container-unit.ts";
-import { seccompDocument } from "../provider/resources/seccomp-profile-plan.ts";
+import { seccompDocument } from "../provider/resources/seccomp-profile-variants.ts";
 import { quote } from "../provider/device/shell-quote.ts";
 import { NamespaceNode } from "../testbed/namespace/node.ts";
 

@@ -250,6 +250,7 @@ export class ImagePolicy extends deviceResource<ImagePolicyArgs, "imagePolicy">(
   signatureLookup: undefined,
   lookupConflicts: undefined,
   userOverrides: undefined,
+  foreignKeys: undefined,
   files: undefined,
   formerPolicy: undefined,
 }) {}
@@ -288,6 +289,7 @@ export class Model extends deviceResource<ModelArgs, "model">("model", {
   leftovers: undefined,
   otherModels: undefined,
   keys: undefined,
+  foreignKeys: undefined,
   files: undefined,
 }) {}
 
@@ -304,6 +306,7 @@ export class SeccompProfile extends deviceResource<SeccompProfileArgs, "seccompP
   proof: undefined,
   containerSeccomp: undefined,
   containerFilters: undefined,
+  content: undefined,
   files: undefined,
 }) {}
 
@@ -318,6 +321,7 @@ export class AppArmorProfile extends deviceResource<AppArmorProfileArgs, "appArm
     overrides: undefined,
     otherDefinitions: undefined,
     containerLabel: undefined,
+    content: undefined,
     files: undefined,
   },
 ) {}

@@ -83,12 +83,8 @@ export function control<B extends BlockName, I extends Key<InputsOf<B>>, S exten
   const { id, point, title, mend, block, alsoReads = [], names = [] } = rule;
   const one = (node: JudgedNode, label: string, found: unknown): Judgement => {
     const side = node.basis === "declared" ? rule.declared : rule.observed;
-    for (const key of side.reads) {
-      const path = `${label}.${key}`;
-      const value = found === unknownValue ? found : (found as RawBlock)[key];
-      if (holdsUnknown(value)) return unknown(`${path} is not known at this time`);
-      if (value === undefined) return unknown(`${path} is not ${node.basis}`);
-    }
+    const lacking = notRead(node, label, found, side.reads);
+    if (lacking !== undefined) return lacking;
     try {
       // Recorded state may come from another version of the provider, so its shape is not to be trusted: what does not fit ends below.
       return (side.judge as (block: unknown, node: JudgedNode) => Judgement)(found, node);
@@ -117,6 +113,22 @@ export function control<B extends BlockName, I extends Key<InputsOf<B>>, S exten
       return worst([...missing, ...each]);
     },
   };
+}
+
+/** That a property which a judgement reads is missing or not known; `undefined` where all are there. */
+export function notRead(
+  { basis }: JudgedNode,
+  label: string,
+  found: unknown,
+  reads: readonly string[],
+): Judgement | undefined {
+  for (const key of reads) {
+    const path = `${label}.${key}`;
+    const value = found === unknownValue ? found : (found as RawBlock)[key];
+    if (holdsUnknown(value)) return unknown(`${path} is not known at this time`);
+    if (value === undefined) return unknown(`${path} is not ${basis}`);
+  }
+  return undefined;
 }
 
 const byGravity: readonly Outcome[] = [

@@ -134,7 +134,10 @@ export const memoryControls = [
     },
     observed: {
       reads: [
+        "mountUnits",
         "mounts",
+        "diskUsers",
+        "overridingFiles",
         "journalIn",
         "syslogUnits",
         "syslogProcesses",
@@ -151,6 +154,11 @@ export const memoryControls = [
               ? []
               : [`${path} is on ${mounts[path] ?? "the disk"}`],
           ),
+          ...["tmp.mount", "var-tmp.mount"]
+            .filter((unit) => !state.mountUnits.includes(unit))
+            .map((unit) => `${unit} would not start`),
+          ...state.diskUsers.map((user) => `on the disk still, ${user}`),
+          ...state.overridingFiles.map((path) => `${path} comes before what was declared`),
           // Where a directory is on a device that is neither memory nor a sealed volume, that is named behind it.
           ...journalIn.filter((each) => each.includes(" ")).map((each) => `journal in ${each}`),
           ...[...state.syslogUnits, ...state.syslogProcesses].map(

@@ -1,6 +1,7 @@
-import { control, holdsUnknown, pass, unknown, verdict, violation, type Judgement } from "./control.ts";
-import { blockTypes, type BlockName, type JudgedNode, type RawBlock } from "./node.ts";
-import { whereServing } from "./serving.ts";
+import { changeableByOthers } from "./changeable-files.ts";
+import { control, holdsUnknown, notRead, unknown, verdict, violation, type Judgement } from "./control.ts";
+import { blockTypes, type BlockName, type InputsOf, type JudgedNode, type StateOf } from "./node.ts";
+import { askedContainer, whereServing } from "./serving.ts";
 
 const inferenceMend =
   "give the node an `inference` block, and leave its `confinement` at the defaults (docs/resources/inference-container.md)";
@@ -16,6 +17,21 @@ function differing(
     return fits ? [] : [`${key}: ${is ?? "not there"}`];
   });
 }
+
+/** The home of a service's user, in which nothing can be put. */
+const noHome = "/usr/lib/edgeseal/no-home";
+
+/** As systemd has a unit that starts at each boot, and one that is only started on demand; nothing stands behind it. */
+const unitStates = (units: readonly string[]): Readonly<Record<string, RegExp>> =>
+  Object.fromEntries(
+    units.map((unit) => [
+      unit,
+      /-(health|port)\.service$/.test(unit) ? /^static$/ : /^enabled, activ(e|ating)$/,
+    ]),
+  );
+
+/** No Raspberry Pi 5 has more memory: what is not below it limits nothing. */
+const largestMemoryMiB = 16 * 1024;
 
 /** Namespaces that have to be the container's own, as they are listed in byte order. */
 const ownNamespaces = "cgroup ipc mnt net pid user uts";
@@ -49,14 +65,20 @@ export const containerControls = [
       reads: [
         "health",
         "confinement",
+        "account",
         "groups",
+        "groupMembers",
+        "lingering",
         "subordinateIds",
+        "files",
+        "units",
         "foreignContainers",
         "foreignProcesses",
         "unitOverrides",
       ],
-      judge: (state) => {
-        const { groups, subordinateIds, foreignContainers, foreignProcesses, unitOverrides } = state;
+      judge: (state, node) => {
+        const { account, groups, groupMembers, lingering, subordinateIds, files, units } = state;
+        const { foreignContainers, foreignProcesses, unitOverrides } = state;
         return whereServing(state, ({ confinement }) =>
           verdict(
             [
@@ -69,6 +91,14 @@ export const containerControls = [
                 rootFilesystem: "read-only",
                 interfaces: "lo",
               }),
+              ...differing(account, { home: noHome, shell: "/usr/sbin/nologin", password: "locked" }),
+              ...(lingering ? ["systemd keeps a manager for its user"] : []),
+              ...groupMembers.map((user) => `${user} is in its group`),
+              ...differing(
+                units,
+                unitStates([`edgeseal-${askedContainer(node).name ?? ""}.service`, ...Object.keys(units)]),
+              ),
+              ...changeableByOthers(files),
               ...groups.map((group) => `its user is in the group ${group}`),
               ...subordinateIds.map((line) => `its user has subordinate ids: ${line}`),
               ...foreignContainers.map((each) => `another container in its storage: ${each}`),
@@ -90,22 +120,33 @@ export const containerControls = [
     declared: {
       reads: ["memoryMaxMiB", "tasksMax", "tmpMiB"],
       judge: ({ memoryMaxMiB, tasksMax, tmpMiB }) =>
-        pass(`${memoryMaxMiB} MiB of memory, ${tasksMax} tasks, ${tmpMiB} MiB of /tmp`),
+        verdict(
+          memoryMaxMiB < largestMemoryMiB
+            ? []
+            : [
+                `inference.memoryMaxMiB is ${memoryMaxMiB}, and no Raspberry Pi 5 has more than ${largestMemoryMiB}`,
+              ],
+          `${memoryMaxMiB} MiB of memory, ${tasksMax} tasks, ${tmpMiB} MiB of /tmp`,
+        ),
     },
     observed: {
       reads: ["health", "confinement"],
-      judge: (state) =>
-        whereServing(state, ({ confinement }) =>
-          verdict(
+      judge: (state, node) =>
+        whereServing(state, ({ confinement }) => {
+          const { memoryMaxMiB, tasksMax, tmpMiB, cpuQuotaPercent } = askedContainer(node);
+          if (memoryMaxMiB === undefined || tasksMax === undefined || tmpMiB === undefined)
+            return unknown("which limits are declared is not known");
+          return verdict(
             differing(confinement, {
-              memoryMax: /^\d+ MiB$/,
+              memoryMax: `${memoryMaxMiB} MiB`,
               swapMax: "0 MiB",
-              tasksMax: /^\d+$/,
-              writable: /^\/run\/inference, \/tmp of \d+ MiB without exec$/,
+              tasksMax: String(tasksMax),
+              cpuMax: cpuQuotaPercent === undefined ? "none" : `${cpuQuotaPercent} %`,
+              writable: `/run/inference, /tmp of ${tmpMiB} MiB without exec`,
             }),
             `memory ${confinement.memoryMax ?? ""}, swap ${confinement.swapMax ?? ""}, ${confinement.tasksMax ?? ""} tasks; it can write to ${confinement.writable ?? ""}`,
-          ),
-        ),
+          );
+        }),
     },
   }),
   control({
@@ -118,34 +159,34 @@ export const containerControls = [
     declared: {
       reads: ["confinement"],
       judge: ({ confinement }, node) =>
-        beside(node, "seccompProfile", ({ additionalSyscalls }) =>
-          verdict(
-            [
-              ...(confinement.seccomp === "profile"
-                ? []
-                : [`inference.confinement.seccomp is ${JSON.stringify(confinement.seccomp)}`]),
-              ...textsIn(additionalSyscalls).map((call) => `system call allowed beyond the profile: ${call}`),
-            ],
-            "denied is what is not listed; nothing added to the list",
-          ),
-        ),
+        beside(node, "seccompProfile", {
+          own:
+            confinement.seccomp === "profile"
+              ? []
+              : [`inference.confinement.seccomp is ${JSON.stringify(confinement.seccomp)}`],
+          reads: ["additionalSyscalls"],
+          faults: ({ additionalSyscalls }: InputsOf<"seccompProfile">) =>
+            additionalSyscalls.map((call) => `system call allowed beyond the profile: ${call}`),
+          evidence: "denied is what is not listed; nothing added to the list",
+        }),
     },
     observed: {
       reads: ["health", "confinement"],
       judge: (state, node) =>
         whereServing(state, ({ confinement }) =>
-          beside(node, "seccompProfile", ({ defaultAction, dangerousCalls }) =>
-            verdict(
-              [
-                ...differing(confinement, { seccomp: "profile" }),
-                ...(defaultAction === "EPERM"
-                  ? []
-                  : [`what the profile does not list: ${String(defaultAction)}`]),
-                ...textsIn(dangerousCalls).map((call) => `the profile lets ${call} through`),
-              ],
-              "seccomp filter mode in the process, with the profile's filter on top of the unit's; the profile denies what it does not list",
-            ),
-          ),
+          beside(node, "seccompProfile", {
+            own: differing(confinement, { seccomp: "profile" }),
+            reads: ["defaultAction", "dangerousCalls", "trial", "content", "files"],
+            faults: ({ defaultAction, dangerousCalls, trial, content, files }: StateOf<"seccompProfile">) => [
+              ...(defaultAction === "EPERM" ? [] : [`what the profile does not list: ${defaultAction}`]),
+              ...dangerousCalls.map((call) => `the profile lets ${call} through`),
+              ...(trial === "done" ? [] : [`the profile was not tried: ${trial}`]),
+              ...notAsDeclared(content),
+              ...changeableByOthers(files),
+            ],
+            evidence:
+              "seccomp filter mode in the process, with the profile's filter on top of the unit's; the profile is the declared one, and denies what it does not list",
+          }),
         ),
     },
   }),
@@ -159,50 +200,71 @@ export const containerControls = [
     declared: {
       reads: ["confinement"],
       judge: ({ confinement }, node) =>
-        beside(node, "appArmorProfile", () =>
-          verdict(
+        beside(node, "appArmorProfile", {
+          own:
             confinement.appArmor === "profile"
               ? []
               : [`inference.confinement.appArmor is ${JSON.stringify(confinement.appArmor)}`],
-            "whatever the container runs is confined by the profile of its service",
-          ),
-        ),
+          reads: [],
+          faults: () => [],
+          evidence: "whatever the container runs is confined by the profile of its service",
+        }),
     },
     observed: {
       reads: ["health", "confinement"],
       judge: (state, node) =>
         whereServing(state, ({ confinement }) =>
-          beside(node, "appArmorProfile", ({ loadedPolicy, overrides }) =>
-            verdict(
-              [
-                ...differing(confinement, { appArmor: /^edgeseal-\S+ and edgeseal-\S+ \(enforce\)$/ }),
-                ...(loadedPolicy === "as written"
-                  ? []
-                  : [`the policy in the kernel: ${String(loadedPolicy)}`]),
-                ...textsIn(overrides).map((path) => `${path} would keep it from holding`),
-              ],
-              `label of the process: ${confinement.appArmor ?? ""}; the policy in the kernel is the one that was written`,
-            ),
-          ),
+          beside(node, "appArmorProfile", {
+            own: [],
+            reads: ["modes", "loadedPolicy", "atBoot", "overrides", "otherDefinitions", "content", "files"],
+            faults: ({ modes, loadedPolicy, atBoot, content, ...profile }: StateOf<"appArmorProfile">) => [
+              // Both of this service's, and no other's.
+              ...differing(confinement, { appArmor: `${Object.keys(modes).sort().join(" and ")} (enforce)` }),
+              ...Object.entries(modes).flatMap(([name, mode]) =>
+                mode === "enforce" ? [] : [`${name}: ${mode}`],
+              ),
+              ...(loadedPolicy === "as written" ? [] : [`the policy in the kernel: ${loadedPolicy}`]),
+              ...(atBoot === "loaded" ? [] : ["no boot would load the profiles"]),
+              ...profile.overrides.map((path) => `${path} would keep it from holding`),
+              ...profile.otherDefinitions.map((path) => `${path} defines one of the profiles, too`),
+              ...notAsDeclared(content),
+              ...changeableByOthers(profile.files),
+            ],
+            evidence: `label of the process: ${confinement.appArmor ?? ""}; the policy in the kernel is the declared one`,
+          }),
         ),
     },
   }),
 ] as const;
 
-/** Judges with a profile that stands beside the container; where a container is looked at alone, with nothing of it. */
-function beside(
-  { basis, partial, blocks }: JudgedNode,
-  block: BlockName & `${string}Profile`,
-  judge: (profile: RawBlock) => Judgement,
-): Judgement {
-  const profile = blocks[block];
-  if (holdsUnknown(profile)) return unknown(`${block} is not known at this time`);
-  if (typeof profile === "object") return judge(profile as RawBlock);
-  if (partial === true) return judge({});
-  return violation(
-    `the ${basis === "declared" ? "node" : "state"} has no ${blockTypes[block]} beside the container`,
-  );
+const notAsDeclared = (content: string): readonly string[] =>
+  content === "as declared" ? [] : ["the file of the profile is not the declared one"];
+
+/** How a container is judged with a profile. */
+interface Beside<T> {
+  /** Faults of the container itself. */
+  readonly own: readonly string[];
+  /** What the judgement reads of the profile. */
+  readonly reads: readonly (keyof NoInfer<T> & string)[];
+  readonly faults: (profile: T) => readonly string[];
+  readonly evidence: string;
 }
 
-/** Texts of a list. */
-const textsIn = (list: unknown): readonly string[] => (Array.isArray(list) ? list.map(String) : []);
+/** Judges with a profile that stands beside the container; where a container is looked at alone, nothing is known of it. */
+function beside<T>(
+  node: JudgedNode,
+  block: BlockName & `${string}Profile`,
+  { own, reads, faults, evidence }: Beside<T>,
+): Judgement {
+  const profile = node.blocks[block];
+  if (profile === undefined)
+    return node.partial === true
+      ? verdict(own, evidence)
+      : violation(
+          `the ${node.basis === "declared" ? "node" : "state"} has no ${blockTypes[block]} beside the container`,
+        );
+  if (holdsUnknown(profile)) return unknown(`${block} is not known at this time`);
+  return (
+    notRead(node, block, profile, reads) ?? verdict([...own, ...faults(profile as unknown as T)], evidence)
+  );
+}

@@ -1,6 +1,7 @@
+import { changeableByOthers } from "./changeable-files.ts";
 import { control, pass, uncovered, verdict, violation } from "./control.ts";
 import type { JudgedNode } from "./node.ts";
-import { whereServing } from "./serving.ts";
+import { askedContainer, whereServing } from "./serving.ts";
 
 /** What the resource says of a scope whose images have to be signed by keys that it knows, and of one that is closed. */
 const closed = (rule: string): boolean =>
@@ -30,15 +31,14 @@ export const supplyChainControls = [
       },
     },
     observed: {
-      reads: ["defaultRule", "rules", "userOverrides", "files"],
-      judge: ({ defaultRule, rules, userOverrides, files }) => {
+      reads: ["defaultRule", "rules", "userOverrides", "foreignKeys", "files"],
+      judge: ({ defaultRule, rules, userOverrides, foreignKeys, files }) => {
         const found = [
           ...(defaultRule === "reject" ? [] : [`what is not listed: ${defaultRule}`]),
           ...Object.entries(rules).flatMap(([scope, rule]) => (closed(rule) ? [] : [`${scope}: ${rule}`])),
           ...Object.entries(userOverrides).map(([path, user]) => `${user} has ${path} in its place`),
-          ...Object.entries(files).flatMap(([path, marks]) =>
-            rootsAlone(marks) ? [] : [`${path} is ${marks}`],
-          ),
+          ...foreignKeys.map((path) => `${path} is a key that was not declared`),
+          ...changeableByOthers(files),
         ];
         return verdict(
           found,
@@ -70,9 +70,9 @@ export const supplyChainControls = [
     },
     observed: {
       reads: ["health", "image"],
-      judge: (state, { asked }) =>
+      judge: (state, node) =>
         whereServing(state, ({ image }) => {
-          const wanted = askedImage(asked?.inference);
+          const { image: wanted } = askedContainer(node);
           if (image === "") return violation("runs from no image that is known");
           if (wanted === undefined) return pass(`runs from ${image}`);
           return wanted.endsWith(`@${image}`)
@@ -99,8 +99,8 @@ export const supplyChainControls = [
       },
     },
     observed: {
-      reads: ["volume", "digest", "model", "files"],
-      judge: ({ volume, digest, model, files }, { blocks }) => {
+      reads: ["volume", "digest", "model", "foreignKeys", "files"],
+      judge: ({ volume, digest, model, foreignKeys, files }, { blocks }) => {
         const { model: served = "" } = recordOf(blocks.inference);
         const found = [
           ...(served === "" || served === digest
@@ -108,9 +108,8 @@ export const supplyChainControls = [
             : [`served is ${String(served)}, and in place ${digest}`]),
           ...(volume === "mounted" ? [] : ["the volume is not mounted"]),
           ...(model === "verified" ? [] : [`the model is ${model}`]),
-          ...Object.entries(files).flatMap(([path, marks]) =>
-            rootsAlone(marks) ? [] : [`${path} is ${marks}`],
-          ),
+          ...foreignKeys.map((key) => `${key} may sign models, and was not declared`),
+          ...changeableByOthers(files),
         ];
         return verdict(found, `${digest}: content and signature verified on the node`);
       },
@@ -134,13 +133,5 @@ function allowedImages(policy: JudgedNode["blocks"]["imagePolicy"]): readonly st
     : [];
 }
 
-function askedImage(inference: unknown): string | undefined {
-  const { image } = recordOf(inference);
-  return typeof image === "string" ? image : undefined;
-}
-
 const recordOf = (value: unknown): Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null ? (value as Readonly<Record<string, unknown>>) : {};
-
-/** Whether nobody but root can change a file or folder, by its mode and owner. */
-const rootsAlone = (marks: string): boolean => /^0[0-7][0145][0145] root:\S+( directory)?$/.test(marks);

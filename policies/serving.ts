@@ -1,5 +1,5 @@
 import { violation, type Judgement } from "./control.ts";
-import type { BlockStates } from "./node.ts";
+import type { BlockStates, InputsOf, JudgedNode } from "./node.ts";
 
 type Health = Pick<BlockStates["inference"], "health"> & Partial<Pick<BlockStates["inference"], "reason">>;
 
@@ -8,3 +8,7 @@ export const whereServing = <S extends Health>(state: S, judge: (state: S) => Ju
   state.health === "not running"
     ? violation(`nothing runs: ${state.reason ?? "no reason is known"}`)
     : judge(state);
+
+/** What is asked of the container; of what was not seen, nothing. */
+export const askedContainer = ({ asked }: JudgedNode): Partial<InputsOf<"inference">> =>
+  typeof asked?.inference === "object" ? asked.inference : {};

@@ -1,6 +1,5 @@
 import { actionOn, parseFilter } from "../../provider/resources/seccomp-profile-filter.ts";
-import { seccompDocument } from "../../provider/resources/seccomp-profile-plan.ts";
-import { callGroups } from "../../provider/resources/seccomp-profile-variants.ts";
+import { callGroups, seccompDocument } from "../../provider/resources/seccomp-profile-variants.ts";
 import type { Variant } from "../../provider/resources/server-variants.ts";
 import type { CallRecord } from "./record-file.ts";
 

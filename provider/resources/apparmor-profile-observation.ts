@@ -2,14 +2,20 @@ import { Type, type Static } from "typebox";
 import { outputOf, UnknownObservation, type PartOutput, type Probe } from "../device/probe.ts";
 import type { Observed } from "../resource.ts";
 import type { AppArmorProfileInputs } from "./apparmor-profile-inputs.ts";
-import { innerName, outerName } from "./apparmor-profile-rules.ts";
+import { appArmorDocument, innerName, outerName } from "./apparmor-profile-rules.ts";
 import { listUnits, parseUnits } from "./boot-units.ts";
 import { byteOrder } from "./config-files.ts";
 import { parseContainerProcesses, readContainerProcesses } from "./container-process.ts";
-import { parseMarks, readMarks } from "./managed-files.ts";
-import { oneOf, texts, textsByName } from "./state-schema.ts";
+import { contentOf, parseMarks, readMarks, type ManagedFile } from "./managed-files.ts";
+import { content, oneOf, texts, textsByName } from "./state-schema.ts";
 
 export const appArmorPath = (name: string): string => `/etc/apparmor.d/edgeseal-${name}`;
+
+export const appArmorFile = (inputs: AppArmorProfileInputs): ManagedFile => ({
+  path: appArmorPath(inputs.name),
+  mode: "0644",
+  content: appArmorDocument(inputs),
+});
 
 /** Where apparmor_parser looks for a word on a profile beside its file: not to load it, to load it without force, and what somebody adds to it. */
 export const overridePaths = (name: string): readonly string[] =>
@@ -42,6 +48,7 @@ export const appArmorProfileState = Type.Object({
     description:
       "What confines the first process of the container that runs as this service (/proc/PID/attr/current), or `no container runs`. Reported only: the container's own resource minds it.",
   }),
+  content,
   files: textsByName("Mode, owner and digest of the file with the profiles, by path."),
 });
 
@@ -49,7 +56,8 @@ export type AppArmorProfileState = Static<typeof appArmorProfileState>;
 
 const securityfs = "/sys/kernel/security/apparmor";
 
-export function appArmorProfileProbe({ name }: AppArmorProfileInputs): Probe<Observed<AppArmorProfileState>> {
+export function appArmorProfileProbe(inputs: AppArmorProfileInputs): Probe<Observed<AppArmorProfileState>> {
+  const { name } = inputs;
   const path = appArmorPath(name);
   const both = `${innerName(name)}|${outerName(name)}`;
   // apparmor_parser writes profiles in the order of their names.
@@ -76,7 +84,7 @@ grep -lE -d skip '^[[:space:]]*profile[[:space:]]+"?(${both})"?([[:space:]{(]|$)
       processes: readContainerProcesses(name),
       marks: readMarks([path]),
     },
-    parse: (parts) => ({ outcome: "present", state: parseAppArmorProfile(parts, name) }),
+    parse: (parts) => ({ outcome: "present", state: parseAppArmorProfile(parts, inputs) }),
   };
 }
 
@@ -84,11 +92,13 @@ const linesOf = (output: string): string[] => output.split("\n").filter((line) =
 
 function parseAppArmorProfile(
   parts: Readonly<Record<string, PartOutput>>,
-  name: string,
+  inputs: AppArmorProfileInputs,
 ): AppArmorProfileState {
+  const { name } = inputs;
   const on = outputOf(parts, "kernel").trim() === "Y";
   const modes = modesIn(outputOf(parts, "modes"), name);
   const [first] = parseContainerProcesses(outputOf(parts, "processes"));
+  const files = parseMarks(outputOf(parts, "marks"));
   return {
     kernel: on ? "on" : "off",
     modes,
@@ -99,7 +109,12 @@ function parseAppArmorProfile(
       .filter((path) => path !== appArmorPath(name))
       .sort(byteOrder),
     containerLabel: first === undefined ? "no container runs" : (first.appArmorLabel ?? "unconfined"),
-    files: parseMarks(outputOf(parts, "marks")),
+    // On import there is nothing but a name.
+    content:
+      (inputs.storage as string | undefined) === undefined
+        ? "other"
+        : contentOf([appArmorFile(inputs)], files),
+    files,
   };
 }
 

@@ -1,20 +1,18 @@
 import { debianPackage, file, remove, run, unit, type Step } from "../device/step.ts";
 import { PlanRefused } from "../resource.ts";
 import type { AppArmorProfileInputs } from "./apparmor-profile-inputs.ts";
-import { appArmorPath, loadingUnit, type AppArmorProfileState } from "./apparmor-profile-observation.ts";
-import { appArmorDocument, innerName, outerName } from "./apparmor-profile-rules.ts";
+import {
+  appArmorFile,
+  appArmorPath,
+  loadingUnit,
+  type AppArmorProfileState,
+} from "./apparmor-profile-observation.ts";
+import { innerName, outerName } from "./apparmor-profile-rules.ts";
 import { inferenceUnit } from "./container-process.ts";
-import { fileMarks } from "./managed-files.ts";
-
-const profileFile = (inputs: AppArmorProfileInputs) => ({
-  path: appArmorPath(inputs.name),
-  mode: "0644",
-  content: appArmorDocument(inputs),
-});
+import { desiredMarks, differingFiles } from "./managed-files.ts";
 
 /** What has to be observed. */
 export function desiredAppArmorProfile(inputs: AppArmorProfileInputs): Partial<AppArmorProfileState> {
-  const { path, ...written } = profileFile(inputs);
   return {
     kernel: "on",
     modes: { [outerName(inputs.name)]: "enforce", [innerName(inputs.name)]: "enforce" },
@@ -22,7 +20,7 @@ export function desiredAppArmorProfile(inputs: AppArmorProfileInputs): Partial<A
     atBoot: "loaded",
     overrides: [],
     otherDefinitions: [],
-    files: { [path]: fileMarks(written) },
+    files: desiredMarks([appArmorFile(inputs)]),
   };
 }
 
@@ -45,8 +43,8 @@ export function enforceAppArmorProfile(
       `${otherDefinitions.join(" and ")} ${otherDefinitions.length > 1 ? "define" : "defines"} a profile of the same name, and which of them counts would be a matter of chance`,
       "see who put it there, and remove it or rename the profile",
     );
-  const { path, mode, content } = profileFile(inputs);
-  const wrongFile = observed.files[path] !== fileMarks({ mode, content });
+  const profile = appArmorFile(inputs);
+  const wrongFile = differingFiles([profile], observed.files).length > 0;
   const loading =
     wrongFile ||
     overrides.length > 0 ||
@@ -70,16 +68,16 @@ export function enforceAppArmorProfile(
           run({
             title: "see that apparmor_parser takes the profiles",
             script: "apparmor_parser --skip-kernel-load --skip-cache",
-            stdin: content,
+            stdin: profile.content,
           }),
-          file({ title: `write the AppArmor profiles of ${inputs.name}`, path, mode, content }),
+          file({ title: `write the AppArmor profiles of ${inputs.name}`, ...profile }),
         ]
       : []),
     ...(loading
       ? [
           run({
             title: `load the AppArmor profiles of ${inputs.name}`,
-            script: `apparmor_parser --replace --skip-read-cache -- ${path}`,
+            script: `apparmor_parser --replace --skip-read-cache -- ${profile.path}`,
           }),
           // A process that was confined by a profile which was taken away is not confined by the next one of that name, and one with two profiles keeps what it had
           // when they are replaced.

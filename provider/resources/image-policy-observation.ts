@@ -5,7 +5,8 @@ import type { Observed } from "../resource.ts";
 import { sha256Hex } from "../trust/digest.ts";
 import { PublicKeyRefused, readPublicPem } from "../trust/public-key.ts";
 import { byteOrder, parseFiles, readFiles, type ConfigFiles } from "./config-files.ts";
-import { formerDirectory, formerPolicy, perUser, policyFiles } from "./image-policy-files.ts";
+import { formerDirectory, formerPolicy, keyFiles, perUser, policyFiles } from "./image-policy-files.ts";
+import type { ImagePolicyInputs } from "./image-policy-inputs.ts";
 import { oneOf, texts, textsByName } from "./state-schema.ts";
 
 export const imagePolicyState = Type.Object({
@@ -25,6 +26,9 @@ export const imagePolicyState = Type.Object({
   userOverrides: textsByName(
     "Files and folders of users that podman reads in the place of the system's when that user runs it, by path, with the user.",
   ),
+  foreignKeys: texts(
+    "Files in edgeseal's folder of keys that are none of `keys`, or have another key in them: a rule that names one lets in what its owner signs. Sorted.",
+  ),
   files: textsByName("Mode and owner of the policy, the lookups, the keys and their folders, by path."),
   formerPolicy: oneOf(
     ["kept", "none", "not kept"],
@@ -42,7 +46,7 @@ const marked = [
   formerPolicy,
 ];
 
-export const imagePolicyProbe: Probe<Observed<ImagePolicyState>> = {
+export const imagePolicyProbe = (inputs: ImagePolicyInputs): Probe<Observed<ImagePolicyState>> => ({
   id: "edgeseal:container:ImagePolicy",
   parts: {
     content: readFiles([
@@ -62,23 +66,31 @@ printf '%s\\n' "$accounts" | while IFS=: read -r user _ _ _ _ home _; do
   done
 done`,
   },
-  parse: (parts) => ({ outcome: "present", state: parseImagePolicy(parts) }),
-};
+  parse: (parts) => ({ outcome: "present", state: parseImagePolicy(parts, inputs) }),
+});
 
-function parseImagePolicy(parts: Readonly<Record<string, PartOutput>>): ImagePolicyState {
+function parseImagePolicy(
+  parts: Readonly<Record<string, PartOutput>>,
+  inputs: ImagePolicyInputs,
+): ImagePolicyState {
   const files = parseFiles(outputOf(parts, "content"));
   const {
     [formerDirectory]: searched,
     [formerPolicy]: former,
     ...marks
   } = readMarks(outputOf(parts, "marks"));
-  const { defaultRule, rules } = policyMeaning(textOf(files, policyFiles.policy), keysIn(files));
+  const keys = keysIn(files);
+  const declared = keyDigests(inputs);
+  const { defaultRule, rules } = policyMeaning(textOf(files, policyFiles.policy), keys);
   return {
     defaultRule,
     rules,
     signatureLookup: lookupMeaning(textOf(files, policyFiles.lookup), rules),
     lookupConflicts: conflicts(files),
     userOverrides: overrides(outputOf(parts, "users")),
+    foreignKeys: Object.keys(keys)
+      .filter((path) => keys[path] !== declared[path])
+      .sort(byteOrder),
     files: marks,
     formerPolicy: former !== undefined ? "kept" : searched !== undefined ? "none" : "not kept",
   };
@@ -113,6 +125,10 @@ export function keyDigest(pem: string): string {
     return "no public key";
   }
 }
+
+/** The digests of the keys of the inputs, by the path of their file. */
+export const keyDigests = (inputs: ImagePolicyInputs): Readonly<Record<string, string>> =>
+  Object.fromEntries(Object.entries(keyFiles(inputs)).map(([path, pem]) => [path, keyDigest(pem)]));
 
 /** The digests of the keys that are in edgeseal's folder, by path. */
 const keysIn = (files: ConfigFiles): Readonly<Record<string, string>> =>

@@ -14,7 +14,7 @@ import {
 } from "./image-policy-files.ts";
 import type { ImagePolicyInputs } from "./image-policy-inputs.ts";
 import {
-  keyDigest,
+  keyDigests,
   lookupMeaning,
   marksOf,
   policyMeaning,
@@ -39,16 +39,16 @@ const lookupText = (inputs: ImagePolicyInputs): string =>
 
 /** What has to be observed: read from what would be written, by the same functions. */
 export function desiredPolicy(inputs: ImagePolicyInputs): Partial<ImagePolicyState> {
-  const keys = keyFiles(inputs);
-  const digests = Object.fromEntries(Object.entries(keys).map(([path, pem]) => [path, keyDigest(pem)]));
+  const digests = keyDigests(inputs);
   const meaning = policyMeaning(policyText(inputs), digests);
-  const files = [policyFiles.policy, policyFiles.lookup, ...Object.keys(keys)];
+  const files = [policyFiles.policy, policyFiles.lookup, ...Object.keys(digests)];
   return {
     ...meaning,
     signatureLookup: lookupMeaning(lookupText(inputs), meaning.rules),
     // What is in folders brings its signatures with it, wherever podman looks for others.
     ...(registriesOf(inputs).length === 0 ? {} : { lookupConflicts: [] }),
     userOverrides: {},
+    foreignKeys: [],
     files: Object.fromEntries([
       ...directories.map((path) => [path, plainDirectory]),
       ...files.map((path) => [path, plainFile]),
@@ -75,7 +75,9 @@ export function enforcePolicy(inputs: ImagePolicyInputs, observed: ImagePolicySt
   const writesPolicy = rulesDiffer || wrong(policyFiles.policy);
   const keys = keyFiles(inputs);
   // A rule names its keys by what is in their files, so that one which differs says that a file may.
-  const keysToWrite = Object.entries(keys).filter(([path]) => rulesDiffer || wrong(path));
+  const keysToWrite = Object.entries(keys).filter(
+    ([path]) => rulesDiffer || wrong(path) || observed.foreignKeys.includes(path),
+  );
   const stale = Object.keys(observed.files).filter(
     (path) => path.startsWith(`${policyFiles.keyDirectory}/`) && !(path in keys),
   );

@@ -14,7 +14,7 @@ export const imagePolicy = defineResource({
   inputs: imagePolicyInputs,
   state: imagePolicyState,
   check: imagePolicyProblems,
-  observe: () => imagePolicyProbe,
+  observe: imagePolicyProbe,
   desired: desiredPolicy,
   plan: (inputs, observed) => {
     if (observed.outcome === "absent") throw new PlanRefused("the image policy was not observed");

@@ -30,6 +30,12 @@ export const differingFiles = <F extends ManagedFile>(
   observed: Readonly<Record<string, string>>,
 ): readonly F[] => files.filter((each) => observed[each.path] !== fileMarks(each));
 
+/** Whether all of them are as they must be, in words for the state: controls judge it, and can't tell by a digest. */
+export const contentOf = (
+  files: readonly ManagedFile[],
+  observed: Readonly<Record<string, string>>,
+): "as declared" | "other" => (differingFiles(files, observed).length === 0 ? "as declared" : "other");
+
 /** Shell that prints the marks of those of the files that are there. Two forks for all of them: each is milliseconds on an emulated node. */
 export const readMarks = (paths: readonly string[]): string => `set --
 for f in ${paths.join(" ")}; do

@@ -35,6 +35,9 @@ export const modelState = Type.Object({
   keys: textsByName(
     "Digests of the public keys that may sign models on the node, by name: `sha256:` and the SHA-256 of the key (SPKI); `no public key` for a file that is none.",
   ),
+  foreignKeys: texts(
+    "Those of them that are none of the inputs' `keys`, or are another key than it: whoever has one can sign a model that is started. Follows from `keys`. Sorted.",
+  ),
   files: textsByName("Mode and owner of the model, its folders, the keys and their folders, by path."),
 });
 
@@ -102,6 +105,10 @@ export const markedPaths = (inputs: ModelInputs): readonly string[] => [
   ...modelParts.map((part) => `${modelFolder(inputs)}/${part}`),
 ];
 
+/** What `keys` in the state has to be. */
+export const keyDigests = ({ keys }: Pick<ModelInputs, "keys">): Record<string, string> =>
+  Object.fromEntries(Object.entries(keys).map(([key, pem]) => [key, keyDigest(pem)]));
+
 function bytesOf({ statement }: ModelInputs): number {
   try {
     return unverifiedStatement(parseEnvelope(statement)).bytes;
@@ -132,6 +139,13 @@ function parseModel(inputs: ModelInputs, parts: Readonly<Record<string, PartOutp
   const current = links.get(inputs.name);
   const named = new Set(linesOf(outputOf(parts, "use")).map((hex) => `sha256:${hex}`));
   const former = judged.filter(({ digest }) => digest !== inputs.digest).sort(laterFirst);
+  const keys = Object.fromEntries(
+    [...parseFiles(outputOf(parts, "keys"))].map(([path, lines]): [string, string] => [
+      path.replace(`${modelKeyDirectory}/`, "").replace(/\.pem$/, ""),
+      keyDigest(lines.join("\n")),
+    ]),
+  );
+  const declared = keyDigests(inputs);
   const wanted = judged.find(({ digest }) => digest === inputs.digest);
   return {
     volume: outputOf(parts, "volume").trim() === "mounted" ? "mounted" : "not mounted",
@@ -149,12 +163,10 @@ function parseModel(inputs: ModelInputs, parts: Readonly<Record<string, PartOutp
       .sort(),
     leftovers: [...linesOf(outputOf(parts, "leftovers"))].sort(),
     otherModels: [...links.keys()].filter((name) => name !== inputs.name).sort(),
-    keys: Object.fromEntries(
-      [...parseFiles(outputOf(parts, "keys"))].map(([path, lines]) => [
-        path.replace(`${modelKeyDirectory}/`, "").replace(/\.pem$/, ""),
-        keyDigest(lines.join("\n")),
-      ]),
-    ),
+    keys,
+    foreignKeys: Object.keys(keys)
+      .filter((key) => keys[key] !== declared[key])
+      .sort(),
     files: Object.fromEntries(
       linesOf(outputOf(parts, "marks")).map((line): [string, string] => {
         const [, mode, owner, kind, path] = /^([0-7]+) (\S+) ([^|]+)\|(.+)$/.exec(line) ?? [];

@@ -4,7 +4,7 @@ import { directory, file, remove, run, upload, type Step } from "../device/step.
 import { diffState } from "../diff.ts";
 import { PlanRefused } from "../resource.ts";
 import { sealedManifest } from "../trust/sealed-manifest.ts";
-import { keyDigest, marksOf } from "./image-policy-observation.ts";
+import { marksOf } from "./image-policy-observation.ts";
 import {
   currentLink,
   directoriesBelow,
@@ -22,6 +22,7 @@ import {
 import { onDevice } from "./managed-files.ts";
 import { hexOf, signedStatement, type ModelInputs } from "./model-inputs.ts";
 import {
+  keyDigests,
   markedPaths,
   readingSeconds,
   statementVerdicts,
@@ -48,7 +49,7 @@ export function desiredModel(inputs: ModelInputs): Partial<ModelState> {
     surplus: [],
     leftovers: [],
     otherModels: [],
-    keys: Object.fromEntries(Object.entries(inputs.keys).map(([key, pem]) => [key, keyDigest(pem)])),
+    keys: keyDigests(inputs),
     files: Object.fromEntries(markedPaths(inputs).map((path) => [path, marks(path)])),
   };
 }

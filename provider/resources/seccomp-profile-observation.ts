@@ -3,17 +3,23 @@ import { outputOf, UnknownObservation, type PartOutput, type Probe } from "../de
 import { quote } from "../device/shell-quote.ts";
 import type { Observed } from "../resource.ts";
 import { parseContainerProcesses, readContainerProcesses } from "./container-process.ts";
-import { onDevice, parseMarks, readMarks } from "./managed-files.ts";
+import { contentOf, onDevice, parseMarks, readMarks, type ManagedFile } from "./managed-files.ts";
 import { actionOn, meaningOf, parseFilter, type Filter } from "./seccomp-profile-filter.ts";
 import type { SeccompProfileInputs } from "./seccomp-profile-inputs.ts";
 import { architectures, type Architecture } from "./seccomp-profile-names.ts";
 import { triedCalls } from "./seccomp-profile-tried.ts";
-import { provenOn } from "./seccomp-profile-variants.ts";
-import { oneOf, texts, textsByName } from "./state-schema.ts";
+import { provenOn, seccompDocument } from "./seccomp-profile-variants.ts";
+import { content, oneOf, texts, textsByName } from "./state-schema.ts";
 
 /** Folders that the profile is in, of which nobody but root may change what they hold. */
 export const seccompFolders = ["/etc/edgeseal", "/etc/edgeseal/seccomp"] as const;
 export const seccompPath = (name: string): string => `/etc/edgeseal/seccomp/${name}.json`;
+
+export const seccompFile = (inputs: SeccompProfileInputs): ManagedFile => ({
+  path: seccompPath(inputs.name),
+  mode: "0644",
+  content: seccompDocument(inputs),
+});
 
 export const seccompProfileState = Type.Object({
   defaultAction: Type.String({
@@ -27,7 +33,7 @@ export const seccompProfileState = Type.Object({
     description: "How many calls it allows on the node's architecture. Reported only.",
   }),
   dangerousCalls: texts(
-    "Calls that it lets through though no inference server needs them and attacks on the kernel begin with them. `[]` for the profiles of edgeseal.",
+    "Calls that it lets through, by what it says or as the kernel showed it, though no inference server needs them and attacks on the kernel begin with them. `[]` for the profiles of edgeseal.",
   ),
   trial: oneOf(
     ["done", "no profile", "no python3", "no libseccomp"],
@@ -50,6 +56,7 @@ export const seccompProfileState = Type.Object({
     description:
       "How many filters are stacked on it: the profile, and those of its unit. 0 without a container. Reported only.",
   }),
+  content,
   files: textsByName("Mode, owner and digest of the profile and its folders, by path."),
 });
 
@@ -58,10 +65,8 @@ export type SeccompProfileState = Static<typeof seccompProfileState>;
 const trial = onDevice("seccomp-trial.py");
 const tried = JSON.stringify(triedCalls.map((each) => [each.name, each.call, each.arguments]));
 
-export function seccompProfileProbe({
-  name,
-  variant,
-}: SeccompProfileInputs): Probe<Observed<SeccompProfileState>> {
+export function seccompProfileProbe(inputs: SeccompProfileInputs): Probe<Observed<SeccompProfileState>> {
+  const { name } = inputs;
   const path = seccompPath(name);
   return {
     id: `edgeseal:security:SeccompProfile#${name}`,
@@ -75,7 +80,7 @@ else python3 -I -c ${quote(trial)} ${path} ${quote(tried)}
 fi`,
       processes: readContainerProcesses(name),
     },
-    parse: (parts) => ({ outcome: "present", state: parseSeccompProfile(parts, path, variant) }),
+    parse: (parts) => ({ outcome: "present", state: parseSeccompProfile(parts, inputs) }),
   };
 }
 
@@ -86,25 +91,33 @@ const folderMarks = seccompFolders
 
 function parseSeccompProfile(
   parts: Readonly<Record<string, PartOutput>>,
-  path: string,
-  variant: SeccompProfileInputs["variant"],
+  inputs: SeccompProfileInputs,
 ): SeccompProfileState {
+  const path = seccompPath(inputs.name);
   const files = parseMarks(outputOf(parts, "marks"));
   const text = outputOf(parts, "profile");
   const architecture = outputOf(parts, "architecture").trim();
   const [first] = parseContainerProcesses(outputOf(parts, "processes"));
   // The program does not understand what podman does not either.
   const readable = parseFilter(text, "x86_64") !== undefined;
-  return {
-    ...profileMeaning(files[path] === undefined ? undefined : text),
-    allowedCalls: allowedOn(text, architecture),
-    ...(readable || files[path] === undefined
+  const meaning = profileMeaning(files[path] === undefined ? undefined : text);
+  const tried =
+    readable || files[path] === undefined
       ? readTrial(outputOf(parts, "trial"))
-      : { trial: "no profile" as const, letThrough: [], undecided: [] }),
+      : { trial: "no profile" as const, letThrough: [], undecided: [] };
+  return {
+    ...meaning,
+    allowedCalls: allowedOn(text, architecture),
+    dangerousCalls: triedCalls
+      .filter((each) => each.dangerous)
+      .map(({ name }) => name)
+      .filter((name) => meaning.dangerousCalls.includes(name) || tried.letThrough.includes(name)),
+    ...tried,
     architecture,
-    proof: `${provenOn[variant].some((each) => each === architecture) ? "proven" : "unproven"} on ${architecture}`,
+    proof: `${provenOn[inputs.variant].some((each) => each === architecture) ? "proven" : "unproven"} on ${architecture}`,
     containerSeccomp: first === undefined ? "no container runs" : seccompMode(first.seccompMode),
     containerFilters: first?.seccompFilters ?? 0,
+    content: contentOf([seccompFile(inputs)], files),
     files,
   };
 }

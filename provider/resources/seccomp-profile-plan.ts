@@ -2,33 +2,28 @@ import { debianPackage, directory, file, remove, run, type Step } from "../devic
 import { diffState } from "../diff.ts";
 import { PlanRefused } from "../resource.ts";
 import { inferenceUnit } from "./container-process.ts";
-import { fileMarks } from "./managed-files.ts";
-import { filterDocument } from "./seccomp-profile-filter.ts";
+import { desiredMarks } from "./managed-files.ts";
 import type { SeccompProfileInputs } from "./seccomp-profile-inputs.ts";
 import {
   lettingThrough,
   plainFolder,
   profileMeaning,
+  seccompFile,
   seccompFolders,
   seccompPath,
   type SeccompProfileState,
 } from "./seccomp-profile-observation.ts";
-import { filterEntries } from "./seccomp-profile-variants.ts";
-
-/** The profile, as podman reads it. */
-export const seccompDocument = ({ variant, additionalSyscalls }: SeccompProfileInputs): string =>
-  filterDocument(filterEntries(variant, additionalSyscalls));
 
 /** What has to be observed: read from what would be written, by the same functions. */
 export function desiredSeccompProfile(inputs: SeccompProfileInputs): Partial<SeccompProfileState> {
-  const content = seccompDocument(inputs);
+  const profile = seccompFile(inputs);
   return {
-    ...profileMeaning(content),
+    ...profileMeaning(profile.content),
     trial: "done",
-    letThrough: lettingThrough(content),
+    letThrough: lettingThrough(profile.content),
     files: {
       ...Object.fromEntries(seccompFolders.map((each) => [each, plainFolder])),
-      [seccompPath(inputs.name)]: fileMarks({ mode: "0644", content }),
+      ...desiredMarks([profile]),
     },
   };
 }
@@ -50,12 +45,7 @@ export function writeSeccompProfile(
       .map((each) => directory({ title: `make ${each}, root's alone to change`, path: each, mode: "0755" })),
     ...(wrong(path)
       ? [
-          file({
-            title: `write the seccomp profile of ${inputs.name}`,
-            path,
-            mode: "0644",
-            content: seccompDocument(inputs),
-          }),
+          file({ title: `write the seccomp profile of ${inputs.name}`, ...seccompFile(inputs) }),
           // A filter is loaded when a process starts, and stays.
           run({
             title: `start ${inferenceUnit(inputs.name)} anew, where it runs, under that profile`,

@@ -21,7 +21,8 @@ import {
   time,
   type CallGroup,
 } from "./seccomp-profile-calls.ts";
-import type { FilterEntry } from "./seccomp-profile-filter.ts";
+import { filterDocument, type FilterEntry } from "./seccomp-profile-filter.ts";
+import type { SeccompProfileInputs } from "./seccomp-profile-inputs.ts";
 import type { Architecture } from "./seccomp-profile-names.ts";
 import type { Variant } from "./server-variants.ts";
 
@@ -144,6 +145,10 @@ export const provenOn: Readonly<Record<Variant, readonly Architecture[]>> = {
   ollama: [],
   hailo: [],
 };
+
+/** The profile, as podman reads it. */
+export const seccompDocument = ({ variant, additionalSyscalls }: SeccompProfileInputs): string =>
+  filterDocument(filterEntries(variant, additionalSyscalls));
 
 /** What becomes of a variant's profile in podman's format: one entry for each group, and one for each condition. */
 export function filterEntries(

@@ -6,7 +6,7 @@ import {
   lettingThrough,
   type SeccompProfileState,
 } from "../../provider/resources/seccomp-profile-observation.ts";
-import { seccompDocument } from "../../provider/resources/seccomp-profile-plan.ts";
+import { seccompDocument } from "../../provider/resources/seccomp-profile-variants.ts";
 import { triedCalls } from "../../provider/resources/seccomp-profile-tried.ts";
 import { variants } from "../../provider/resources/server-variants.ts";
 import { seccompProfile } from "../../provider/resources/seccomp-profile.ts";

@@ -254,6 +254,7 @@ export const goodStates: BlockStates = {
     signatureLookup: { "registry.example/edge/llama": "attached" },
     lookupConflicts: [],
     userOverrides: {},
+    foreignKeys: [],
     files: {
       "/etc/containers": "0755 root:root directory",
       "/etc/containers/policy.json": "0644 root:root",

@@ -625,6 +625,16 @@ const cases: Readonly<Record<string, readonly Case[]>> = {
       observed({ imagePolicy: { userOverrides: { "/home/infer/.config/containers/policy.json": "infer" } } }),
       "infer has /home/infer/.config/containers/policy.json in its place",
     ),
+    fail(
+      "a key beside the site's, or in the place of one",
+      observed({ imagePolicy: { foreignKeys: ["/etc/edgeseal/image-keys/evil.pem"] } }),
+      "/etc/edgeseal/image-keys/evil.pem is a key that was not declared",
+    ),
+    unclear(
+      "keys of which nobody said whose they are",
+      observed({ imagePolicy: { foreignKeys: undefined } }),
+      "imagePolicy.foreignKeys is not observed",
+    ),
     ...["0664 root:root", "0646 root:root", "0644 infer:root", "0777 root:root symbolic link"].map((marks) =>
       fail(
         `a policy that is ${marks}`,

@@ -74,6 +74,7 @@ export const goodServiceStates: Pick<BlockStates, ServiceBlock> = {
     leftovers: [],
     otherModels: [],
     keys: { site: `sha256:${"5a".repeat(32)}` },
+    foreignKeys: [],
     files: {
       "/etc/edgeseal/model-keys/site.pem": "0644 root:root",
       [modelFolder]: "0555 root:root directory",
@@ -92,6 +93,7 @@ export const goodServiceStates: Pick<BlockStates, ServiceBlock> = {
     proof: "proven on aarch64",
     containerSeccomp: "filter",
     containerFilters: 21,
+    content: "as declared",
     files: { "/etc/edgeseal/seccomp/inference.json": "0644 root:root" },
   },
   appArmorProfile: {
@@ -102,6 +104,7 @@ export const goodServiceStates: Pick<BlockStates, ServiceBlock> = {
     overrides: [],
     otherDefinitions: [],
     containerLabel: "edgeseal-inference-podman//&edgeseal-inference (enforce)",
+    content: "as declared",
     files: { "/etc/apparmor.d/edgeseal-inference": "0644 root:root" },
   },
   inference: {

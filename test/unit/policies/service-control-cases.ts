@@ -57,6 +57,9 @@ const confined =
 const limited =
   "memory 1024 MiB, swap 0 MiB, 64 tasks; it can write to /run/inference, /tmp of 16 MiB without exec";
 const label = "edgeseal-inference and edgeseal-inference-podman (enforce)";
+const { modes } = goodServiceStates.appArmorProfile;
+const { account } = goodServiceStates.inference;
+const check = "/usr/lib/edgeseal/check-inference";
 const otherDigest = `sha256:${"9".repeat(64)}`;
 
 export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
@@ -119,6 +122,21 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
       "/tmp is on ext4 /dev/mmcblk0p2; /var/tmp is on the disk; journal in /var/log/journal on /dev/mmcblk0p2; rsyslog.service writes the log to files; rsyslogd writes the log to files; log on the disk: /var/log/syslog; apport.service would start; bash keeps a history; history /root/.bash_history; left from before: /tmp",
     ),
     fail(
+      "in memory now, and not after a boot",
+      observed({ scratch: { mountUnits: ["tmp.mount"] } }),
+      "var-tmp.mount would not start",
+    ),
+    fail(
+      "in memory, and a service that began before has its own on the disk",
+      observed({ scratch: { diskUsers: ["/tmp: systemd-logind.service"] } }),
+      "on the disk still, /tmp: systemd-logind.service",
+    ),
+    fail(
+      "with another's word on it",
+      observed({ scratch: { overridingFiles: ["/etc/systemd/system/tmp.mount.d/x.conf"] } }),
+      "/etc/systemd/system/tmp.mount.d/x.conf comes before what was declared",
+    ),
+    fail(
       "not in the state",
       observed({ scratch: undefined }),
       "the state has no edgeseal:memory:Scratch of this node",
@@ -126,7 +144,7 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
     unclear(
       "a state of another shape",
       observed({ scratch: { mounts: "tmpfs", journalIn: "memory" } }),
-      "scratch.mounts, scratch.journalIn, scratch.syslogUnits, scratch.syslogProcesses, scratch.syslogFiles, scratch.crashReporters, scratch.bashHistory, scratch.historyFiles, scratch.leftovers: not of the expected shape",
+      "scratch.mountUnits, scratch.mounts, scratch.diskUsers, scratch.overridingFiles, scratch.journalIn, scratch.syslogUnits, scratch.syslogProcesses, scratch.syslogFiles, scratch.crashReporters, scratch.bashHistory, scratch.historyFiles, scratch.leftovers: not of the expected shape",
     ),
   ],
   "4.rootless-container": [
@@ -183,6 +201,46 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
       }),
       "its user is in the group video; its user has subordinate ids: /etc/subuid: edgeseal-inference:100000:65536; another container in its storage: other (docker.io/library/alpine); its user runs bash in /user.slice; its unit is changed by /etc/systemd/system/edgeseal-inference.service.d/x.conf",
     ),
+    fail(
+      "a user that somebody can log in as",
+      observed({
+        inference: {
+          account: { ...account, home: "/home/x", shell: "/bin/bash", password: "not locked" },
+          lingering: true,
+          groupMembers: ["pi"],
+        },
+      }),
+      "home: /home/x; shell: /bin/bash; password: not locked; systemd keeps a manager for its user; pi is in its group",
+    ),
+    fail(
+      "no such user",
+      observed({ inference: { account: {} } }),
+      "home: not there; shell: not there; password: not there",
+    ),
+    fail(
+      "a unit that no boot starts, and others that are not as they were read",
+      observed({
+        inference: {
+          units: {
+            "edgeseal-inference.service": "disabled, active",
+            "edgeseal-inference-health.timer": "enabled, inactive",
+            "edgeseal-inference-health.service": "static, changed since systemd read it",
+          },
+        },
+      }),
+      "edgeseal-inference.service: disabled, active; edgeseal-inference-health.timer: enabled, inactive; edgeseal-inference-health.service: static, changed since systemd read it",
+    ),
+    fail("no unit", observed({ inference: { units: {} } }), "edgeseal-inference.service: not there"),
+    fail(
+      "a program that others can change",
+      observed({ inference: { files: { [check]: `0777 root:root sha256:${"a".repeat(64)}` } } }),
+      `${check} is 0777 root:root sha256:${"a".repeat(64)}`,
+    ),
+    unclear(
+      "a state that does not tell who is in its group",
+      observed({ inference: { groupMembers: undefined } }),
+      "inference.groupMembers is not observed",
+    ),
     ...always,
   ],
   "4.limits": [
@@ -192,7 +250,35 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
       declared({ inference: { memoryMaxMiB: undefined } }),
       "inference.memoryMaxMiB is not declared",
     ),
+    fail(
+      "by more memory than there is",
+      declared({ inference: { memoryMaxMiB: 999_999 } }),
+      "inference.memoryMaxMiB is 999999, and no Raspberry Pi 5 has more than 16384",
+    ),
     pass("limited", observed(), limited),
+    fail(
+      "in other ways than declared",
+      found({
+        memoryMax: "999999 MiB",
+        tasksMax: "4096",
+        cpuMax: "400 %",
+        writable: "/run/inference, /tmp of 999 MiB without exec",
+      }),
+      "memoryMax: 999999 MiB; tasksMax: 4096; cpuMax: 400 %; writable: /run/inference, /tmp of 999 MiB without exec",
+    ),
+    fail(
+      "without the processor time that was declared as its limit",
+      {
+        ...observed(),
+        asked: { inference: { ...goodServiceInputs.inference, cpuQuotaPercent: 300 } },
+      },
+      "cpuMax: none",
+    ),
+    unclear(
+      "in a state of which nothing else is known",
+      { ...observed(), asked: {} },
+      "which limits are declared is not known",
+    ),
     fail(
       "in nothing",
       found({
@@ -231,13 +317,35 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
     pass(
       "in effect",
       observed(),
-      "seccomp filter mode in the process, with the profile's filter on top of the unit's; the profile denies what it does not list",
+      "seccomp filter mode in the process, with the profile's filter on top of the unit's; the profile is the declared one, and denies what it does not list",
     ),
     fail("another filter than ours", found({ seccomp: "none of its own" }), "seccomp: none of its own"),
     fail(
       "a profile that lets all through",
       observed({ seccompProfile: { defaultAction: "allowed", dangerousCalls: ["ptrace"] } }),
       "what the profile does not list: allowed; the profile lets ptrace through",
+    ),
+    fail(
+      "a file to which a call was added",
+      observed({ seccompProfile: { content: "other", calls: { kexec_load: "allowed" } } }),
+      "the file of the profile is not the declared one",
+    ),
+    fail(
+      "a profile that was not tried",
+      observed({ seccompProfile: { trial: "no python3" } }),
+      "the profile was not tried: no python3",
+    ),
+    fail(
+      "a file that others can change",
+      observed({ seccompProfile: { files: { "/etc/edgeseal/seccomp": "0777 root:root directory" } } }),
+      "/etc/edgeseal/seccomp is 0777 root:root directory",
+    ),
+    ...["dangerousCalls", "trial", "content"].map((property) =>
+      unclear(
+        `a state without ${property}`,
+        observed({ seccompProfile: { [property]: undefined } }),
+        `seccompProfile.${property} is not observed`,
+      ),
     ),
     fail(
       "no profile in the state",
@@ -262,12 +370,13 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
     pass(
       "in effect",
       observed(),
-      `label of the process: ${label}; the policy in the kernel is the one that was written`,
+      `label of the process: ${label}; the policy in the kernel is the declared one`,
     ),
     ...[
       "unconfined",
       "edgeseal-inference and edgeseal-inference-podman (complain)",
       "edgeseal-inference-podman (enforce)",
+      "edgeseal-other and edgeseal-other-podman (enforce)",
       "crun (unconfined)",
     ].map((appArmor) => fail(`a process that is ${appArmor}`, found({ appArmor }), `appArmor: ${appArmor}`)),
     fail(
@@ -279,6 +388,38 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
       "not at the next boot",
       observed({ appArmorProfile: { overrides: ["/etc/apparmor.d/disable/edgeseal-inference"] } }),
       "/etc/apparmor.d/disable/edgeseal-inference would keep it from holding",
+    ),
+    fail(
+      "a file that was edited, and then loaded",
+      observed({ appArmorProfile: { content: "other" } }),
+      "the file of the profile is not the declared one",
+    ),
+    fail(
+      "a profile that only complains",
+      observed({ appArmorProfile: { modes: { ...modes, "edgeseal-inference-podman": "complain" } } }),
+      "edgeseal-inference-podman: complain",
+    ),
+    fail(
+      "no boot loads it",
+      observed({ appArmorProfile: { atBoot: "not loaded" } }),
+      "no boot would load the profiles",
+    ),
+    fail(
+      "another file with a profile of the name",
+      observed({ appArmorProfile: { otherDefinitions: ["/etc/apparmor.d/zz"] } }),
+      "/etc/apparmor.d/zz defines one of the profiles, too",
+    ),
+    ...["overrides", "content", "modes"].map((property) =>
+      unclear(
+        `a state without ${property}`,
+        observed({ appArmorProfile: { [property]: undefined } }),
+        `appArmorProfile.${property} is not observed`,
+      ),
+    ),
+    unclear(
+      "a profile of which nothing is known yet",
+      declared({ appArmorProfile: { storage: unknownValue } }),
+      "appArmorProfile is not known at this time",
     ),
     fail(
       "no profile in the state",
@@ -370,6 +511,16 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
         },
       }),
       `served is ${otherDigest}, and in place ${modelDigest}; the volume is not mounted; the model is corrupted: the content has ${otherDigest}; /srv/models/models is 0777 root:root directory`,
+    ),
+    fail(
+      "a key beside the site's, or in the place of one",
+      observed({ model: { foreignKeys: ["evil"] } }),
+      "evil may sign models, and was not declared",
+    ),
+    unclear(
+      "keys of which nobody said whose they are",
+      observed({ model: { foreignKeys: undefined } }),
+      "model.foreignKeys is not observed",
     ),
     fail(
       "not in the state",

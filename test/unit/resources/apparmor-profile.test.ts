@@ -108,6 +108,7 @@ describe("what the probe reads", () => {
       overrides: [],
       otherDefinitions: [],
       containerLabel: "no container runs",
+      content: "other",
       files: {},
     });
   });
@@ -214,6 +215,17 @@ describe("drift is named, and mended", () => {
     expect(stateOf(root).modes["edgeseal-inference"]).toBe("enforce");
   });
 
+  test("what the kernel has may be what was written, and not what was declared", () => {
+    using root = changed(() => undefined);
+    expect(stateOf(root).content).toBe("as declared");
+    root.write(path, `${root.read(path)}# more\n`);
+    load(root, path);
+    expect(stateOf(root)).toMatchObject({ loadedPolicy: "as written", content: "other" });
+    // On import only the name is known.
+    const imported = root.observe(appArmorProfile.observe({ name: "inference" } as AppArmorProfileInputs));
+    expect(imported).toMatchObject({ outcome: "present", state: { content: "other" } });
+  });
+
   test("apparmor.service that is not started at boot is enabled", () => {
     using root = changed((each) => each.remove("/etc/systemd/system/sysinit.target.wants"));
     expect(differences(stateOf(root))).toEqual(["atBoot"]);
@@ -272,6 +284,7 @@ describe("drift is named, and mended", () => {
         overrides: pick<string[]>([], ["/etc/apparmor.d/disable/edgeseal-inference"]),
         otherDefinitions: pick<string[]>([], ["/etc/apparmor.d/zz"]),
         containerLabel: pick("no container runs", "unconfined"),
+        content: pick("as declared", "other"),
         files: pick(good.files, {}),
       };
       let empty: boolean;

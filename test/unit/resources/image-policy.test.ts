@@ -112,6 +112,7 @@ describe("what the probe reads", () => {
       signatureLookup: {},
       lookupConflicts: [],
       userOverrides: {},
+      foreignKeys: [],
       files: {
         "/etc/containers": "0755 root:root directory",
         "/etc/containers/policy.json": "0644 root:root",
@@ -352,6 +353,19 @@ describe("the plan", () => {
     bring(root);
   });
 
+  test("writes a key anew that was exchanged, though no image is signed with it", () => {
+    using root = changed(() => undefined);
+    const allow = wanted.allow.map((each) => ({ ...each, signedBy: ["site"] }));
+    bring(root, { ...wanted, allow });
+    root.write("/etc/edgeseal/image-keys/next.pem", ecdsa("P-256"));
+    root.write("/etc/edgeseal/image-keys/evil.pem", ecdsa("P-256"));
+    expect(stateOf(root).foreignKeys).toEqual(
+      ["evil", "next"].map((name) => `/etc/edgeseal/image-keys/${name}.pem`),
+    );
+    bring(root, { ...wanted, allow });
+    expect(root.read("/etc/edgeseal/image-keys/next.pem")).toBe(next);
+  });
+
   test("takes a key out that no image is signed with any more", () => {
     using root = changed(() => undefined);
     bring(root, { keys: { site }, allow: wanted.allow.map((each) => ({ ...each, signedBy: ["site"] })) });
@@ -417,6 +431,7 @@ describe("the plan", () => {
         rules: pick(good.rules, {}, { ...good.rules, "docker:": "insecureAcceptAnything" }),
         signatureLookup: pick(good.signatureLookup, {}, { "registry.example/edge/llama": "none" }),
         userOverrides: pick(good.userOverrides, { [userPolicy]: "infer" }),
+        foreignKeys: pick<string[]>([], ["/etc/edgeseal/image-keys/next.pem"]),
         files: pick(good.files, {}, { ...good.files, "/etc/edgeseal/image-keys/x.pem": "0644 root:root" }),
         formerPolicy: pick("kept", "none", "not kept"),
       };

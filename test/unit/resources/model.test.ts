@@ -275,6 +275,15 @@ describe("drift", () => {
     expect(root.exists("/etc/edgeseal/model-keys/site.pem")).toBe(false);
   });
 
+  test("keys that were not declared are named", () => {
+    using root = changed((each) => each.write("/etc/edgeseal/model-keys/evil.pem", otherKey.pem));
+    expect(stateOf(root)).toMatchObject({ model: "verified", foreignKeys: ["evil"] });
+    root.write("/etc/edgeseal/model-keys/site.pem", otherKey.pem);
+    expect(stateOf(root).foreignKeys).toEqual(["evil", "site"]);
+    bring(root);
+    expect(stateOf(root).foreignKeys).toEqual([]);
+  });
+
   test("a statement alone is mended without the content being sent", () => {
     using root = changed((each) => rewrite(each, at(hex, "statement.sig"), "x"));
     const { file: _, ...withoutFile } = wanted;
@@ -475,6 +484,7 @@ test("for any state, the plan is empty exactly when nothing differs", () => {
       leftovers: choose.mostly([], ["/var/models/.edgeseal-model.llama.x"]),
       otherModels: choose.mostly([], ["other"]),
       keys: choose.mostly(desired.keys, {}, { ...desired.keys, evil: "sha256:x" }, { site: "no public key" }),
+      foreignKeys: [],
       files: choose.mostly(
         desired.files,
         {},

@@ -5,9 +5,8 @@ import { compare } from "../../../cli/seccomp/compare.ts";
 import { actionOn, parseFilter } from "../../../provider/resources/seccomp-profile-filter.ts";
 import { architectures, syscallNames } from "../../../provider/resources/seccomp-profile-names.ts";
 import { profileMeaning } from "../../../provider/resources/seccomp-profile-observation.ts";
-import { seccompDocument } from "../../../provider/resources/seccomp-profile-plan.ts";
 import { triedCalls } from "../../../provider/resources/seccomp-profile-tried.ts";
-import { callGroups } from "../../../provider/resources/seccomp-profile-variants.ts";
+import { callGroups, seccompDocument } from "../../../provider/resources/seccomp-profile-variants.ts";
 import { variants } from "../../../provider/resources/server-variants.ts";
 import { callTable } from "./seccomp-call-table.ts";
 

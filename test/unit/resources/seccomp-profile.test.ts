@@ -10,7 +10,7 @@ import {
   lettingThrough,
   type SeccompProfileState,
 } from "../../../provider/resources/seccomp-profile-observation.ts";
-import { seccompDocument } from "../../../provider/resources/seccomp-profile-plan.ts";
+import { seccompDocument } from "../../../provider/resources/seccomp-profile-variants.ts";
 import { triedCalls } from "../../../provider/resources/seccomp-profile-tried.ts";
 import { seccompProfile } from "../../../provider/resources/seccomp-profile.ts";
 import { addPayload, addPrograms, processFiles, rootWithInit } from "./container-root.ts";
@@ -96,6 +96,7 @@ describe("what the probe reads", () => {
       proof: "proven on aarch64",
       containerSeccomp: "no container runs",
       containerFilters: 0,
+      content: "other",
       files: {},
     });
   });
@@ -212,6 +213,13 @@ describe("drift is named by what it means, and mended", () => {
     bring(root);
   });
 
+  test("a call that nobody tries shows in what the file says, and in that it is not the declared one", () => {
+    using root = changed(() => undefined);
+    expect(stateOf(root).content).toBe("as declared");
+    edit(root, ({ syscalls }) => syscalls.push({ names: ["kexec_load"], action: "SCMP_ACT_ALLOW" }));
+    expect(stateOf(root)).toMatchObject({ dangerousCalls: [], content: "other" });
+  });
+
   test("the container is started anew under what was written, and only then", () => {
     using root = changed((each) => each.remove(path));
     expect(planFor(stateOf(root)).map(({ title }) => title)).toEqual([
@@ -232,6 +240,8 @@ describe("drift is named by what it means, and mended", () => {
       each.write("/trial", each.read("/trial").replace("unshare 22 1", "unshare 22 22")),
     );
     expect(differences(stateOf(root))).toContain("letThrough");
+    // The file is right, and says otherwise.
+    expect(stateOf(root)).toMatchObject({ content: "as declared", dangerousCalls: ["unshare"] });
     expect(() => planFor(stateOf(root))).toThrow(PlanRefused);
   });
 
