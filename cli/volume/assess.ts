@@ -29,8 +29,11 @@ export interface AssessedVolume extends ReadVolume {
 export interface Assessment {
   readonly node: string;
   readonly task: Task;
+  /** As the system on the node tells it: for the person, and to refuse early. A key is sent by what the TPM quotes. */
   readonly pcr11: string;
   readonly pcr11Approved: boolean;
+  /** Of the states that are approved for the node. */
+  readonly approvedPcr11: readonly string[];
   readonly volumes: readonly AssessedVolume[];
   /** What keeps anything from being done, beside what is said of a volume. */
   readonly objections: readonly string[];
@@ -55,14 +58,15 @@ export function assess({ node, task, volumes, meant, approvalFaults }: Assessmen
   const chosen = assessed.filter(({ name }) => meant.has(name));
   const { inputs, state } = chosen[0] ?? {};
   const pcr11 = state?.pcr11 ?? "unknown";
-  const approved =
-    inputs?.approval !== undefined &&
-    parseApproval(inputs.approval).states.some((each) => each.pcr11 === pcr11);
+  const approvedPcr11 =
+    inputs?.approval === undefined ? [] : parseApproval(inputs.approval).states.map((each) => each.pcr11);
+  const approved = approvedPcr11.includes(pcr11);
   return {
     node,
     task,
     pcr11,
     pcr11Approved: approved,
+    approvedPcr11,
     volumes: chosen,
     objections: nodeObjections(node, { state, approved, approvalFaults }),
     leftBehind: assessed

@@ -206,7 +206,7 @@ class Work {
       say("nothing to do");
       return nothing;
     }
-    const { endorsementKeySha256 } = await this.#challenge();
+    const { endorsementKeySha256, pcr11 } = await this.#challenge(assessment.approvedPcr11);
     const tpm = { endorsementKeySha256, pinned: pinned !== undefined };
     say("");
     say(
@@ -214,6 +214,7 @@ class Work {
         ? `the TPM with the pinned endorsement key ${endorsementKeySha256} answered a challenge on this connection`
         : `SOMETHING answered a challenge with the endorsement key ${endorsementKeySha256}; as none is pinned, that may be any TPM, or none: only the host key says that it is ${node}`,
     );
+    say(`${tpm.pinned ? "it" : "whatever that is"} quotes PCR 11 as ${pcr11}, which is approved`);
     const which = toChange.map(({ name }) => name).join(", ");
     if (
       options.dryRun ||
@@ -235,13 +236,13 @@ class Work {
     return { tpm, outcomes };
   }
 
-  async #challenge(): Promise<AnsweredChallenge> {
+  async #challenge(approvedPcr11: readonly string[]): Promise<AnsweredChallenge> {
     const { access, pinned, signal } = this.#means;
     try {
-      return await access.challenge(pinned, signal);
+      return await access.challenge({ pinned, approvedPcr11, signal });
     } catch (error) {
       if (!(error instanceof ChallengeFailed)) throw error;
-      process.exitCode = exitStatus.tpmNotShown;
+      process.exitCode = error.fault === "otherState" ? exitStatus.refused : exitStatus.tpmNotShown;
       throw new UserError(visible(error.message), {
         cause: error,
         ...(error.hint === undefined ? {} : { hint: error.hint }),

@@ -11,7 +11,11 @@ import type { Step } from "../../provider/device/step.ts";
 import { sealedVolume } from "../../provider/resources/sealed-volume.ts";
 import type { SealedVolumeInputs } from "../../provider/resources/sealed-volume-inputs.ts";
 import type { SealedVolumeState } from "../../provider/resources/sealed-volume-state.ts";
-import { challengeTpm, type AnsweredChallenge } from "../../provider/resources/tpm-challenge.ts";
+import {
+  challengeTpm,
+  type AnsweredChallenge,
+  type ChallengeOptions,
+} from "../../provider/resources/tpm-challenge.ts";
 
 /** A node, as what changes its volumes sees it. One connection, from the first look to the last step. */
 export interface NodeAccess {
@@ -19,7 +23,7 @@ export interface NodeAccess {
   observe(volumes: readonly SealedVolumeInputs[], signal: AbortSignal): Promise<readonly SealedVolumeState[]>;
   /** A question to the node that changes nothing. */
   ask<T>(probe: Probe<T>, signal: AbortSignal): Promise<T>;
-  challenge(pinned: string | undefined, signal: AbortSignal): Promise<AnsweredChallenge>;
+  challenge(options: ChallengeOptions & { readonly signal: AbortSignal }): Promise<AnsweredChallenge>;
   /** Does the steps and reads back. */
   apply(
     volume: SealedVolumeInputs,
@@ -57,7 +61,7 @@ export function openNode(connection: Connection): NodeAccess {
       const answers = await ask(session, [probe], { timeoutMs: observeTimeoutMs, readOnly: true, signal });
       return probe.parse(answers(probe));
     },
-    challenge: (pinned, signal) => challengeTpm(session, { pinned, signal }),
+    challenge: (options) => challengeTpm(session, options),
     apply: (inputs, steps, options) => device.apply(sealedVolume, inputs, steps, options),
     close: () => device.close(),
   };

@@ -1,8 +1,9 @@
+import { randomBytes } from "node:crypto";
 import { ask } from "../device/ask.ts";
 import type { PartOutput } from "../device/probe.ts";
 import type { Session } from "../device/session.ts";
 import { quote } from "../device/shell-quote.ts";
-import { AttestationKeyRefused, readAttestationKey } from "../trust/attestation-key.ts";
+import { AttestationKeyRefused, readAttestationKey, type AttestationKey } from "../trust/attestation-key.ts";
 import {
   EndorsementKeyRefused,
   newChallenge,
@@ -11,11 +12,12 @@ import {
   type Challenge,
   type EndorsementKey,
 } from "../trust/credential.ts";
+import { QuoteRefused, verifyPcrQuote, type QuoteExpectation } from "../trust/pcr-quote.ts";
 import { onDevice } from "./managed-files.ts";
 
 /*
  * A challenge to the TPM of a node, over the connection that a secret is going to be sent on (TPM 2.0 Library, Part 1, 24): the node shows its endorsement key, which has to be the pinned
- * one, and a fresh attestation key; only a TPM that has both unwraps what is sent then.
+ * one, and a fresh attestation key; only a TPM that has both unwraps what is sent then. That key quotes PCR 11: what a system says of its own PCRs, root on it can have it say.
  *
  * It shows that this TPM is at hand, at the other end or behind it: a machine in the middle can pass the questions on. So it is of use with the pinned host key, and not in its place.
  */
@@ -27,10 +29,19 @@ import { onDevice } from "./managed-files.ts";
  * - `otherTpm`: the endorsement key is not the pinned one.
  * - `badKey`: what it showed is not an endorsement key of the default template, or not an attestation key that can't leave its TPM.
  * - `notAnswered`: the TPM did not unwrap the challenge. `wrongAnswer`: something came back that was not in it.
+ * - `badQuote`: what came as a quote of PCR 11 is not by that key, of that question, or of that PCR. `otherState`: PCR 11, as quoted, has no approved value.
  * - `failed`: the TPM or its tools failed before that.
  */
 export type ChallengeFault =
-  "noTpm" | "noTools" | "otherTpm" | "badKey" | "notAnswered" | "wrongAnswer" | "failed";
+  | "noTpm"
+  | "noTools"
+  | "otherTpm"
+  | "badKey"
+  | "notAnswered"
+  | "wrongAnswer"
+  | "badQuote"
+  | "otherState"
+  | "failed";
 
 /** The TPM did not show that it is the pinned one. Nothing secret was sent. */
 export class ChallengeFailed extends Error {
@@ -62,6 +73,8 @@ export interface ChallengeOptions {
    * answers with a key of that form; a program without a TPM can do that.
    */
   readonly pinned: string | undefined;
+  /** Values of PCR 11 (64 lower-case hex digits), of which the TPM must quote one. They are the operator's, never what the node says that it has. */
+  readonly approvedPcr11: readonly string[];
   readonly signal?: AbortSignal;
 }
 
@@ -69,10 +82,15 @@ export interface ChallengeOptions {
 export interface AnsweredChallenge {
   /** SHA-256 of the public area of the endorsement key that answered. */
   readonly endorsementKeySha256: string;
+  /** The approved value that PCR 11 has, as the TPM quoted it. */
+  readonly pcr11: string;
 }
 
 /** A TPM on SPI takes half a minute for an RSA key that is not persistent. */
 const timeoutMs = 180_000;
+
+/** TPM2B_DATA of a quote takes a digest of the longest hash that the TPM has: 32 bytes, at least. */
+const nonceBytes = 32;
 
 const functions = `${onDevice("own-tpm")}\n${onDevice("challenge-tpm")}`;
 
@@ -84,7 +102,7 @@ export async function challengeTpm(session: Session, options: ChallengeOptions):
   const { node } = session;
   const ask = (call: string): Promise<PartOutput> => runOnNode(session, call, options.signal);
   const shown = introduction(node, await ask("introduce_tpm"));
-  let question: { readonly challenge: Challenge; readonly digest: string };
+  let question: Question;
   try {
     question = questionFor(node, shown, options.pinned);
   } catch (error) {
@@ -92,10 +110,11 @@ export async function challengeTpm(session: Session, options: ChallengeOptions):
     await ask(`folder=${quote(shown.folder)}\ndrop_challenge`).catch(() => undefined);
     throw error;
   }
-  const { challenge, digest: endorsementKeySha256 } = question;
+  const { challenge, attestationKey, digest: endorsementKeySha256 } = question;
+  const nonce = randomBytes(nonceBytes);
   const credential = tpm2ToolsCredential(challenge.credential).toString("base64");
   const { code, stdout, stderr } = await ask(
-    `folder=${quote(shown.folder)}\ncredential=${quote(credential)}\nanswer_challenge`,
+    `folder=${quote(shown.folder)}\ncredential=${quote(credential)}\nnonce=${nonce.toString("hex")}\nanswer_challenge`,
   );
   if (code !== 0) {
     throw new ChallengeFailed(
@@ -114,7 +133,38 @@ export async function challengeTpm(session: Session, options: ChallengeOptions):
       hint: "nothing secret was sent; something else than this TPM answers there: look at the node before you try again",
     });
   }
-  return { endorsementKeySha256 };
+  const pcr11 = quotedPcr11(node, stdout, { attestationKey, nonce, pcr: 11 }, options.approvedPcr11);
+  return { endorsementKeySha256, pcr11 };
+}
+
+/** The approved value that was quoted. @throws ChallengeFailed */
+function quotedPcr11(
+  node: string,
+  stdout: string,
+  expected: QuoteExpectation,
+  approved: readonly string[],
+): string {
+  const bytes = (name: string): Buffer =>
+    Buffer.from(new RegExp(`^${name} ([0-9a-f]*)$`, "m").exec(stdout)?.[1] ?? "", "hex");
+  let isQuoted: (value: string) => boolean;
+  try {
+    isQuoted = verifyPcrQuote({ attest: bytes("quote"), signature: bytes("signature") }, expected);
+  } catch (error) {
+    if (!(error instanceof QuoteRefused)) throw error;
+    throw new ChallengeFailed("badQuote", `${node} does not prove its PCR 11: ${error.message}`, {
+      cause: error,
+      hint: "nothing secret was sent; something else than the TPM's word came back: look at the node before you try again",
+    });
+  }
+  const value = approved.find(isQuoted);
+  if (value !== undefined) return value;
+  throw new ChallengeFailed(
+    "otherState",
+    `nobody approved the state that ${node} is in: the value of PCR 11 that its TPM signed is none of the approved ones`,
+    {
+      hint: `nothing secret was sent; look at what changed, and if it is meant, approve it: edgeseal approve ${node} --current. If the node itself told an approved value, it does not tell the truth: don't trust what it shows`,
+    },
+  );
 }
 
 /** Calls one of the functions on the device. */
@@ -173,15 +223,19 @@ function introduction(node: string, output: PartOutput): Introduction {
   };
 }
 
-function questionFor(
-  node: string,
-  shown: Introduction,
-  pinned: string | undefined,
-): { readonly challenge: Challenge; readonly digest: string } {
+interface Question {
+  readonly challenge: Challenge;
+  readonly attestationKey: AttestationKey;
+  /** Of the endorsement key. */
+  readonly digest: string;
+}
+
+function questionFor(node: string, shown: Introduction, pinned: string | undefined): Question {
   try {
     const endorsementKey = pinnedEndorsementKey(node, shown.endorsementKey, pinned);
-    const { name } = readAttestationKey(shown.attestationKey);
-    return { challenge: newChallenge(endorsementKey, name), digest: endorsementKey.digest };
+    const attestationKey = readAttestationKey(shown.attestationKey);
+    const challenge = newChallenge(endorsementKey, attestationKey.name);
+    return { challenge, attestationKey, digest: endorsementKey.digest };
   } catch (error) {
     if (!(error instanceof EndorsementKeyRefused || error instanceof AttestationKeyRefused)) throw error;
     throw new ChallengeFailed("badKey", `${node} shows a key that can't be challenged: ${error.message}`, {

@@ -9,6 +9,9 @@ export class AttestationKeyRefused extends Error {
 export interface AttestationKey {
   /** The TPM's name of it: `000b` and SHA-256 of its public area, 34 bytes. */
   readonly name: Buffer;
+  /** Its point on P-256; a TPM may leave out leading zeros. */
+  readonly x: Buffer;
+  readonly y: Buffer;
 }
 
 /**
@@ -44,18 +47,20 @@ export function readAttestationKey(publicArea: Uint8Array): AttestationKey {
     );
   }
   let at = templateHead.length;
-  for (const coordinate of ["x", "y"]) {
+  const take = (coordinate: "x" | "y"): Buffer => {
     const length = at + 2 <= area.length ? area.readUInt16BE(at) : 0;
-    // A TPM may leave out leading zeros.
     if (length === 0 || length > coordinateBytes || at + 2 + length > area.length) {
       throw new AttestationKeyRefused(
         `the coordinate ${coordinate} of the attestation key is not one of P-256`,
       );
     }
     at += 2 + length;
-  }
+    return area.subarray(at - length, at);
+  };
+  const x = take("x");
+  const y = take("y");
   if (at !== area.length) {
     throw new AttestationKeyRefused(`after the attestation key there are ${area.length - at} bytes more`);
   }
-  return { name: objectName(area) };
+  return { name: objectName(area), x, y };
 }

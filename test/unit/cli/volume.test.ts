@@ -67,6 +67,8 @@ let events: string[];
 /** Changes what is read of the volumes. */
 let alter: (state: SealedVolumeState, inputs: SealedVolumeInputs) => SealedVolumeState;
 let challenge: NodeAccess["challenge"];
+/** What the operator approved, which is what the TPM is held to. */
+let approvedPcr11: readonly string[];
 let applying: (step: Step) => void;
 let answer: string | undefined;
 
@@ -77,7 +79,8 @@ beforeEach(() => {
   events = [];
   onPaper = false;
   alter = (state) => state;
-  challenge = () => Promise.resolve({ endorsementKeySha256: pinned });
+  challenge = () => Promise.resolve({ endorsementKeySha256: pinned, pcr11: site.pcr11 });
+  approvedPcr11 = [site.pcr11];
   applying = (step) => node.apply(step);
   answer = undefined;
   vi.spyOn(console, "log").mockImplementation((line: string) => void printed.push(line));
@@ -164,9 +167,10 @@ function openFake(connection: Connection): NodeAccess {
       const parts = Object.entries(probe.parts).map(([part, script]) => [part, node.sh(script)] as const);
       return Promise.resolve(probe.parse(Object.fromEntries(parts)));
     },
-    challenge: (...given) => {
-      events.push(`challenge ${given[0] ?? "any"}`);
-      return challenge(...given);
+    challenge: (given) => {
+      events.push(`challenge ${given.pinned ?? "any"}`);
+      expect(given.approvedPcr11).toEqual(approvedPcr11);
+      return challenge(given);
     },
     apply: (inputs, steps, { onProgress }) => {
       events.push(`apply ${inputs.name}`);
@@ -469,6 +473,20 @@ describe("the TPM", () => {
   });
 });
 
+test("a system that tells the approved PCR 11, while its TPM quotes another, gets no key, with 6, before any passphrase", async () => {
+  lockedOnPaper();
+  challenge = () =>
+    Promise.reject(new ChallengeFailed("otherState", "nobody approved the state", { hint: "look" }));
+  await expect(run("recover", { yes: true, passphraseFile: scratch("none") })).rejects.toMatchObject({
+    message: "nobody approved the state",
+    hint: "look",
+  });
+  expect(printed.join("\n")).toContain(`PCR 11  ${site.pcr11}, approved`);
+  expect(exitCode()).toBe(6);
+  expect(applied()).toEqual([]);
+  expect(events.at(-1)).toBe("close");
+});
+
 describe("the recovery ciphertext", () => {
   const bound = (node_: string, subject: string) => (state: SealedVolumeState) => ({
     ...state,
@@ -530,7 +548,7 @@ describe("saying yes", () => {
 
   test("Ctrl-C ends it with 130, and the connection", async () => {
     lockedOnPaper();
-    challenge = (_pin, signal) =>
+    challenge = ({ signal }) =>
       new Promise((_resolve, reject) => {
         signal.addEventListener("abort", () =>
           reject(new DeviceError("cancelled", "pi-1", "cancelled", { hint: "" })),
