@@ -6,6 +6,7 @@ import { parse, stringify } from "yaml";
 import { openPrivateKey } from "../../cli/keys/open-private-key.ts";
 import type { MeasuredBootState } from "../../provider/resources/measured-boot-observation.ts";
 import { openRecovery } from "../../provider/trust/recovery.ts";
+import { run } from "../../testbed/bound-process.ts";
 import type { PoweredOffDisks } from "../../testbed/tamper.ts";
 import { observe } from "./provider-on-pi.ts";
 import { SealedNode } from "./sealed-node.ts";
@@ -213,16 +214,60 @@ test("once it is closed, its key is neither in memory nor on a disk", async () =
  * The honest ones. Each of these opens the volume to the attacker: level `measured` is what a stolen disk and a changed boot file fail against, and no more.
  */
 describe("what does get through at `measured`:", () => {
-  test("a program added to an unprotected root while the node is off reads the volume", async () => {
+  test("a script, a unit and an ssh key added to an unprotected root while the node is off: each reads the volume", async () => {
+    const { host, port, user } = node.pi.ssh;
+    const authorizedKeys = `/home/${user}/.ssh/authorized_keys`;
+    const [uid, gid] = (await node.root(`stat -c '%u %g' ${authorizedKeys}`)).trim().split(" ").map(Number);
+    const own = join(node.folder, "attacker");
+    await run("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", own]);
+    const look = "sudo -n sha256sum /srv/models/model.gguf";
+    const byOwnKey = (): Promise<string> =>
+      run("ssh", [
+        ...["-F", "none", "-i", own, "-p", String(port)],
+        ...[
+          "IdentitiesOnly=yes",
+          "IdentityAgent=none",
+          "BatchMode=yes",
+          "StrictHostKeyChecking=no",
+          "UserKnownHostsFile=/dev/null",
+        ].flatMap((option) => ["-o", option]),
+        `${user}@${host}`,
+        look,
+      ]);
+    // The twin: what lets the attacker in is what is added below.
+    await expect(byOwnKey()).rejects.toThrow(/Permission denied/);
+
+    const service = "/etc/systemd/system/taken.service";
+    const wanted = "/etc/systemd/system/multi-user.target.wants/taken.service";
+    let keys: Buffer = Buffer.alloc(0);
     await bootWith(async ({ root }) => {
-      const script = "#!/bin/sh\nsha256sum /srv/models/model.gguf >/var/lib/taken\n";
+      const script = "#!/bin/sh\nsha256sum /srv/models/model.gguf >/var/lib/taken-by-script\n";
       await root.write("/etc/rc.local", script, { mode: 0o755 });
+      const unit = `[Unit]
+After=edgeseal-volumes.service
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'sha256sum /srv/models/model.gguf >/var/lib/taken-by-unit'
+`;
+      await root.write(service, unit);
+      await root.symlink(wanted, service);
+      keys = await root.read(authorizedKeys);
+      const added = Buffer.concat([keys, readFileSync(`${own}.pub`)]);
+      await root.write(authorizedKeys, added, { mode: 0o600, uid: uid ?? 0, gid: gid ?? 0 });
     });
     await node.expectOpen();
-    expect(await node.root("until [ -s /var/lib/taken ]; do sleep 0.2; done; cat /var/lib/taken")).toBe(
-      await node.root("sha256sum /srv/models/model.gguf"),
+    const content = await node.root("sha256sum /srv/models/model.gguf");
+    for (const by of ["script", "unit"]) {
+      const taken = `/var/lib/taken-by-${by}`;
+      expect(await node.root(`until [ -s ${taken} ]; do sleep 0.2; done; cat ${taken}`), by).toBe(content);
+    }
+    expect((await byOwnKey()).trim()).toBe(content.trim());
+
+    const without = await node.pi.exec(`sudo -n sh -c 'cat >${authorizedKeys}'`, { stdin: keys.toString() });
+    expect(without.code).toBe(0);
+    await node.root(
+      `rm /etc/rc.local ${service} ${wanted} /var/lib/taken-by-script /var/lib/taken-by-unit && systemctl daemon-reload && sync`,
     );
-    await node.root("rm /etc/rc.local /var/lib/taken");
   });
 
   test("the TPM moved with its disk to another board opens it there", async () => {
