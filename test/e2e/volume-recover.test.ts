@@ -22,6 +22,9 @@ beforeAll(async () => {
 // It does not exist when its start failed.
 afterAll(() => (node as SealedNode | undefined)?.stop());
 
+/** The header, the pins and the approvals of before the new generation. */
+const oldCopy = "/var/tmp/old-copy";
+
 const onVolumes = (task: "recover" | "rotate", ...args: readonly string[]): Promise<Ran> =>
   node.edgeseal("volume", task, "pi-1", ...node.keys, "--yes", ...args);
 
@@ -83,6 +86,10 @@ printf "{\\"type\\":\\"foreign\\",\\"keyslots\\":[\\"2\\"]}" | cryptsetup token 
 });
 
 test("under a new generation of the policy key, what the old one approved opens nothing any more", async () => {
+  // What somebody copies who has the disks in hand for an hour; the next test puts it back.
+  await node.root(
+    `mkdir -m 700 ${oldCopy} && dd if=${modelDisk} iflag=direct of=${oldCopy}/header bs=1M count=16 status=none && cp -a /etc/edgeseal/volumes /etc/edgeseal/trust ${oldCopy} && sync`,
+  );
   const oldSignatures = await node.root("cat /etc/edgeseal/trust/approvals.json");
   expect((await node.edgeseal("keys", "rotate", "keys", "--passphrase-file", "passphrase")).code).toBe(0);
   node.declareSite({ generation: 2, endorsementKeySha256: secondTpm });
@@ -113,4 +120,21 @@ test("under a new generation of the policy key, what the old one approved opens 
   await put(newSignatures);
   await node.pi.reboot();
   await node.expectOpen();
+});
+
+/* The honest one: the TPM knows of no generations. */
+test("the header, pins and approvals of before the new generation, put back from a copy, open it: what revoking does not reach", async () => {
+  const policyKey = (await node.look()).policyKey;
+  const today = "the data of today";
+  await node.root(`printf '%s' '${today}' >/srv/models/today && sync`);
+  await node.pi.reboot();
+  await node.expectOpen();
+  await node.root(
+    `dd if=${oldCopy}/header of=${modelDisk} oflag=direct conv=notrunc bs=1M status=none && cp -a ${oldCopy}/volumes ${oldCopy}/trust /etc/edgeseal/ && sync`,
+  );
+  await node.pi.reboot();
+  const state = await node.expectOpen();
+  expect(state.policyKey).not.toBe(policyKey);
+  // The old slot has the same volume key, and so what was written since.
+  expect(await node.root("cat /srv/models/today")).toBe(today);
 });
