@@ -340,6 +340,7 @@ export class InferenceContainer extends deviceResource<InferenceContainerArgs, "
   subordinateIds: undefined,
   lingering: undefined,
   directories: undefined,
+  content: undefined,
   files: undefined,
   unitOverrides: undefined,
   units: undefined,

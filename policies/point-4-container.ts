@@ -70,14 +70,18 @@ export const containerControls = [
         "groupMembers",
         "lingering",
         "subordinateIds",
+        "content",
         "files",
         "units",
+        "volumes",
         "foreignContainers",
         "foreignProcesses",
         "unitOverrides",
       ],
       judge: (state, node) => {
-        const { account, groups, groupMembers, lingering, subordinateIds, files, units } = state;
+        const { account, groups, groupMembers, lingering, subordinateIds } = state;
+        const { content, files, units, volumes } = state;
+        const { name = "", storage = "", modelDirectory = "" } = askedContainer(node);
         const { foreignContainers, foreignProcesses, unitOverrides } = state;
         return whereServing(state, ({ confinement }) =>
           verdict(
@@ -90,14 +94,19 @@ export const containerControls = [
                 namespaces: ownNamespaces,
                 rootFilesystem: "read-only",
                 interfaces: "lo",
+                mounts: "none but its own",
               }),
-              ...differing(account, { home: noHome, shell: "/usr/sbin/nologin", password: "locked" }),
+              ...differing(account, {
+                uid: "its own",
+                home: noHome,
+                shell: "/usr/sbin/nologin",
+                password: "locked",
+              }),
               ...(lingering ? ["systemd keeps a manager for its user"] : []),
               ...groupMembers.map((user) => `${user} is in its group`),
-              ...differing(
-                units,
-                unitStates([`edgeseal-${askedContainer(node).name ?? ""}.service`, ...Object.keys(units)]),
-              ),
+              ...differing(units, unitStates([`edgeseal-${name}.service`, ...Object.keys(units)])),
+              ...differing(volumes, { [storage]: /, encrypted$/, [modelDirectory]: /, encrypted$/ }),
+              ...notAsDeclared("its units and programs are", content),
               ...changeableByOthers(files),
               ...groups.map((group) => `its user is in the group ${group}`),
               ...subordinateIds.map((line) => `its user has subordinate ids: ${line}`),
@@ -181,7 +190,7 @@ export const containerControls = [
               ...(defaultAction === "EPERM" ? [] : [`what the profile does not list: ${defaultAction}`]),
               ...dangerousCalls.map((call) => `the profile lets ${call} through`),
               ...(trial === "done" ? [] : [`the profile was not tried: ${trial}`]),
-              ...notAsDeclared(content),
+              ...notAsDeclared("the file of the profile is", content),
               ...changeableByOthers(files),
             ],
             evidence:
@@ -227,7 +236,7 @@ export const containerControls = [
               ...(atBoot === "loaded" ? [] : ["no boot would load the profiles"]),
               ...profile.overrides.map((path) => `${path} would keep it from holding`),
               ...profile.otherDefinitions.map((path) => `${path} defines one of the profiles, too`),
-              ...notAsDeclared(content),
+              ...notAsDeclared("the file of the profile is", content),
               ...changeableByOthers(profile.files),
             ],
             evidence: `label of the process: ${confinement.appArmor ?? ""}; the policy in the kernel is the declared one`,
@@ -237,8 +246,8 @@ export const containerControls = [
   }),
 ] as const;
 
-const notAsDeclared = (content: string): readonly string[] =>
-  content === "as declared" ? [] : ["the file of the profile is not the declared one"];
+const notAsDeclared = (what: string, content: string): readonly string[] =>
+  content === "as declared" ? [] : [`${what} not as declared`];
 
 /** How a container is judged with a profile. */
 interface Beside<T> {

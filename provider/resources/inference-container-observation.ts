@@ -11,7 +11,7 @@ import { parsePlaces, readPlaces } from "./inference-container-places.ts";
 import type { InferenceContainerState } from "./inference-container-state.ts";
 import { digestOf, otherImages, parseStorage, readStorage } from "./inference-container-storage.ts";
 import { askProgram, emptyHome, healthAddress, userOf } from "./inference-container-unit.ts";
-import { parseMarks, readMarks } from "./managed-files.ts";
+import { contentOf, parseMarks, readMarks } from "./managed-files.ts";
 
 /** The container's first process, as `$p`; nothing is printed when there is none. */
 const firstProcess = (unit: string): string => `p= id=
@@ -103,6 +103,7 @@ function parseState(
   const id = /^id (.*)$/m.exec(container)?.[1] ?? "";
   const running = storage.containers.find((each) => each.id === id);
   const { ids, ...account } = readAccount(userOf(name), outputOf(parts, "account"));
+  const files = parseMarks(outputOf(parts, "files"));
   return {
     missingPackages: lines(outputOf(parts, "packages")),
     ...account,
@@ -110,7 +111,8 @@ function parseState(
       lines.map((line) => `${path}: ${line}`),
     ),
     directories: readDirectories(outputOf(parts, "directories")),
-    files: parseMarks(outputOf(parts, "files")),
+    content: contentOf(managedFiles(inputs), files),
+    files,
     ...units,
     health: readHealth(outputOf(parts, "health")),
     reason: outputOf(parts, "reason").trim() || failure,

@@ -1,5 +1,5 @@
 import { Type, type Static } from "typebox";
-import { oneOf, texts, textsByName } from "./state-schema.ts";
+import { content, oneOf, texts, textsByName } from "./state-schema.ts";
 
 /** What is read back of `edgeseal:inference:InferenceContainer`: of the process that serves, from the kernel, wherever there is one. */
 export const inferenceContainerState = Type.Object({
@@ -33,6 +33,7 @@ export const inferenceContainerState = Type.Object({
     description: "Whether systemd keeps a manager for the user, for units of its own.",
   }),
   directories: textsByName("Mode and owner of the service's folders, by path."),
+  content,
   files: textsByName("Mode, owner and digest of the unit files and programs, by path."),
   unitOverrides: texts(
     "Files that change what the unit files say: drop-ins, also such as systemctl set-property makes, and units of the same names that come first. Sorted.",

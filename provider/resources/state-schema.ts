@@ -9,7 +9,7 @@ export const oneOf = <T extends string>(values: readonly T[], description: strin
 /** Whether edgeseal's files on the node are those that the inputs make: `contentOf`. */
 export const content = oneOf(
   ["as declared", "other"],
-  "Whether the file is what the inputs make of it, byte for byte, with its mode and owner: one that somebody loosened may be loaded and in effect all the same. Follows from `files`.",
+  "Whether each file is what the inputs make of it, byte for byte, with its mode and owner: one that somebody loosened may be loaded and in effect all the same. Follows from `files`.",
 );
 
 /** A list of texts. */

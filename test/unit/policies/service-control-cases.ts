@@ -185,8 +185,9 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
         namespaces: "mnt pid",
         rootFilesystem: "writable",
         interfaces: undefined,
+        mounts: "/dev/mem",
       }),
-      "user: users 0 0 0 0, groups 0 0 0 0; groups: 44; capabilities: CAP_NET_RAW; noNewPrivileges: no; namespaces: mnt pid; rootFilesystem: writable; interfaces: not there",
+      "user: users 0 0 0 0, groups 0 0 0 0; groups: 44; capabilities: CAP_NET_RAW; noNewPrivileges: no; namespaces: mnt pid; rootFilesystem: writable; interfaces: not there; mounts: /dev/mem",
     ),
     fail(
       "more than it should have, beside it",
@@ -215,7 +216,7 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
     fail(
       "no such user",
       observed({ inference: { account: {} } }),
-      "home: not there; shell: not there; password: not there",
+      "uid: not there; home: not there; shell: not there; password: not there",
     ),
     fail(
       "a unit that no boot starts, and others that are not as they were read",
@@ -229,6 +230,21 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
         },
       }),
       "edgeseal-inference.service: disabled, active; edgeseal-inference-health.timer: enabled, inactive; edgeseal-inference-health.service: static, changed since systemd read it",
+    ),
+    fail(
+      "a user that is root",
+      observed({ inference: { account: { ...account, uid: "root's" } } }),
+      "uid: root's",
+    ),
+    fail(
+      "a program that was edited",
+      observed({ inference: { content: "other" } }),
+      "its units and programs are not as declared",
+    ),
+    fail(
+      "storage that anybody can read who has the disk",
+      observed({ inference: { volumes: { "/srv/models/models": "/srv/models, not encrypted" } } }),
+      "/srv/models/containers/inference: not there; /srv/models/models: /srv/models, not encrypted",
     ),
     fail("no unit", observed({ inference: { units: {} } }), "edgeseal-inference.service: not there"),
     fail(
@@ -328,7 +344,7 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
     fail(
       "a file to which a call was added",
       observed({ seccompProfile: { content: "other", calls: { kexec_load: "allowed" } } }),
-      "the file of the profile is not the declared one",
+      "the file of the profile is not as declared",
     ),
     fail(
       "a profile that was not tried",
@@ -392,7 +408,7 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
     fail(
       "a file that was edited, and then loaded",
       observed({ appArmorProfile: { content: "other" } }),
-      "the file of the profile is not the declared one",
+      "the file of the profile is not as declared",
     ),
     fail(
       "a profile that only complains",
