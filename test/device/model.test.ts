@@ -243,7 +243,9 @@ test("a former model that a unit names stays, whatever is to be kept", async () 
   expect(await node.must(`test -f /srv/models/models/${firstHex}/model.gguf && echo there`)).toBe("there\n");
   await node.must("rm /etc/systemd/system/edgeseal-inference.service");
   expect((await bring(none)).left).toEqual([]);
-  expect(await node.must(`ls -A /srv/models/models`)).toBe(`${[secondHex, "current-llama"].sort().join("\n")}\n`);
+  expect(await node.must(`ls -A /srv/models/models`)).toBe(
+    `${[secondHex, "current-llama"].sort().join("\n")}\n`,
+  );
 });
 
 test("cut off before and after each step, a change of the model is brought to its end by the next plan", async () => {

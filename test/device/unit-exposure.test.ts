@@ -21,7 +21,9 @@ const units: Readonly<Record<string, string>> = {
   "edgeseal-volumes.service": onDevice("edgeseal-volumes.service"),
   "edgeseal-cap-pcr15.service": onDevice("edgeseal-cap-pcr15.service"),
   "edgeseal-update.service": updateUnit,
-  ...Object.fromEntries(Object.entries(unitFiles({ ...example, port: 8080 })).filter(([name]) => name.endsWith(".service"))),
+  ...Object.fromEntries(
+    Object.entries(unitFiles({ ...example, port: 8080 })).filter(([name]) => name.endsWith(".service")),
+  ),
 };
 
 const table = new Map(
