@@ -16,8 +16,9 @@ export function shipApproval(approval: Approval): readonly PlainStep[] {
       script: `set -eu
 set -- ${settingsDirectory}/*.conf
 [ -e "$1" ] && [ -e ${path} ] || exit 0
-signed=$(tr -d ' \\t\\r\\n' < ${path} | grep -oE '"pkfp":"[^"]*"' | sort -u) || exit 0
-[ "$signed" != '"pkfp":"${policyKey}"' ] || exit 0
+signed=$(tr -d ' \\t\\r\\n' < ${path} | grep -oE '"pkfp":"[^"]*"' | sort -u)
+# Nothing was approved yet, or by this key alone.
+case $signed in '' | '"pkfp":"${policyKey}"') exit 0 ;; esac
 echo 'the sealed volumes open by the signatures of another policy key than generation ${generation}, which would be taken from them: run edgeseal volume recover ${node} first' >&2
 exit 1`,
     }),

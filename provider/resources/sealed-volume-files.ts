@@ -63,7 +63,8 @@ export function managedFiles(inputs: SealedVolumeInputs): readonly ManagedFile[]
       content: pem(policyKey, "policy"),
     },
     { path: `${trustDirectory}/recovery.pub.pem`, mode: "0644", content: pem(recoveryKey, "recovery") },
-    approvalsFile(approval === undefined ? undefined : parseApproval(approval)),
+    // None given is none taken away: a path that is wrong, or another branch, would else lock every volume at its next boot.
+    ...(approval === undefined ? [] : [approvalsFile(parseApproval(approval))]),
     ...Object.entries(programs).map(([path, content]) => ({ path, mode: "0755", content })),
     ...Object.entries(units).map(([path, content]) => ({ path, mode: "0644", content })),
   ];
@@ -80,14 +81,11 @@ const pem = (text: string, purpose: "policy" | "recovery"): string =>
 export const approvalsPath = `${trustDirectory}/approvals.json`;
 
 /** The signatures that a node's volumes open by, in systemd's form. */
-export function approvalsFile(approval: Approval | undefined): ManagedFile {
-  const signatures = approval === undefined ? { sha256: [] } : signatureFile(approval);
-  return {
-    path: approvalsPath,
-    mode: "0644",
-    content: `${JSON.stringify(signatures, undefined, 1)}\n`,
-  };
-}
+export const approvalsFile = (approval: Approval): ManagedFile => ({
+  path: approvalsPath,
+  mode: "0644",
+  content: `${JSON.stringify(signatureFile(approval), undefined, 1)}\n`,
+});
 
 /** Fingerprints of the site's keys, as the state has them. */
 export const policyKeyOf = (inputs: SealedVolumeInputs): string =>

@@ -83,7 +83,7 @@ export const sealedVolumeInputs = Type.Object({
   approval: Type.Optional(
     Type.String({
       description:
-        "Content of `approvals/<node>.json`, as `edgeseal approve` wrote it. Default none: the volume can be formed, and opens at no boot until there is one.",
+        "Content of `approvals/<node>.json`, as `edgeseal approve` wrote it. Default none: the volume can be formed, and opens at no boot until there is one; approvals that the node has are left as they are.",
     }),
   ),
   recoveryKey: Type.String({

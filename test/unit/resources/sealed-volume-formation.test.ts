@@ -86,6 +86,19 @@ test("a blank device becomes a volume that is open, mounted and pinned, and only
   expectDone();
 });
 
+test("a site without an approval takes none from a node: its file was not found, maybe, and every volume would be locked", () => {
+  form();
+  const path = "/etc/edgeseal/trust/approvals.json";
+  const before = node.read(path);
+  expect(before).toContain(site.pol);
+  const { approval: _, ...without } = inputs;
+  form(without);
+  expect(node.read(path)).toBe(before);
+  expect(diffState(sealedVolume.desired(without), node.observe(without))).toEqual([]);
+  node.boot();
+  expect(node.observe(without)).toMatchObject({ openedBy: "tpm" });
+});
+
 test("without AES instructions the cipher is adiantum", () => {
   node.write("/proc/cpuinfo", "processor\t: 0\nFeatures\t: fp asimd evtstrm crc32\n");
   form();
