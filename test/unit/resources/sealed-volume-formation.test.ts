@@ -252,6 +252,13 @@ describe("data is refused by name, in the plan and again on the device, and stay
       },
       said: /is in use: held by md0/,
     },
+    "a device of a btrfs, mounted by another of its devices": {
+      put: () => {
+        node.write("/proc/self/mountinfo", "60 1 0:41 / /mnt rw - btrfs /dev/vdc rw\n");
+        node.write("/sys/fs/btrfs/0a1b2c3d/devices/vdb/size", "1\n");
+      },
+      said: /is in use: a part of a mounted btrfs/,
+    },
     "a device behind a loop device": {
       put: () => node.write("/sys/block/loop0/loop/backing_file", `${node.root}/dev/vdb\n`),
       said: /is in use: behind a loop device/,
@@ -620,6 +627,25 @@ describe("on a disk with a table of partitions, which may be erased,", () => {
       form(may);
       expectDone(may);
     },
+  );
+
+  test.each(["dos", "gpt"] as const)(
+    "cut off by the power at any moment, what was to be erased is still erased by the next plan (%s)",
+    (label) => {
+      partitioned(label);
+      host("mkfs.ext4", "-q", "-F", join(node.root, "dev/vdb1"));
+      const moments = node.formWithMoments(may);
+      const uuid = recordedUuid();
+      expect(moments.length).toBeGreaterThanOrEqual(12);
+      // From the marker to the header: the rest is the same on any disk.
+      for (const moment of moments.slice(2, 6)) {
+        node.returnTo(moment);
+        form(may);
+        expectDone(may);
+        expect(recordedUuid()).toBe(uuid);
+      }
+    },
+    300_000,
   );
 
   test.each<["dos" | "gpt", string, () => void]>([

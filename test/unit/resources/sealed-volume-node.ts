@@ -74,12 +74,14 @@ mkdir -p "$ROOT/moments"
 stamp=$ROOT/moments.stamp
 set -- "$ROOT/dev/vdb" "$ROOT/var/lib/edgeseal/volumes" "$ROOT/etc/edgeseal/volumes" "$ROOT/etc/edgeseal/trust"
 [ ! -d "$ROOT/secrets" ] || set -- "$@" "$ROOT/secrets"
+[ ! -e "$ROOT/dev/vdb1" ] || set -- "$@" "$ROOT/dev/vdb1"
 # Nothing was written since the last one. A file's time may be a tick of the clock behind.
 if [ -e "$stamp" ] && [ -z "$(find "$@" -newer "$stamp")" ]; then exit 0; fi
 touch -d '-0.05 seconds' "$stamp"
 moment=$ROOT/moments/$(ls "$ROOT/moments" | wc -l)
 mkdir "$moment" 2>/dev/null || exit 0
 head -c 17M "$ROOT/dev/vdb" >"$moment/vdb"
+if [ -e "$ROOT/dev/vdb1" ]; then cp "$ROOT/dev/vdb1" "$moment/vdb1"; fi
 cp -a "$ROOT/var/lib/edgeseal/volumes" "$moment/records"
 cp -a "$ROOT/etc/edgeseal/volumes" "$moment/settings"
 cp -a "$ROOT/etc/edgeseal/trust" "$moment/trust"
@@ -360,6 +362,8 @@ esac`,
     // Nothing is written behind the header and the first of the data.
     cpSync(join(this.root, folder, "vdb"), join(this.root, "dev/vdb"));
     truncateSync(join(this.root, "dev/vdb"), deviceBytes);
+    if (this.exists(join(folder, "vdb1")))
+      cpSync(join(this.root, folder, "vdb1"), join(this.root, "dev/vdb1"));
   }
 
   /** What a boot leaves: memory is empty, nothing is mapped or mounted, the TPM was reset. */
