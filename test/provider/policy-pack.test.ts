@@ -134,7 +134,7 @@ test("a site that serves a model is let through by both, with waivers for nothin
           image: `registry.example/edge/llama@sha256:${"a".repeat(64)}`,
           model: { digest, statement, keys: { site: siteKey.pem } },
           memoryMaxMiB: 1024,
-          nodeMemoryMiB: 2048,
+          nodeMemoryMiB: 4096,
         },
       },
     ],
