@@ -26,8 +26,8 @@ const settleSeconds = 90;
 const isUnapproved = 3;
 
 /**
- * Whether sealed volumes would open after the next boot: 0 when there are none, or when the state that the next boot would measure is among those that the node has a signature for. Where
- * nothing measures, no boot has an approval. systemd's signature file names each by the digest of its policy, which the measuring program works out as it does for the log of a boot.
+ * Whether sealed volumes would open after the next boot: 0 when there are none, or when the node has a signature for the state that the next boot would measure, for each volume by the policy key
+ * that it is sealed to (the fingerprint, as approvals have it, of the key in its pins; of one that is not finished any key). Where nothing measures, no boot has an approval. systemd's signature file names each by the digest of its policy, which the measuring program works out as it does for the log of a boot.
  */
 export const approvalCheck = `set -eu
 set -- /etc/edgeseal/volumes/*.conf
@@ -41,8 +41,24 @@ log=$($measure --next) || tell "$measure --next failed"
 policy=$(printf '%s\\n' "$log" | $measure --policy) || tell "$measure --policy failed"
 case $policy in *[!0-9a-f]*) policy= ;; esac
 [ "\${#policy}" -eq 64 ] || tell "$measure --policy printed no digest"
-if grep -qiE '"pol"[[:space:]]*:[[:space:]]*"'"$policy"'"' /etc/edgeseal/trust/approvals.json 2>/dev/null; then exit 0; fi
-printf 'sealed volumes:%s; policy of the next boot: %s\\n' "$names" "$policy" >&2
+signed=
+approvals=/etc/edgeseal/trust/approvals.json
+if [ -f $approvals ]; then signed=$(tr -d ' \\t\\r\\n' <$approvals | sed 's/},{/}\\n{/g' | grep -iF '"pol":"'"$policy"'"' || :); fi
+sealed_to() {
+  key=$(sed -n '/^fact tokens\\.[0-9]*\\.tpm2_pubkey /{s/^[^ ]* [^ ]* //;s|\\\\/|/|g;p;}' "$1" | base64 -d | sed '/^-----/d' | base64 -d | tail -c +25 | sha256sum)
+  printf '"pkfp":"%s"' "\${key%% *}"
+}
+locked=
+for each; do
+  by=
+  if [ -f "\${each%.conf}.pins" ]; then by=$(sealed_to "\${each%.conf}.pins"); fi
+  if [ -n "$signed" ] && printf '%s\\n' "$signed" | grep -qF -e "$by"; then continue; fi
+  each=\${each##*/}
+  locked="$locked \${each%.conf}"
+done
+[ -n "$locked" ] || exit 0
+[ -z "$signed" ] || signed='; it is approved, by another policy key than they are sealed to: edgeseal volume recover'
+printf 'sealed volumes:%s; policy of the next boot: %s%s\\n' "$locked" "$policy" "$signed" >&2
 exit ${isUnapproved}
 `;
 

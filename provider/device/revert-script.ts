@@ -131,7 +131,7 @@ ${sandbox({
   // Rules of the kernel, and files of any owner.
   capabilities: ["CAP_NET_ADMIN", "CAP_DAC_OVERRIDE", "CAP_CHOWN", "CAP_FOWNER"],
   addressFamilies: ["AF_NETLINK", "AF_UNIX"],
-  chown: true,
+  systemCalls: ["@chown"],
 })}
 
 [Install]

@@ -4,10 +4,8 @@ export interface Privileges {
   readonly capabilities: readonly string[];
   /** E.g. `AF_NETLINK`. */
   readonly addressFamilies: readonly string[];
-  /** Groups of system calls besides those of a service, e.g. `@mount`. */
+  /** Groups of system calls besides those of a service without privileges, e.g. `@chown`. */
   readonly systemCalls?: readonly string[];
-  /** Whether it gives files to others. */
-  readonly chown?: boolean;
 }
 
 /**
@@ -17,14 +15,14 @@ export interface Privileges {
  * above all, and what these units do, such as loading the firewall, has to be done in every boot. Nor would a mount that is made in one be there for the node. What is refused is an error of
  * the call, not the end of the program.
  */
-export function sandbox({ capabilities, addressFamilies, systemCalls = [], chown }: Privileges): string {
-  return `NoNewPrivileges=yes
+export const sandbox = ({ capabilities, addressFamilies, systemCalls = [] }: Privileges): string =>
+  `NoNewPrivileges=yes
 CapabilityBoundingSet=${capabilities.join(" ")}
 RestrictAddressFamilies=${addressFamilies.join(" ")}
 IPAddressDeny=any
-SystemCallFilter=${["@system-service", ...systemCalls].join(" ")}
-SystemCallFilter=~@resources${chown === true ? "" : " @privileged"}
-SystemCallErrorNumber=EPERM
+SystemCallFilter=@system-service
+SystemCallFilter=~@resources @privileged
+${systemCalls.length === 0 ? "" : `SystemCallFilter=${systemCalls.join(" ")}\n`}SystemCallErrorNumber=EPERM
 SystemCallArchitectures=native
 LockPersonality=yes
 MemoryDenyWriteExecute=yes
@@ -32,4 +30,3 @@ ProtectHostname=yes
 RestrictNamespaces=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes`;
-}

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { quote } from "../device/shell-quote.ts";
 import { file, reboot, remove, run, unit, type PlainStep, type Step } from "../device/step.ts";
+import { sandbox } from "../device/unit-sandbox.ts";
 import { PlanRefused } from "../resource.ts";
 import { editCommandLine, revertCommandLine, trialParameter } from "./firmware-config-command-line.ts";
 import {
@@ -168,7 +169,7 @@ systemctl disable ${trialUnit}
 /**
  * The node's part of a trial. It starts with the first services, so that it also ends a boot that hangs in them.
  */
-const trialUnitFile = `# Written by edgeseal.
+export const trialUnitFile = `# Written by edgeseal.
 [Unit]
 Description=End a boot that edgeseal tries, unless it is kept
 ConditionKernelCommandLine=${trialParameter}
@@ -177,6 +178,7 @@ DefaultDependencies=no
 [Service]
 ExecStart=/bin/sh -c 'sleep ${trialSeconds}; if [ -e ${keptMarker} ]; then exit 0; fi; echo "<3>nobody kept this boot: booting as before" >&2; systemctl reboot; sleep 180; systemctl --force --force reboot'
 TimeoutStopSec=5
+${sandbox({ capabilities: ["CAP_SYS_BOOT"], addressFamilies: ["AF_UNIX"], systemCalls: ["@reboot"] })}
 
 [Install]
 WantedBy=sysinit.target
