@@ -1,6 +1,9 @@
 import { isBound } from "./boot-evidence.ts";
 import { control, pass, unknown, violation } from "./control.ts";
 
+/** What a volume is made with, on a board with AES instructions and on one without. `cipher_null-ecb` and its like encrypt nothing, and a header may be pinned with them. */
+const ciphers: readonly string[] = ["aes-xts-plain64", "xchacha12,aes-adiantum-plain64"];
+
 /** Point 2: model and log partitions in LUKS, keys sealed to the TPM. */
 export const volumeControls = [
   control({
@@ -45,6 +48,10 @@ export const volumeControls = [
         if (formation !== "complete") return violation(`its formation is ${formation}`);
         if (!headerMatchesPins)
           return violation(`the header is not the pinned one: ${headerDifferences.join(", ")}`);
+        if (!ciphers.includes(cipher))
+          return violation(
+            `its cipher is ${cipher === "" ? "none that can be told" : cipher}, which edgeseal never makes`,
+          );
         if (!open) return violation(`locked: ${lockedReason === "" ? "no reason given" : lockedReason}`);
         if (missingOptions.length > 0) return violation(`mounted without ${missingOptions.join(", ")}`);
         if (openedBy === "formation")

@@ -240,6 +240,16 @@ const cases: Readonly<Record<string, readonly Case[]>> = {
       observed({ volumes: { models: { headerMatchesPins: false, headerDifferences: ["cipher null"] } } }),
       "models: the header is not the pinned one: cipher null",
     ),
+    pass(
+      "made on a board without AES instructions",
+      observed(volumes({ cipher: "xchacha12,aes-adiantum-plain64" })),
+      "models: opened by the TPM, header as pinned, xchacha12,aes-adiantum-plain64; logs: opened by the TPM, header as pinned, xchacha12,aes-adiantum-plain64",
+    ),
+    fail(
+      "a cipher that encrypts nothing, in the header and in the pins",
+      observed({ volumes: { models: { cipher: "cipher_null-ecb" } } }),
+      "models: its cipher is cipher_null-ecb, which edgeseal never makes",
+    ),
     fail(
       "not finished",
       observed({ volumes: { models: { formation: "forming" } } }),

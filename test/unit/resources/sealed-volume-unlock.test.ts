@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { chmodSync, openSync, writeSync, closeSync, truncateSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
@@ -273,6 +274,20 @@ describe("stays locked, says why, and opens when the original is back:", () => {
         node.remove("/tpm-opens");
       },
       reason: /^tpm-refused: .*another TPM, one that was cleared.*State not recoverable/,
+    },
+    "a cipher that encrypts nothing, in the header, and in pins that agree with it": {
+      attack: () => {
+        const at = original.indexOf('aes-xts-plain64","sector_size"');
+        writeAt(at, "cipher_null-ecb");
+        const digest = createHash("sha256").update(node.bytes("/dev/vdb").subarray(0, headerBytes));
+        node.write(
+          "/etc/edgeseal/volumes/models.pins",
+          pins
+            .replace(/^header-sha256=.*$/m, `header-sha256=${digest.digest("hex")}`)
+            .replace(/^(cipher=|fact segments\.0\.encryption ).*$/gm, "$1cipher_null-ecb"),
+        );
+      },
+      reason: /^cipher-refused: its pins have the cipher 'cipher_null-ecb', which edgeseal never makes/,
     },
     "a mapping with another cipher than the header says": {
       attack: () => {
