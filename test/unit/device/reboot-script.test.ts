@@ -12,7 +12,9 @@ import { approvalCheck } from "../../../provider/device/reboot-script.ts";
 import { policyPcrDigest } from "../../../provider/trust/pcr-policy.ts";
 import { replay } from "../../../provider/trust/pcr.ts";
 import { commitConfirm, reboot, run, type Step } from "../../../provider/device/step.ts";
+import { fingerprint, readPublicKey } from "../../../provider/trust/public-key.ts";
 import { FakeRoot } from "../resources/fake-root.ts";
+import { testKey } from "../trust/keys.ts";
 
 const options = {
   nonce: newNonce(),
@@ -177,6 +179,39 @@ exec sh ${join(import.meta.dirname, "../../../provider/resources/on-device/measu
     expect(check()).toEqual({ code: 0, stdout: "", stderr: "" });
     predicts(log.slice(0, -1));
     expect(check().code).toBe(3);
+  });
+
+  test("an approval by another policy key than a volume is sealed to opens nothing of it", () => {
+    const keys = [testKey("policy"), testKey("policy")] as const;
+    const [own, other] = keys.map(({ publicKeyPem }) => fingerprint(readPublicKey(publicKeyPem, "policy")));
+    const signedBy = (...by: readonly (string | undefined)[]): void =>
+      root.write(
+        "/etc/edgeseal/trust/approvals.json",
+        JSON.stringify({ sha256: by.map((pkfp) => ({ pcrs: [11], pkfp, pol: policy, sig: "AA==" })) }),
+      );
+    const sealedTo = (name: string, { publicKeyPem }: (typeof keys)[number]): void => {
+      // As the header's JSON may have it.
+      const pinned = Buffer.from(publicKeyPem)
+        .toString("base64")
+        .replaceAll("/", String.raw`\/`);
+      root.write(`/etc/edgeseal/volumes/${name}.pins`, `uuid=x\nfact tokens.0.tpm2_pubkey ${pinned}\n`);
+    };
+    for (const name of ["logs", "models"]) volume(name);
+    sealedTo("logs", keys[0]);
+    sealedTo("models", keys[0]);
+    predicts(log);
+    signedBy(own);
+    expect(check()).toEqual({ code: 0, stdout: "", stderr: "" });
+    signedBy(other);
+    expect(check()).toEqual({
+      code: 3,
+      stdout: "",
+      stderr: `sealed volumes: logs models; policy of the next boot: ${policy}; it is approved, by another policy key than they are sealed to: edgeseal volume recover`,
+    });
+    sealedTo("models", keys[1]);
+    expect(check().stderr).toContain("sealed volumes: logs; policy");
+    signedBy(own, other);
+    expect(check().code).toBe(0);
   });
 
   test("spaces in the signature file make no difference", () => {
