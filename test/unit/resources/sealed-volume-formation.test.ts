@@ -292,6 +292,21 @@ describe("data is refused by name, in the plan and again on the device, and stay
     expect(diskDigest()).toBe(before);
   });
 
+  test("in use in a way that no list has, before the first write", () => {
+    const steps = node.plan(inputs);
+    const busy = "echo 'wipefs: error: probing initialization failed: Device or resource busy' >&2; exit 1";
+    const looks = node.read("/bin/wipefs").replace("#!/bin/sh\n", "");
+    node.write("/bin/wipefs", `#!/bin/sh\ncase " $* " in *" --no-act "*) ;; *) ${busy} ;; esac\n${looks}`);
+    const before = diskDigest();
+    expect(() => {
+      node.applyAll(steps);
+    }).toThrow(/'format .*is in use: it can't be opened for this alone\. Nothing was changed/s);
+    expect(diskDigest()).toBe(before);
+    node.write("/bin/wipefs", `#!/bin/sh\n${looks}`);
+    form();
+    expectDone();
+  });
+
   test("a volume of another node, or of this one before its card was written anew, also where LUKS may be erased", () => {
     form();
     node.restart();
@@ -647,6 +662,23 @@ describe("on a disk with a table of partitions, which may be erased,", () => {
     },
     300_000,
   );
+
+  test("cut off while the GPT was wiped, what protects it goes as well", () => {
+    partitioned("gpt");
+    const steps = node.plan(may);
+    node.applyAll(
+      steps.slice(
+        0,
+        steps.findIndex(({ title }) => title.startsWith("format ")),
+      ),
+    );
+    writeAt(headerBytes, `edgeseal forms ${recordedUuid() ?? ""}\n`);
+    for (const at of [512, deviceBytes - 512]) writeAt(at, Buffer.alloc(8));
+    expect(node.observe(may).content).toContain("gpt");
+    expect(() => node.plan(inputs)).toThrow(/is not blank, it holds gpt/);
+    form(may);
+    expectDone(may);
+  });
 
   test.each<["dos" | "gpt", string, () => void]>([
     [
