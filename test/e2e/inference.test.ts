@@ -136,7 +136,10 @@ describe("drift", () => {
 
 test("a server that is killed comes back", async () => {
   await onPi(pi, "pkill -KILL -x llama-server && sleep 1");
-  console.info(`serving again after SIGKILL: ${await untilHealthy()} s`);
+  const seconds = await untilHealthy();
+  console.info(`serving again after SIGKILL: ${seconds} s`);
+  // As docs/figures.md has it.
+  expect(seconds).toBeLessThan(120);
   const { restarts, health } = await state();
   expect({ restarts, health }).toEqual({ restarts: 1, health: "healthy" });
 });
@@ -157,10 +160,10 @@ while [ "$(${invocation})" = ${before} ]; do read -r now _ </proc/uptime; [ $((\
 
 test("after a reboot it serves again without a person", async () => {
   await pi.reboot();
-  const rest = await untilHealthy();
-  console.info(
-    `serving again after a reboot, at an uptime of ${(await onPi(pi, "cut -d. -f1 /proc/uptime")).trim()} s, ${rest} s after ssh answered`,
-  );
+  await untilHealthy();
+  const uptime = Number(await onPi(pi, "cut -d. -f1 /proc/uptime"));
+  console.info(`serving again after a reboot, at an uptime of ${uptime} s`);
+  expect(uptime).toBeLessThan(300);
   expect(await drift()).toEqual([]);
   expect(await completion(pi, "The capital of France is", 2)).not.toBe("");
 });
