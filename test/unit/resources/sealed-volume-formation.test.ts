@@ -649,16 +649,24 @@ describe("on a disk with a table of partitions, which may be erased,", () => {
     (label) => {
       partitioned(label);
       host("mkfs.ext4", "-q", "-F", join(node.root, "dev/vdb1"));
+      const table = node.bytes("/dev/vdb").subarray(0, 4096);
       const moments = node.formWithMoments(may);
       const uuid = recordedUuid();
+      let unmarked = 0;
       expect(moments.length).toBeGreaterThanOrEqual(12);
       // From the marker to the header: the rest is the same on any disk.
       for (const moment of moments.slice(2, 6)) {
         node.returnTo(moment);
+        const found = node.bytes("/dev/vdb").subarray(0, headerBytes + 4096);
+        if (!found.includes("edgeseal forms ")) {
+          unmarked++;
+          expect(found.subarray(0, 4096).equals(table), moment).toBe(true);
+        }
         form(may);
         expectDone(may);
         expect(recordedUuid()).toBe(uuid);
       }
+      expect(unmarked).toBeGreaterThanOrEqual(1);
     },
     300_000,
   );
