@@ -1,4 +1,5 @@
 import { killAfterSeconds } from "./bounded-step.ts";
+import { policyKeyOfPins } from "./policy-key-of-pins.ts";
 import { quote } from "./shell-quote.ts";
 import type { RebootStep } from "./step.ts";
 
@@ -44,14 +45,10 @@ case $policy in *[!0-9a-f]*) policy= ;; esac
 signed=
 approvals=/etc/edgeseal/trust/approvals.json
 if [ -f $approvals ]; then signed=$(tr -d ' \\t\\r\\n' <$approvals | sed 's/},{/}\\n{/g' | grep -iF '"pol":"'"$policy"'"' || :); fi
-sealed_to() {
-  key=$(sed -n '/^fact tokens\\.[0-9]*\\.tpm2_pubkey /{s/^[^ ]* [^ ]* //;s|\\\\/|/|g;p;}' "$1" | base64 -d | sed '/^-----/d' | base64 -d | tail -c +25 | sha256sum)
-  printf '"pkfp":"%s"' "\${key%% *}"
-}
-locked=
+${policyKeyOfPins}locked=
 for each; do
   by=
-  if [ -f "\${each%.conf}.pins" ]; then by=$(sealed_to "\${each%.conf}.pins"); fi
+  if [ -f "\${each%.conf}.pins" ]; then by=$(printf '"pkfp":"%s"' "$(bound "\${each%.conf}.pins")"); fi
   if [ -n "$signed" ] && printf '%s\\n' "$signed" | grep -qF -e "$by"; then continue; fi
   each=\${each##*/}
   locked="$locked \${each%.conf}"
