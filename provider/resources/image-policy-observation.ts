@@ -80,7 +80,6 @@ function parseImagePolicy(
     ...marks
   } = readMarks(outputOf(parts, "marks"));
   const keys = keysIn(files);
-  const declared = keyDigests(inputs);
   const { defaultRule, rules } = policyMeaning(textOf(files, policyFiles.policy), keys);
   return {
     defaultRule,
@@ -88,9 +87,7 @@ function parseImagePolicy(
     signatureLookup: lookupMeaning(textOf(files, policyFiles.lookup), rules),
     lookupConflicts: conflicts(files),
     userOverrides: overrides(outputOf(parts, "users")),
-    foreignKeys: Object.keys(keys)
-      .filter((path) => keys[path] !== declared[path])
-      .sort(byteOrder),
+    foreignKeys: foreignTo(keyFiles(inputs), keys),
     files: marks,
     formerPolicy: former !== undefined ? "kept" : searched !== undefined ? "none" : "not kept",
   };
@@ -126,9 +123,20 @@ export function keyDigest(pem: string): string {
   }
 }
 
-/** The digests of the keys of the inputs, by the path of their file. */
-export const keyDigests = (inputs: ImagePolicyInputs): Readonly<Record<string, string>> =>
-  Object.fromEntries(Object.entries(keyFiles(inputs)).map(([path, pem]) => [path, keyDigest(pem)]));
+/** The digests of keys, by whatever names them. */
+export const keyDigests = (pems: Readonly<Record<string, string>>): Record<string, string> =>
+  Object.fromEntries(Object.entries(pems).map(([name, pem]) => [name, keyDigest(pem)]));
+
+/** Of the keys that were found, by their digests, those that are none of the declared ones, or another key than it. Sorted. */
+export function foreignTo(
+  pems: Readonly<Record<string, string>>,
+  found: Readonly<Record<string, string>>,
+): string[] {
+  const declared = keyDigests(pems);
+  return Object.keys(found)
+    .filter((name) => found[name] !== declared[name])
+    .sort(byteOrder);
+}
 
 /** The digests of the keys that are in edgeseal's folder, by path. */
 const keysIn = (files: ConfigFiles): Readonly<Record<string, string>> =>

@@ -39,7 +39,7 @@ const lookupText = (inputs: ImagePolicyInputs): string =>
 
 /** What has to be observed: read from what would be written, by the same functions. */
 export function desiredPolicy(inputs: ImagePolicyInputs): Partial<ImagePolicyState> {
-  const digests = keyDigests(inputs);
+  const digests = keyDigests(keyFiles(inputs));
   const meaning = policyMeaning(policyText(inputs), digests);
   const files = [policyFiles.policy, policyFiles.lookup, ...Object.keys(digests)];
   return {

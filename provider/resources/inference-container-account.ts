@@ -5,15 +5,13 @@ import { inferenceUnit } from "./container-process.ts";
 import type { InferenceContainerInputs } from "./inference-container-inputs.ts";
 import { asService } from "./inference-container-podman.ts";
 import type { InferenceContainerState } from "./inference-container-state.ts";
-import { emptyHome, programDirectory, userOf } from "./inference-container-unit.ts";
+import { emptyHome, programDirectory, unitSeconds, userOf } from "./inference-container-unit.ts";
 
 /*
  * The user that a service runs as, and what others run as that user.
  */
 
 const nologin = "/usr/sbin/nologin";
-/** Over systemd's own 90 s. */
-const endSeconds = 120;
 
 /** What the account has to be. */
 export function desiredAccount({
@@ -34,9 +32,7 @@ export function desiredAccount({
   };
 }
 
-/**
- * Which of a state's properties differ.
- */
+/** Whether one of these properties of a state differs. */
 export type Concerns = (...properties: readonly (keyof InferenceContainerState)[]) => boolean;
 
 /**
@@ -158,7 +154,7 @@ while pkill -KILL -U "$uid"; do
   sleep 0.1
 done
 ${asService({ name, storage }, "remove", ["rm", "--all", "--force"])}`,
-      timeoutSeconds: endSeconds,
+      timeoutSeconds: unitSeconds,
     }),
   ];
 }

@@ -173,7 +173,7 @@ const defaultDevices = ["null", "zero", "full", "random", "urandom", "tty"].map(
 /** Points where something of the node is mounted that neither the unit nor podman's defaults ask for, read-only or not. */
 function strangersAmong(mounts: readonly Mount[], devices: readonly string[]): readonly string[] {
   const expected = ({ point, root, type, writable }: Mount): boolean => {
-    // What is to be there is told by \`rootFilesystem\`, \`model\` and \`writable\`.
+    // What is to be there is told by `rootFilesystem`, `model` and `writable`.
     if (["/", "/models", "/run/inference", "/tmp"].includes(point)) return true;
     if (podmansFiles.test(point)) return root.endsWith(`/userdata/${baseName(point)}`);
     if ([...defaultDevices, ...devices].includes(point)) return root === point.slice("/dev".length);

@@ -2,7 +2,7 @@ import { quote } from "../device/shell-quote.ts";
 import { run, upload, type Step } from "../device/step.ts";
 import { readArchive } from "./inference-container-archive.ts";
 import { imagesDirectory } from "./inference-container-files.ts";
-import { parseImage, type InferenceContainerInputs } from "./inference-container-inputs.ts";
+import { parseImage, referenceOf, type InferenceContainerInputs } from "./inference-container-inputs.ts";
 import { asService } from "./inference-container-podman.ts";
 import type { InferenceContainerState } from "./inference-container-state.ts";
 import { inferenceUnit } from "./container-process.ts";
@@ -17,7 +17,7 @@ const pullSeconds = 1800;
 
 /** Whether the unit would find its image: by its digest, among the images of its repository. */
 export const hasImage = ({ image }: InferenceContainerInputs, { images }: InferenceContainerState): boolean =>
-  images.includes(parseImage(image)?.reference ?? image);
+  images.includes(referenceOf(image));
 
 /** Where an archive arrives: a folder that every node has, since uploads come before all else. */
 const arrival = (digest: string): string => `/var/cache/edgeseal-image-${digest.slice("sha256:".length)}.tar`;

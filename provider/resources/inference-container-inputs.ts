@@ -224,6 +224,9 @@ export function parseImage(
   return { repository, digest, reference: `${repository}@${digest}` };
 }
 
+/** What finds an image in a service's storage: its repository and digest. */
+export const referenceOf = (image: string): string => parseImage(image)?.reference ?? image;
+
 function imageFault(image: string): string | undefined {
   if (parseImage(image) !== undefined) return undefined;
   const wanted = "expected HOST/REPOSITORY@sha256:DIGEST, e.g. registry.example/edge/llama@sha256:...";

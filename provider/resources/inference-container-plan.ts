@@ -22,12 +22,10 @@ import {
   programDirectory,
   startProgram,
   unitFiles,
+  unitSeconds,
   userOf,
 } from "./inference-container-unit.ts";
 import { desiredMarks, differingFiles } from "./managed-files.ts";
-
-/** Over systemd's own 90 s. */
-const unitSeconds = 120;
 
 /** Units that are there for as long as the service is, with the state that they must have. */
 function desiredUnits(inputs: InferenceContainerInputs): Record<string, string> {
@@ -127,7 +125,7 @@ function requirePlaces(
 
 // --- units ---
 
-/** Of the files that change a unit, those that are this service's: what lies in \`UNIT.d\`, or has a unit's name. */
+/** Of the files that change a unit, those that are this service's: what lies in `UNIT.d`, or has a unit's name. */
 const ownOverrides = ({ name }: InferenceContainerInputs, { unitOverrides }: InferenceContainerState) =>
   unitOverrides.filter((path) =>
     allUnits(name).some((unit) => path.includes(`/${unit}.d/`) || path.endsWith(`/${unit}`)),

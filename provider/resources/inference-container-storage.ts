@@ -1,6 +1,6 @@
 import { UnknownObservation } from "../device/probe.ts";
 import { byteOrder, parseFiles, readFiles } from "./config-files.ts";
-import { parseImage, type InferenceContainerInputs } from "./inference-container-inputs.ts";
+import { referenceOf, type InferenceContainerInputs } from "./inference-container-inputs.ts";
 import { runtimeDirectoryOf } from "./inference-container-unit.ts";
 
 /*
@@ -54,7 +54,7 @@ export function parseStorage(output: string): Storage {
 /** Images that are not the one that is asked for. One that came with several manifests is all of them. */
 export const otherImages = ({ image }: InferenceContainerInputs, { images }: Storage): string[] =>
   images
-    .filter(({ references }) => !references.includes(parseImage(image)?.reference ?? image))
+    .filter(({ references }) => !references.includes(referenceOf(image)))
     .flatMap(({ references }) => references)
     .sort(byteOrder);
 

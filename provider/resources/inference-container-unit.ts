@@ -1,6 +1,6 @@
 import { outerName } from "./apparmor-profile-rules.ts";
 import { inferenceUnit } from "./container-process.ts";
-import { parseImage, type InferenceContainerInputs } from "./inference-container-inputs.ts";
+import { referenceOf, type InferenceContainerInputs } from "./inference-container-inputs.ts";
 
 /*
  * The units of a service, as text. Rootless podman in a unit of the system: a unit of a user could not have AppArmorProfile=, and a container that podman starts by itself gets no profile at all
@@ -8,6 +8,9 @@ import { parseImage, type InferenceContainerInputs } from "./inference-container
  */
 
 /** A program's directory, and the home of the services' users: an empty one, in which nobody can put a policy or a configuration of podman's. */
+/** How long a unit may take to start or to end: over systemd's own 90 s. */
+export const unitSeconds = 120;
+
 export const programDirectory = "/usr/lib/edgeseal";
 export const emptyHome = `${programDirectory}/no-home`;
 export const checkProgram = `${programDirectory}/check-inference`;
@@ -160,7 +163,7 @@ function runCommand(inputs: InferenceContainerInputs): readonly string[] {
     ...Object.entries(environment(inputs)).flatMap(([key, value]) => ["--env", `${key}=${value}`]),
     ...["--volume", `${modelFolderOf(inputs)}:/models:ro`],
     ...["--volume", `${runtimeDirectoryOf(name)}/http:${socketsInContainer}`],
-    parseImage(image)?.reference ?? image,
+    referenceOf(image),
     ...command(inputs),
   ];
 }

@@ -4,7 +4,7 @@ import { quote } from "../device/shell-quote.ts";
 import type { Observed } from "../resource.ts";
 import { parseEnvelope, StatementRefused, unverifiedStatement } from "../trust/model-statement.ts";
 import { parseFiles, readFiles } from "./config-files.ts";
-import { keyDigest, marksOf } from "./image-policy-observation.ts";
+import { foreignTo, keyDigest, marksOf } from "./image-policy-observation.ts";
 import {
   directoriesBelow,
   judgeFunction,
@@ -105,10 +105,6 @@ export const markedPaths = (inputs: ModelInputs): readonly string[] => [
   ...modelParts.map((part) => `${modelFolder(inputs)}/${part}`),
 ];
 
-/** What `keys` in the state has to be. */
-export const keyDigests = ({ keys }: Pick<ModelInputs, "keys">): Record<string, string> =>
-  Object.fromEntries(Object.entries(keys).map(([key, pem]) => [key, keyDigest(pem)]));
-
 function bytesOf({ statement }: ModelInputs): number {
   try {
     return unverifiedStatement(parseEnvelope(statement)).bytes;
@@ -145,7 +141,6 @@ function parseModel(inputs: ModelInputs, parts: Readonly<Record<string, PartOutp
       keyDigest(lines.join("\n")),
     ]),
   );
-  const declared = keyDigests(inputs);
   const wanted = judged.find(({ digest }) => digest === inputs.digest);
   return {
     volume: outputOf(parts, "volume").trim() === "mounted" ? "mounted" : "not mounted",
@@ -164,9 +159,7 @@ function parseModel(inputs: ModelInputs, parts: Readonly<Record<string, PartOutp
     leftovers: [...linesOf(outputOf(parts, "leftovers"))].sort(),
     otherModels: [...links.keys()].filter((name) => name !== inputs.name).sort(),
     keys,
-    foreignKeys: Object.keys(keys)
-      .filter((key) => keys[key] !== declared[key])
-      .sort(),
+    foreignKeys: foreignTo(inputs.keys, keys),
     files: Object.fromEntries(
       linesOf(outputOf(parts, "marks")).map((line): [string, string] => {
         const [, mode, owner, kind, path] = /^([0-7]+) (\S+) ([^|]+)\|(.+)$/.exec(line) ?? [];

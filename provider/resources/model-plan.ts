@@ -4,7 +4,7 @@ import { directory, file, remove, run, upload, type Step } from "../device/step.
 import { diffState } from "../diff.ts";
 import { PlanRefused } from "../resource.ts";
 import { sealedManifest } from "../trust/sealed-manifest.ts";
-import { marksOf } from "./image-policy-observation.ts";
+import { keyDigests, marksOf } from "./image-policy-observation.ts";
 import {
   currentLink,
   directoriesBelow,
@@ -22,7 +22,6 @@ import {
 import { onDevice } from "./managed-files.ts";
 import { hexOf, signedStatement, type ModelInputs } from "./model-inputs.ts";
 import {
-  keyDigests,
   markedPaths,
   readingSeconds,
   statementVerdicts,
@@ -49,7 +48,7 @@ export function desiredModel(inputs: ModelInputs): Partial<ModelState> {
     surplus: [],
     leftovers: [],
     otherModels: [],
-    keys: keyDigests(inputs),
+    keys: keyDigests(inputs.keys),
     files: Object.fromEntries(markedPaths(inputs).map((path) => [path, marks(path)])),
   };
 }
