@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { VirtualPi } from "../../testbed/virtual-pi.ts";
+import type { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { attempts, combinations, expectedOf, layers, type Layer } from "./escape/attempts.ts";
 import { probeImage } from "./escape/image.ts";
 import { inputsOf, observedOf, restartsAfterwards, startWith, tried, unitFilters } from "./escape/service.ts";
-import { InferenceSupply, plainVolume, prepared, serviceOf, stateOf, type Supply } from "./inference-node.ts";
+import { InferenceSupply, serviceOf, startPrepared, stateOf, type Supply } from "./inference-node.ts";
 import { bringUp } from "./provider-on-pi.ts";
 
 /*
@@ -19,9 +19,7 @@ describe("escape suite", () => {
   beforeAll(async () => {
     const { layout, digest } = await probeImage();
     supply = { ...(await supplies.signed(layout, digest, "probe")), model: await supplies.notAModel() };
-    pi = await VirtualPi.start();
-    await plainVolume(pi);
-    await prepared(pi, supply, supplies.key);
+    pi = await startPrepared(supply, supplies.key);
   });
 
   afterAll(async () => {

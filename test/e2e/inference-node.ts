@@ -19,7 +19,7 @@ import { seccompProfile } from "../../provider/resources/seccomp-profile.ts";
 import { sha256Hex } from "../../provider/trust/digest.ts";
 import { modelStatement, signStatement } from "../../provider/trust/model-statement.ts";
 import type { SigningKey } from "../../provider/trust/signer.ts";
-import type { VirtualPi } from "../../testbed/virtual-pi.ts";
+import { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { example } from "../unit/resources/inference-container-example.ts";
 import { bringUp, observe, onPi, type Declared } from "./provider-on-pi.ts";
 
@@ -205,8 +205,23 @@ mount ${mountPoint}`,
   );
 }
 
-/** All that has to be there before the service. */
-export async function prepared(
+/** A node with all that has to be there before the service. */
+export async function startPrepared(
+  supply: Supply,
+  key: SigningKey & { readonly pem: string },
+): Promise<VirtualPi> {
+  const pi = await VirtualPi.start();
+  try {
+    await plainVolume(pi);
+    await prepare(pi, supply, key);
+    return pi;
+  } catch (error) {
+    await pi.stop();
+    throw error;
+  }
+}
+
+async function prepare(
   pi: VirtualPi,
   supply: Supply,
   key: SigningKey & { readonly pem: string },

@@ -1,13 +1,12 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { VirtualPi } from "../../testbed/virtual-pi.ts";
+import type { VirtualPi } from "../../testbed/virtual-pi.ts";
 import {
   driftOf,
   InferenceSupply,
   modelOf,
   mountPoint,
-  plainVolume,
-  prepared,
   serviceOf,
+  startPrepared,
   stateOf,
   siteKey,
   type Supply,
@@ -27,9 +26,7 @@ let service: ReturnType<typeof serviceOf>;
 beforeAll(async () => {
   supply = await supplies.real();
   service = serviceOf(supply);
-  pi = await VirtualPi.start();
-  await plainVolume(pi);
-  await prepared(pi, supply, supplies.key);
+  pi = await startPrepared(supply, supplies.key);
   await bringUp(pi, service);
 });
 

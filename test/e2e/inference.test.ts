@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { stringify } from "yaml";
 import { plainName } from "../../cli/bench/variants.ts";
-import { VirtualPi } from "../../testbed/virtual-pi.ts";
+import type { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { edgesealIn } from "./command-line.ts";
 import {
   completion,
@@ -12,9 +12,8 @@ import {
   driftOf,
   InferenceSupply,
   mountPoint,
-  plainVolume,
-  prepared,
   serviceOf,
+  startPrepared,
   stateOf,
   type Supply,
 } from "./inference-node.ts";
@@ -32,9 +31,7 @@ let service: ReturnType<typeof serviceOf>;
 beforeAll(async () => {
   supply = await supplies.real();
   service = serviceOf(supply);
-  pi = await VirtualPi.start();
-  await plainVolume(pi);
-  await prepared(pi, supply, supplies.key);
+  pi = await startPrepared(supply, supplies.key);
 });
 
 afterAll(async () => {
