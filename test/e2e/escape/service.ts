@@ -1,4 +1,5 @@
 import { getSystemErrorName } from "node:util";
+import { expect } from "vitest";
 import { desiredConfinement } from "../../../provider/resources/inference-container-confinement.ts";
 import type { InferenceContainerInputs } from "../../../provider/resources/inference-container-inputs.ts";
 import { runtimeDirectoryOf, serviceUnit } from "../../../provider/resources/inference-container-unit.ts";
@@ -60,8 +61,8 @@ export function unitOf(supply: Supply, on: readonly Layer[]): string {
 }
 
 /** What has to be read of the container's process, so that the layers are known to be there, and the others not. */
-export function observedOf(supply: Supply, on: readonly Layer[]): Record<string, string> {
-  const asked: Record<string, string> = {
+export function observedOf(supply: Supply, on: readonly Layer[]): Record<string, unknown> {
+  const asked: Record<string, unknown> = {
     ...desiredConfinement(inputsOf(supply, on)),
     // Debian's own profile of crun, which confines nothing.
     ...(on.includes("appArmor") ? {} : { appArmor: "crun (unconfined)" }),
@@ -69,7 +70,13 @@ export function observedOf(supply: Supply, on: readonly Layer[]): Record<string,
   };
   if (on.includes("container")) return asked;
   const { writable: _, ...rest } = asked;
-  return { ...rest, namespaces: "cgroup ipc mnt net user uts", interfaces: "eth0 lo" };
+  return {
+    ...rest,
+    namespaces: "cgroup ipc mnt net user uts",
+    // What is mounted of the node is told by name.
+    mounts: expect.stringMatching(/^\/node, /),
+    interfaces: "eth0 lo",
+  };
 }
 
 /** Starts the service anew with these layers, and waits until it answers. */
