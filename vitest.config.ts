@@ -25,6 +25,8 @@ const onVirtualPi = {
   testTimeout: 15 * minutes,
   hookTimeout: 20 * minutes,
 } as const;
+/** Each processor has a file: these tests wait for the programs that they start, and Vitest would leave one processor idle. */
+const everyProcessor = { maxWorkers: "100%" } as const;
 const otherTiers = ["test/provider/**", "test/device/**", "test/e2e/**"];
 
 /**
@@ -40,6 +42,7 @@ export default defineConfig({
           include: ["test/**/*.test.ts"],
           exclude: otherTiers,
           pool: "threads",
+          ...everyProcessor,
           testTimeout: 30_000,
           hookTimeout: 60_000,
           sequence: { groupOrder: 0 },
@@ -51,6 +54,7 @@ export default defineConfig({
           include: ["test/provider/**/*.test.ts"],
           // A provider is a process: some tests change directory and environment, which threads can't.
           pool: "forks",
+          ...everyProcessor,
           testTimeout: 60_000,
           hookTimeout: 60_000,
           sequence: { groupOrder: 1 },
