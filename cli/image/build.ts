@@ -2,6 +2,7 @@ import { mkdir, mkdtemp, readFile, rename, rm, stat, writeFile } from "node:fs/p
 import { dirname, join, resolve } from "node:path";
 import { cacheFolder } from "../../testbed/image.ts";
 import { UserError } from "../errors.ts";
+import { readLayout } from "./archive.ts";
 import { imageContents } from "./contents.ts";
 import { readDeb } from "./deb.ts";
 import { layerOf } from "./layer.ts";
@@ -122,20 +123,56 @@ async function assemble(
   return { image, sbom, packages: packages.length };
 }
 
-/** Puts the files into a folder that is there whole or not at all. One that is an image already is replaced; anything else is left alone. @throws UserError */
+/**
+ * Puts the files into a folder that is there whole or not at all. One that is this image already is left alone, another image is replaced, and so are others that come there meanwhile: the last one
+ * stays.
+ * @throws UserError for a folder that is no image
+ */
 async function writeLayout(folder: string, files: ReadonlyMap<string, Buffer>): Promise<void> {
-  const there = await stat(folder).catch(() => undefined);
-  if (there !== undefined && !(await stat(join(folder, "version")).catch(() => undefined))?.isFile()) {
-    throw new UserError(`${folder} is there, and is no image`, { hint: "give another --out" });
-  }
+  if (await holds(folder, files)) return;
+  await requireReplaceable(folder);
   await mkdir(dirname(folder), { recursive: true });
   const fresh = await mkdtemp(`${folder}.new-`);
+  const former = `${fresh}.former`;
   try {
     for (const [name, bytes] of files) await writeFile(join(fresh, name), bytes, { flush: true });
-    await rm(folder, { recursive: true, force: true });
-    await rename(fresh, folder);
-  } catch (error) {
+    while (!(await unless(["ENOTEMPTY", "EEXIST"], rename(fresh, folder)))) {
+      // Another build may have put the same one there.
+      if (await holds(folder, files)) return;
+      await requireReplaceable(folder);
+      await unless(["ENOENT"], rename(folder, former));
+      await rm(former, { recursive: true, force: true });
+    }
+  } finally {
     await rm(fresh, { recursive: true, force: true });
+  }
+}
+
+/** Whether a folder has these files, to the byte, and no others. */
+async function holds(folder: string, files: ReadonlyMap<string, Buffer>): Promise<boolean> {
+  const there = await readLayout(folder).catch(() => undefined);
+  return there?.size === files.size && [...files].every(([name, bytes]) => there.get(name)?.equals(bytes));
+}
+
+/** @throws UserError for what is no image, and stays there */
+async function requireReplaceable(folder: string): Promise<void> {
+  const found = (path: string) => stat(path).catch(() => undefined);
+  for (;;) {
+    const there = await found(folder);
+    if (there === undefined || (await found(join(folder, "version")))?.isFile()) return;
+    // Between the two looks an image may have gone, and another come.
+    if ((await found(folder))?.ino === there.ino)
+      throw new UserError(`${folder} is there, and is no image`, { hint: "give another --out" });
+  }
+}
+
+/** Whether it was done, rather than ended by one of these errors. */
+async function unless(codes: readonly string[], work: Promise<void>): Promise<boolean> {
+  try {
+    await work;
+    return true;
+  } catch (error) {
+    if (codes.includes((error as NodeJS.ErrnoException).code ?? "")) return false;
     throw error;
   }
 }

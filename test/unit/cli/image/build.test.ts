@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { UserError } from "../../../../cli/errors.ts";
@@ -165,6 +165,35 @@ describe("building an image", () => {
     expect(readdirSync(scratch("cache", "debs"))).not.toContain(`${other.sha256}.deb`);
   });
 
+  test("leaves an image alone that is there already, to the byte, and replaces one that is not", async () => {
+    const lock = locked();
+    const { folder } = await build(lock);
+    const { ino } = statSync(folder);
+    await build(lock);
+    expect(statSync(folder).ino).toBe(ino);
+    for (const damage of [
+      () => writeFileSync(`${folder}/manifest.json`, "{}"),
+      () => rmSync(`${folder}/manifest.json`),
+      () => writeFileSync(`${folder}/signature-1`, "of another image"),
+    ]) {
+      damage();
+      await build(lock);
+      expect(checkImage("image", await readLayout(folder)).created.toISOString()).toContain("12:00:00");
+      expect(readdirSync(folder)).not.toContain("signature-1");
+    }
+  });
+
+  test("many at a time into one folder: each succeeds, and one of them is there, whole", async () => {
+    const lock = locked();
+    const locks = [0, 1].map((second) => ({ ...lock, created: `2027-01-15T12:00:0${second}Z` }));
+    const digests = await Promise.all(
+      Array.from({ length: 16 }, async (_, index) => (await build(locks[index % 2] ?? lock)).digest),
+    );
+    expect(new Set(digests).size).toBe(2);
+    expect(digests).toContain(checkImage("image", await readLayout(scratch("image"))).digest);
+    expect(readdirSync(scratch()).filter((name) => name.startsWith("image."))).toEqual([]);
+  });
+
   test("replaces an image, and leaves any other folder alone", async () => {
     const lock = locked();
     await build(lock);
@@ -174,6 +203,6 @@ describe("building an image", () => {
     writeFileSync(scratch("mine", "file"), "mine");
     expect(await refusal(build(lock, "mine"))).toMatch(/is there, and is no image/);
     expect(readdirSync(scratch("mine"))).toEqual(["file"]);
-    expect(readdirSync(scratch()).filter((name) => name.includes(".new-"))).toEqual([]);
+    expect(readdirSync(scratch()).filter((name) => name.startsWith("image."))).toEqual([]);
   });
 });
