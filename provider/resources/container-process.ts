@@ -153,13 +153,13 @@ function processOf(block: string, ofInit: ReadonlyMap<string, string>): Containe
 export interface Confinement {
   /** Profiles that all have to allow what the process does. Sorted. */
   readonly profiles: readonly string[];
-  /** `enforce`, `complain`, `mixed`, or what else the kernel says; `unconfined` where nothing holds. */
+  /** `enforce`, `complain`, `mixed`, or what else the kernel says; `unconfined` where nothing holds, `unknown` where the kernel names a profile and no mode. */
   readonly mode: string;
 }
 
 /** What an AppArmor label means: profiles stacked on each other (`a//&b (enforce)`), or `unconfined`. */
 export function confinementOf(label: string | undefined): Confinement {
-  const [, names = "", mode] = /^(.+?)(?: \(([a-z]+)\))?$/.exec(label ?? "unconfined") ?? [];
-  if (mode === undefined) return { profiles: [], mode: "unconfined" };
+  if (label === undefined || label === "unconfined") return { profiles: [], mode: "unconfined" };
+  const [, names = label, mode = "unknown"] = /^(.+) \(([a-z]+)\)$/.exec(label) ?? [];
   return { profiles: names.split("//&").sort(byteOrder), mode };
 }

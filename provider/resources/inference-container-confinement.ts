@@ -122,9 +122,13 @@ function seccompOf({ seccompMode, seccompFilters }: ContainerProcess, ofMain: nu
   return seccompFilters > ofMain ? "profile" : "none of its own";
 }
 
+/** Debian's profiles of the programs that start a container (/etc/apparmor.d, flags=(unconfined)): they name a process and confine nothing. Another name tells of a profile of somebody's. */
+const confineNothing = ["crun (unconfined)", "podman (unconfined)"];
+
 function labelText(label: string | undefined): string {
   const { profiles, mode } = confinementOf(label);
-  return profiles.length === 0 ? mode : `${profiles.join(" and ")} (${mode})`;
+  const text = profiles.length === 0 ? mode : `${profiles.join(" and ")} (${mode})`;
+  return confineNothing.includes(text) ? "unconfined" : text;
 }
 
 interface Mount {

@@ -64,8 +64,6 @@ export function unitOf(supply: Supply, on: readonly Layer[]): string {
 export function observedOf(supply: Supply, on: readonly Layer[]): Record<string, unknown> {
   const asked: Record<string, unknown> = {
     ...desiredConfinement(inputsOf(supply, on)),
-    // Debian's own profile of crun, which confines nothing.
-    ...(on.includes("appArmor") ? {} : { appArmor: "crun (unconfined)" }),
     ...(on.includes("seccomp") || on.includes("unit") ? {} : { seccomp: "off" }),
   };
   if (on.includes("container")) return asked;

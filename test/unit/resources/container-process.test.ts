@@ -126,6 +126,7 @@ test.each([
   ["edgeseal-x-podman (complain)", ["edgeseal-x-podman"], "complain"],
   ["podman (unconfined)", ["podman"], "unconfined"],
   ["unconfined", [], "unconfined"],
+  [":other://unconfined", [":other://unconfined"], "unknown"],
   [undefined, [], "unconfined"],
 ])("the label %s", (label, profiles, mode) => {
   expect(confinementOf(label)).toEqual({ profiles, mode });

@@ -223,6 +223,21 @@ describe("each fault of the process is told by its name", () => {
       { "confinement.appArmor": "unconfined" },
     ],
     [
+      "Debian's profile of what starts it, which confines nothing",
+      replaced("processes", /label: .*/, "label: crun (unconfined)"),
+      { "confinement.appArmor": "unconfined" },
+    ],
+    [
+      "a profile of somebody's that confines nothing",
+      replaced("processes", /label: .*/, "label: edgeseal-inference (unconfined)"),
+      { "confinement.appArmor": "edgeseal-inference (unconfined)" },
+    ],
+    [
+      "a label without a mode",
+      replaced("processes", /label: .*/, "label: :other://unconfined"),
+      { "confinement.appArmor": ":other://unconfined (unknown)" },
+    ],
+    [
       "one of two profiles",
       replaced("processes", "edgeseal-inference//&", ""),
       { "confinement.appArmor": "edgeseal-inference-podman (enforce)" },
