@@ -246,7 +246,7 @@ export interface Blocks {
   readonly appArmorProfile?: Filled<AppArmorProfileArgs, "name" | "variant">;
   readonly inference?: Filled<
     InferenceContainerArgs,
-    Exclude<keyof InferenceContainerArgs, "archive" | "port" | "cpuQuotaPercent">
+    Exclude<keyof InferenceContainerArgs, "archive" | "port" | "nodeMemoryMiB" | "cpuQuotaPercent">
   > & { readonly confinement: Required<ConfinementArgs> };
 }
 

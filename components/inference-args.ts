@@ -98,6 +98,8 @@ export interface InferenceContainerArgs {
   readonly port?: number;
   /** Memory that it may use, in MiB: model, context, and some 160 more. */
   readonly memoryMaxMiB: number;
+  /** Memory of the node, in MiB; a node with less is refused. @default not judged. */
+  readonly nodeMemoryMiB?: number;
   /** Processor time, in percent of one core. @default no limit but `threads`. */
   readonly cpuQuotaPercent?: number;
   /** Processes and threads. @default 64. */

@@ -20,7 +20,7 @@ export interface InferenceArgs extends Omit<InferenceContainerArgs, "model" | "m
   readonly model: ServedModelArgs;
   /** The sealed volume that the model and the image are on. @default `models`. */
   readonly volume?: string;
-  /** Memory of the node, in MiB: 2048, 4096, 8192 or 16384 on a Pi 5. There is no swap, so that what is served has to fit. */
+  /** Memory of the node, in MiB: 2048, 4096, 8192 or 16384 on a Pi 5. There is no swap, so that what is served has to fit. The node is held against it. */
   readonly nodeMemoryMiB: number;
   /** System calls that the server needs beyond those that its variant is known to. @default none; any of them fails the gate. */
   readonly additionalSyscalls?: readonly string[];
@@ -57,7 +57,7 @@ export function inferenceService(
 
 /** The same, without a word on whether it fits. */
 export function inferenceBlocksOf(args: InferenceArgs, mountPoint: string): InferenceBlocks {
-  const { model, volume: _, nodeMemoryMiB: _memory, additionalSyscalls = [], ...container } = args;
+  const { model, volume: _, additionalSyscalls = [], ...container } = args;
   const { contextBytesPerToken: _bytes, ...served } = model;
   const { name = blockDefaults.inference.name, variant = blockDefaults.inference.variant } = args;
   const modelDirectory = posix.join(mountPoint, "models");

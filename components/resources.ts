@@ -351,6 +351,7 @@ export class InferenceContainer extends deviceResource<InferenceContainerArgs, "
   images: undefined,
   modelPresent: undefined,
   volumes: undefined,
+  nodeMemory: undefined,
   exposure: undefined,
   restarts: undefined,
 }) {}

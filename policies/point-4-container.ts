@@ -139,20 +139,25 @@ export const containerControls = [
         ),
     },
     observed: {
-      reads: ["health", "confinement"],
+      reads: ["health", "confinement", "nodeMemory"],
       judge: (state, node) =>
-        whereServing(state, ({ confinement }) => {
-          const { memoryMaxMiB, tasksMax, tmpMiB, cpuQuotaPercent } = askedContainer(node);
+        whereServing(state, ({ confinement, nodeMemory }) => {
+          const { memoryMaxMiB, nodeMemoryMiB, tasksMax, tmpMiB, cpuQuotaPercent } = askedContainer(node);
           if (memoryMaxMiB === undefined || tasksMax === undefined || tmpMiB === undefined)
             return unknown("which limits are declared is not known");
           return verdict(
-            differing(confinement, {
-              memoryMax: `${memoryMaxMiB} MiB`,
-              swapMax: "0 MiB",
-              tasksMax: String(tasksMax),
-              cpuMax: cpuQuotaPercent === undefined ? "none" : `${cpuQuotaPercent} %`,
-              writable: `/run/inference, /tmp of ${tmpMiB} MiB without exec`,
-            }),
+            [
+              ...differing(confinement, {
+                memoryMax: `${memoryMaxMiB} MiB`,
+                swapMax: "0 MiB",
+                tasksMax: String(tasksMax),
+                cpuMax: cpuQuotaPercent === undefined ? "none" : `${cpuQuotaPercent} %`,
+                writable: `/run/inference, /tmp of ${tmpMiB} MiB without exec`,
+              }),
+              ...(nodeMemoryMiB === undefined || nodeMemory === "as declared"
+                ? []
+                : [`the node's memory: ${nodeMemory}`]),
+            ],
             `memory ${confinement.memoryMax ?? ""}, swap ${confinement.swapMax ?? ""}, ${confinement.tasksMax ?? ""} tasks; it can write to ${confinement.writable ?? ""}`,
           );
         }),

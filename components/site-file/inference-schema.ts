@@ -99,7 +99,7 @@ export const inferenceSchema = Type.Object(
         minimum: 256,
         maximum: 1_048_576,
         description:
-          "Memory of the node, in MiB: 2048, 4096, 8192 or 16384 on a Pi 5. With swap off, model and context have to fit in it, which is judged before anything is deployed. Required.",
+          "Memory of the node, in MiB: 2048, 4096, 8192 or 16384 on a Pi 5. With swap off, model and context have to fit in it, which is judged before anything is deployed; and the node has to have it. Required.",
       }),
     ),
     additionalSyscalls: Type.Optional(additionalSyscalls),

@@ -129,6 +129,14 @@ export const inferenceContainerInputs = Type.Object({
     description:
       "Memory that the service may use, in MiB: the model, its context, and some 100 MiB more. What needs more is killed (OOM), it alone.",
   }),
+  nodeMemoryMiB: Type.Optional(
+    Type.Integer({
+      minimum: 256,
+      maximum: 1_048_576,
+      description:
+        "Memory of the node, in MiB: 2048, 4096, 8192 or 16384 on a Pi 5. A node that has less, beyond what firmware and kernel keep of it (a 64th and 128 MiB), is refused. Default: not judged.",
+    }),
+  ),
   cpuQuotaPercent: Type.Optional(
     Type.Integer({
       minimum: 5,

@@ -7,6 +7,7 @@ import { confinementOfContainer, type AccountIds } from "./inference-container-c
 import { allUnits, managedFiles, recordOf, startedUnitOf, unitPath } from "./inference-container-files.ts";
 import { readRemnants } from "./inference-container-image.ts";
 import { parseImage, type InferenceContainerInputs } from "./inference-container-inputs.ts";
+import { parseMemory, readMemory } from "./inference-container-memory.ts";
 import { parsePlaces, readPlaces } from "./inference-container-places.ts";
 import type { InferenceContainerState } from "./inference-container-state.ts";
 import { digestOf, otherImages, parseStorage, readStorage } from "./inference-container-storage.ts";
@@ -80,6 +81,7 @@ fi`,
 if [ -s /run/edgeseal/inference/${name} ]; then cat /run/edgeseal/inference/${name}; exit; fi
 journalctl -q -o cat -n 100 -u ${unit} | grep -E '^(Error: |${unit}: (Failed (at|to) |(Main|Control) process exited|A process of this unit has been killed by the OOM))' | tail -n 1 | cut -c 1-300`,
       places: readPlaces(inputs),
+      memory: readMemory,
       exposure: `command -v systemd-analyze >/dev/null || exit 0
 for u in ${services.join(" ")}; do
   if [ -e "/etc/systemd/system/$u" ]; then systemd-analyze security --no-pager "$u" 2>/dev/null | tail -n 1; fi
@@ -128,6 +130,7 @@ function parseState(
     leftovers: [...lines(outputOf(parts, "remnants")), ...otherImages(inputs, storage)].sort(byteOrder),
     images: [...new Set(storage.images.flatMap(({ references }) => references))].sort(byteOrder),
     ...parsePlaces(outputOf(parts, "places")),
+    nodeMemory: parseMemory(inputs, outputOf(parts, "memory")),
     exposure: readExposure(outputOf(parts, "exposure")),
   };
 }

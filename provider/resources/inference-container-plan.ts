@@ -14,6 +14,7 @@ import { allUnits, managedFiles, recordOf, startedUnitOf, unitPath } from "./inf
 import { hasImage, pull, removeLeftovers, uploads } from "./inference-container-image.ts";
 import { parseImage, type InferenceContainerInputs } from "./inference-container-inputs.ts";
 import { isOnDemand } from "./inference-container-observation.ts";
+import { desiredMemory, requireMemory } from "./inference-container-memory.ts";
 import { notTheVolume } from "./inference-container-places.ts";
 import type { InferenceContainerState } from "./inference-container-state.ts";
 import { inferenceUnit } from "./container-process.ts";
@@ -52,6 +53,7 @@ export function desiredContainer(inputs: InferenceContainerInputs): Partial<Infe
     unitOverrides: [],
     units: desiredUnits(inputs),
     lastGood: "this",
+    ...desiredMemory(inputs),
     foreignContainers: [],
     foreignProcesses: [],
     leftovers: [],
@@ -60,7 +62,7 @@ export function desiredContainer(inputs: InferenceContainerInputs): Partial<Infe
 
 /**
  * Steps after which the service serves. What serves meanwhile does so until the new image is there; and again, when the new one does not answer.
- * @throws PlanRefused when the folders are on no volume, the model is not there, the archive can't be used, or what is amiss is not the service's alone: its user id, a drop-in of all services
+ * @throws PlanRefused when the folders are on no volume, the model is not there, the archive can't be used, or what is amiss is not the service's alone: the node's memory, its user id, a drop-in of all services
  */
 export function planContainer(
   inputs: InferenceContainerInputs,
@@ -68,6 +70,7 @@ export function planContainer(
 ): readonly Step[] {
   const differs = diffState(desiredContainer(inputs), state);
   if (differs.length === 0) return [];
+  requireMemory(inputs, state);
   requirePlaces(inputs, state);
   requireOwnUser(inputs, state);
   requireOwnOverrides(inputs, state);

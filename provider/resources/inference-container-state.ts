@@ -59,6 +59,10 @@ export const inferenceContainerState = Type.Object({
   volumes: textsByName(
     "What `modelDirectory` and `storage` are on: mount point and whether it is encrypted; `not mounted` where they are on the root file system, or nowhere; `not the sealed volume NAME` where something else is mounted in its place. Reported only.",
   ),
+  nodeMemory: Type.String({
+    description:
+      "Whether the node's kernel has the memory that `nodeMemoryMiB` says: `as declared`, or `N MiB, less than the M declared`; `N MiB` where none is declared.",
+  }),
   exposure: textsByName(
     "What `systemd-analyze security` says of each service: 0.0 (nothing exposed) to 10.0. Reported only.",
   ),

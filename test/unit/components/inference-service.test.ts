@@ -41,6 +41,7 @@ describe("inferenceService", () => {
         modelDirectory: "/srv/models/models",
         storage: "/srv/models/containers/inference",
         memoryMaxMiB: 1024,
+        nodeMemoryMiB: 2048,
       },
     });
   });
@@ -70,8 +71,8 @@ describe("inferenceService", () => {
       confinement: { memoryLock: false },
       storage: "/data/containers/chat",
     });
-    for (const key of ["nodeMemoryMiB", "volume", "additionalSyscalls"])
-      expect(inference).not.toHaveProperty(key);
+    expect(inference.nodeMemoryMiB).toBe(2048);
+    for (const key of ["volume", "additionalSyscalls"]) expect(inference).not.toHaveProperty(key);
   });
 
   test("refuses what does not fit the memory, with the sums, as one message without a stack", () => {

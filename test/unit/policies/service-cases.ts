@@ -35,7 +35,12 @@ export const goodServiceInputs: Pick<BlockInputs, ServiceBlock> = {
   },
   seccompProfile: { ...service, additionalSyscalls: [] },
   appArmorProfile: { ...service, ...places },
-  inference: { ...example, image: `registry.example/edge/llama@${image}`, model: modelDigest },
+  inference: {
+    ...example,
+    image: `registry.example/edge/llama@${image}`,
+    model: modelDigest,
+    nodeMemoryMiB: 8192,
+  },
 };
 
 /** What is read back when all of it is as it must be. */
@@ -158,6 +163,7 @@ export const goodServiceStates: Pick<BlockStates, ServiceBlock> = {
       [places.modelDirectory]: "/srv/models, encrypted",
       [places.storage]: "/srv/models, encrypted",
     },
+    nodeMemory: "as declared",
     exposure: { "edgeseal-inference.service": "2.1" },
     restarts: 0,
   },

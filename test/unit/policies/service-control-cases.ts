@@ -290,6 +290,16 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
       },
       "cpuMax: none",
     ),
+    fail(
+      "on a node with less memory than the sums were made with",
+      observed({ inference: { nodeMemory: "4047 MiB, less than the 8192 declared" } }),
+      "the node's memory: 4047 MiB, less than the 8192 declared",
+    ),
+    unclear(
+      "in a state that does not tell the node's memory",
+      observed({ inference: { nodeMemory: undefined } }),
+      "inference.nodeMemory is not observed",
+    ),
     unclear(
       "in a state of which nothing else is known",
       { ...observed(), asked: {} },

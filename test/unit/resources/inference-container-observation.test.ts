@@ -12,7 +12,11 @@ import { example } from "./inference-container-example.ts";
  * What a node prints is read as what it means. The outputs are those of the virtual Pi, shortened.
  */
 
-const wanted: InferenceContainerInputs = { ...example, cpuQuotaPercent: 300 };
+const wanted: InferenceContainerInputs = {
+  ...example,
+  nodeMemoryMiB: 8192,
+  cpuQuotaPercent: 300,
+};
 const id = "1399ed7d0ee0a650f1ea3bcc70c92dff7f572bc07c3d660a77086d1126bda5f6";
 const imageId = "1206275158bb54369d287a886ce74f6b76b9abe4c62c168a6a7c8f397abfb4fa";
 const model = "b".repeat(64);
@@ -150,17 +154,21 @@ const good: Readonly<Record<string, string>> = {
   health: "healthy\n",
   reason: "",
   places: `model\nplace /srv/models/models /srv/models CRYPT-LUKS2-00-edgeseal-models\nplace ${storage} /srv/models CRYPT-LUKS2-00-edgeseal-models\n`,
+  memory: "MemTotal:        8245424 kB\n",
   exposure: "-> Overall exposure level for edgeseal-inference.service: 2.5 OK :-)\n",
 };
 
-function stateOf(changed: Readonly<Record<string, string>> = {}): InferenceContainerState {
+function stateOf(
+  changed: Readonly<Record<string, string>> = {},
+  inputs: InferenceContainerInputs = wanted,
+): InferenceContainerState {
   const parts = Object.fromEntries(
     Object.entries({ ...good, ...changed }).map(([name, stdout]): [string, PartOutput] => [
       name,
       { code: 0, stdout, stderr: "" },
     ]),
   );
-  const observed = inferenceContainer.observe(wanted).parse(parts);
+  const observed = inferenceContainer.observe(inputs).parse(parts);
   if (observed.outcome !== "present") throw new Error("not observed");
   return observed.state;
 }
@@ -339,6 +347,39 @@ describe("each fault of the process is told by its name", () => {
     ["another model", replaced("container", model, "c".repeat(64)), { model: `sha256:${"c".repeat(64)}` }],
   ])("%s", (_, changed, expected) => {
     expect(drift(changed)).toEqual(expected);
+  });
+});
+
+describe("the node's memory", () => {
+  const memory = (declared: number | undefined, kibibytes: number): string => {
+    const { nodeMemoryMiB: _, ...rest } = wanted;
+    const inputs = declared === undefined ? rest : { ...rest, nodeMemoryMiB: declared };
+    const parts = { ...good, memory: `MemTotal:       ${kibibytes} kB\n` };
+    return stateOf(parts, inputs).nodeMemory;
+  };
+
+  test.each([
+    // As a Pi 5 of each size has it, with pages of 16 KiB; and the virtual Pi.
+    [2048, 2_063_328],
+    [4096, 4_144_416],
+    [8192, 8_245_424],
+    [16_384, 16_608_912],
+    [1536, 1_529_900],
+  ])("of %i MiB is as declared, less what firmware and kernel keep", (declared, kibibytes) => {
+    expect(memory(declared, kibibytes)).toBe("as declared");
+  });
+
+  test.each([
+    [8192, 4_144_416, "4047 MiB, less than the 8192 declared"],
+    [4200, 4_014_080, "3920 MiB, less than the 4200 declared"],
+    [undefined, 4_144_416, "4047 MiB"],
+    [2048, 8_245_424, "as declared"],
+  ])("of %s, where the kernel has %i kB", (declared, kibibytes, expected) => {
+    expect(memory(declared, kibibytes)).toBe(expected);
+  });
+
+  test("that is not told is not known", () => {
+    expect(() => stateOf({ memory: "" })).toThrow(UnknownObservation);
   });
 });
 

@@ -20,7 +20,12 @@ const route = {
   serverAddress: undefined,
   serverPort: undefined,
 };
-const wanted: InferenceContainerInputs = { ...example, port: 8080, cpuQuotaPercent: 300 };
+const wanted: InferenceContainerInputs = {
+  ...example,
+  port: 8080,
+  nodeMemoryMiB: 8192,
+  cpuQuotaPercent: 300,
+};
 const digest = `sha256:${"a".repeat(64)}`;
 const reference = `registry.example/edge/llama@${digest}`;
 
@@ -33,6 +38,7 @@ const good: InferenceContainerState = {
     "/srv/models/models": "/srv/models, encrypted",
     "/srv/models/containers/inference": "/srv/models, encrypted",
   },
+  nodeMemory: "as declared",
   exposure: {},
   restarts: 0,
 };
@@ -278,6 +284,18 @@ describe("refused, with the mend", () => {
     const removed = titles(inferenceContainer.revert(wanted, { outcome: "present", state }));
     expect(removed).toContain("remove /etc/systemd/system/edgeseal-inference.service.d/x.conf");
     expect(removed.join()).not.toContain("site-wide");
+  });
+
+  test("on a node with less memory than the sums were made with, naming both figures, whatever else differs", () => {
+    const state = { ...good, nodeMemory: "4047 MiB, less than the 8192 declared" };
+    expect(differences(state)).toEqual(["nodeMemory"]);
+    for (const each of [state, { ...fresh, nodeMemory: state.nodeMemory }])
+      expect(() => planFor(each)).toThrow(
+        /^the node's memory: 4047 MiB, less than the 8192 declared; .*`nodeMemoryMiB`/,
+      );
+    // Where nobody said what it has, nothing is held against it.
+    const { nodeMemoryMiB: _, ...undeclared } = wanted;
+    expect(planFor({ ...good, nodeMemory: "4047 MiB" }, undeclared)).toEqual([]);
   });
 
   test("without the model", () => {
