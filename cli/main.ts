@@ -57,6 +57,12 @@ process.once("SIGINT", () => {
   if (process.listenerCount("SIGINT") === 0) process.exit();
 });
 
+// Whoever read what is printed went away (`edgeseal ... | head -1`): that ends a command as Ctrl-C does. What it prints while it puts things back nobody reads.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") throw error;
+  process.emit("SIGINT");
+});
+
 try {
   await program.parseAsync();
 } catch (error) {
