@@ -3,7 +3,7 @@ import type { PlainStep, RebootStep, Step, UploadStep } from "./step.ts";
 
 /** One thing that the device does for a plan, in the order in which it does it: what a plan can fail at, or be killed before or after. */
 export interface PlanPoint {
-  /** Unique within the plan: `0`, `1`, and for a commit-confirmed step `2:arm:0`, `2:apply:0`, `2:confirm`; for a reboot `2`, which is done when the node is back, and `2:after:0`. */
+  /** Unique within the plan: `0`, `1`, and for a commit-confirmed step `2:arm:0`, `2:apply:0`, `2:confirm`; for a reboot `2`, which is done when the node is back, and `2:after:0`, of which the last may be another. */
   readonly id: string;
   readonly title: string;
   /**
@@ -36,18 +36,7 @@ export function pointsOf(steps: readonly Step[], nonce: string): readonly PlanPo
         throw new TypeError(`'${step.title}' is an upload, so it has to come before every other step`);
       return [{ id: String(index), title: step.title, phase: "upload", step }];
     }
-    if (step.kind === "reboot") {
-      if (!isLast) throw new TypeError(`'${step.title}' is a reboot, so it has to be the last step`);
-      return [
-        { id: String(index), title: step.title, phase: "reboot", step },
-        ...(step.afterwards ?? []).map((each, at): PlanPoint => ({
-          id: `${index}:after:${at}`,
-          title: each.title,
-          phase: "after",
-          step: each,
-        })),
-      ];
-    }
+    if (step.kind === "reboot") return rebootPoints(step, String(index), isLast, "reboot");
     if (step.kind !== "commitConfirm") {
       return [{ id: String(index), title: step.title, phase: "step", step }];
     }
@@ -61,6 +50,36 @@ export function pointsOf(steps: readonly Step[], nonce: string): readonly PlanPo
     ];
   });
 }
+
+/** Those of a reboot, and of what is done after it. */
+function rebootPoints(
+  step: RebootStep,
+  id: string,
+  isLast: boolean,
+  phase: PlanPoint["phase"],
+): readonly PlanPoint[] {
+  if (!isLast) throw new TypeError(`'${step.title}' is a reboot, so it has to be the last step`);
+  const { title, afterwards = [] } = step;
+  return [
+    { id, title, phase, step },
+    ...afterwards.flatMap((each, at): readonly PlanPoint[] => {
+      const inner = `${id}:after:${at}`;
+      return each.kind === "reboot"
+        ? rebootPoints(each, inner, at === afterwards.length - 1, "after")
+        : [{ id: inner, title: each.title, phase: "after", step: each }];
+    }),
+  ];
+}
+
+/** Whether a point is done in the boot that the reboot of that id leads to. */
+export const isAfter = ({ id }: PlanPoint, reboot: string): boolean =>
+  id.startsWith(`${reboot}:after:`) && !id.slice(reboot.length + ":after:".length).includes(":");
+
+export interface RebootPoint extends PlanPoint {
+  readonly step: RebootStep;
+}
+
+export const isReboot = (point: PlanPoint): point is RebootPoint => point.step?.kind === "reboot";
 
 /** The runner's own list of points, for tests that kill a plan at each of them. */
 export function stepsOf(steps: readonly Step[]): readonly PlanPoint[] {

@@ -6,8 +6,8 @@ import { cancelled, DeviceError } from "./errors.ts";
 import type { ManifestChange } from "./manifest.ts";
 import { failureIn } from "./plan-failure.ts";
 import { parsePlanOutput, said, type PlanOutput } from "./plan-output.ts";
-import type { Breakpoint, PlanPoint } from "./plan-points.ts";
-import { changeOf, rebootOf, renderPlan } from "./plan-script.ts";
+import { isReboot, type Breakpoint, type PlanPoint } from "./plan-points.ts";
+import { changeOf, renderPlan } from "./plan-script.ts";
 import type { Probe } from "./probe.ts";
 import { throughReboot } from "./reboot.ts";
 import type { Session } from "./session.ts";
@@ -99,7 +99,6 @@ async function runPlan(
   const nonce = newNonce();
   const changeNonce = newNonce();
   const change = changeOf(steps);
-  const reboot = rebootOf(steps);
   const lockWaitSeconds = options.lockWaitSeconds ?? defaultLockWaitSeconds;
   const shared = {
     changeNonce,
@@ -151,33 +150,29 @@ async function runPlan(
       failure: failureIn(session.node, output, plan.points, change),
     });
   };
+  const reboot = plan.points.find(isReboot);
   if (reboot !== undefined) {
     const through = await throughReboot({
       session,
       steps,
-      step: reboot,
+      point: reboot,
       readback,
       script: { ...shared, lockWaitSeconds },
-      exec,
-      asked: rebooting.promise,
-      heard: () => ({ text: heard, atMs: heardAtMs }),
-      nonce,
-      giveUpExec: () => abandon.abort(cancelled(session.node, "since the node reboots")),
+      first: {
+        nonce,
+        exec,
+        asked: rebooting.promise,
+        heard: () => ({ text: heard, atMs: heardAtMs }),
+        giveUp: () => abandon.abort(cancelled(session.node, "since the node reboots")),
+      },
       signal: options.signal,
       onStdout: (of, chunk) => progress.heard(of, chunk),
       onProgress: (message) => options.onProgress?.(message),
     });
     if (through.after === undefined) return concludeExec(through.result);
-    const before = parsePlanOutput(heard, nonce);
     const { output, readback: seen } = through.after;
-    return conclude(
-      {
-        begun: [...before.begun, ...output.begun],
-        done: [...before.done, String(steps.length - 1), ...output.done],
-      },
-      plan.points,
-      { readback: seen, failure: failureIn(session.node, output, plan.points, undefined) },
-    );
+    const failure = failureIn(session.node, output, plan.points, undefined);
+    return conclude(output, plan.points, { readback: seen, failure });
   }
   if (change === undefined) return concludeExec(await exec);
 

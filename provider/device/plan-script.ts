@@ -3,7 +3,7 @@ import { boundedStep, killAfterSeconds } from "./bounded-step.ts";
 import { giveUp, pendingCheck, renderConfirm, renderOutcome, windowSecondsOf } from "./commit-confirm.ts";
 import { renderManifestChange, type ManifestChange } from "./manifest.ts";
 import { renderLock } from "./node-lock.ts";
-import { pointsOf, type Breakpoint, type PlanPoint } from "./plan-points.ts";
+import { isAfter, pointsOf, type Breakpoint, type PlanPoint } from "./plan-points.ts";
 import { extraSecondsOf, type Probe } from "./probe.ts";
 import {
   rebootFunction,
@@ -258,17 +258,16 @@ export function renderConfirmation(
   };
 }
 
-/** The script of the exec after a reboot: that it is another boot, what is to be done in it, and what the node looks like then. */
+/** The script of the exec after a reboot, by the id of its point: that it is another boot, what is to be done in it, and what the node looks like then. */
 export function renderAfterReboot(
   steps: readonly Step[],
   readback: readonly Probe<unknown>[],
-  options: Omit<PlanScriptOptions, "manifest"> & { readonly bootBefore: string },
+  options: Omit<PlanScriptOptions, "manifest"> & { readonly bootBefore: string; readonly reboot: string },
 ): PlanScript {
-  const { nonce, breakpoint } = options;
-  const points = pointsOf(steps, options.changeNonce).filter(({ phase }) => phase === "after");
+  const { nonce, breakpoint, reboot } = options;
+  const points = pointsOf(steps, options.changeNonce).filter((point) => isAfter(point, reboot));
   const stepSeconds = deadlineOf(points);
   const heldSeconds = stepSeconds + readbackSeconds(readback);
-  const reboot = String(steps.length - 1);
   const pause =
     breakpoint?.at === reboot && breakpoint.when === "after" ? `break_here ${quote(reboot)} after` : ":";
   const inNewBoot = [
@@ -276,7 +275,11 @@ export function renderAfterReboot(
     ...(points.length === 0 ? [] : [takeLock, ...points.flatMap((point) => renderPoint(point, breakpoint))]),
     renderProbes(readback, nonce),
   ];
-  const body = [...functions(options, heldSeconds), renderReturn(options.bootBefore, inNewBoot.join("\n"))];
+  const body = [
+    ...functions(options, heldSeconds),
+    ...(points.some(({ step }) => step?.kind === "reboot") ? [rebootFunction] : []),
+    renderReturn(options.bootBefore, inNewBoot.join("\n")),
+  ];
   return {
     script: renderScript(body.join("\n"), nonce),
     points,

@@ -27,10 +27,10 @@ const settleSeconds = 90;
 const isUnapproved = 3;
 
 /**
- * Whether sealed volumes would open after the next boot: 0 when there are none, or when the node has a signature for the state that the next boot would measure, for each volume by the policy key
+ * Whether sealed volumes would open after the next boot, or, with the path of a folder, after one with the files of that folder on the boot partition: 0 when there are none, or when the node has a signature for the state that the next boot would measure, for each volume by the policy key
  * that it is sealed to (the fingerprint, as approvals have it, of the key in its pins; of one that is not finished any key). Where nothing measures, no boot has an approval. systemd's signature file names each by the digest of its policy, which the measuring program works out as it does for the log of a boot.
  */
-export const approvalCheck = `set -eu
+export const approvalCheck = (folder?: string): string => `set -eu
 set -- /etc/edgeseal/volumes/*.conf
 [ -e "$1" ] || exit 0
 measure=/usr/lib/edgeseal/measure
@@ -38,7 +38,7 @@ names=
 for each; do each=\${each##*/}; names="$names \${each%.conf}"; done
 tell() { printf '%s\\n' "$*" >&2; exit 1; }
 [ -x $measure ] || tell "sealed volumes:$names; nothing measures a boot here: $measure is not there"
-log=$($measure --next) || tell "$measure --next failed"
+log=$($measure --next${folder === undefined ? "" : ` --with ${quote(folder)}`}) || tell "$measure --next failed"
 policy=$(printf '%s\\n' "$log" | $measure --policy) || tell "$measure --policy failed"
 case $policy in *[!0-9a-f]*) policy= ;; esac
 [ "\${#policy}" -eq 64 ] || tell "$measure --policy printed no digest"
@@ -60,8 +60,15 @@ exit ${isUnapproved}
 `;
 
 /** Keeps to what inhibits a shutdown (a running dpkg, for one): logind refuses then, without saying why. */
-const request = (tryboot: boolean): string =>
-  `systemctl reboot${tryboot ? " --reboot-argument='0 tryboot'" : ""} || { code=$?; systemd-inhibit --list --no-pager --no-legend 2>/dev/null | grep shutdown.*block; exit "$code"; }`;
+const request = ({
+  tryboot = false,
+  prepare,
+}: RebootStep): string => `${prepare === undefined ? "" : `( ${prepare.script}\n) || exit`}
+systemctl reboot${tryboot ? " --reboot-argument='0 tryboot'" : ""} && exit
+code=$?
+${prepare === undefined ? "" : `( ${prepare.undo}\n)`}
+systemd-inhibit --list --no-pager --no-legend 2>/dev/null | grep shutdown.*block
+exit "$code"`;
 
 /**
  * Shell function `reboot_step ID WAIT PRECONDITION APPROVAL_CHECK REQUEST`, for a plan's script. It says `rebooting BOOT_ID` and asks for the boot; then it holds the lock and prints line feeds until
@@ -110,8 +117,8 @@ export function rebootSecondsOf(step: RebootStep): number {
 
 /** The call of `reboot_step` for a step of a plan. */
 export function renderReboot(id: string, step: RebootStep): string {
-  const check = step.unapproved === "allow" ? "" : approvalCheck;
-  const words = [step.precondition ?? "", check, request(step.tryboot === true)].map(quote);
+  const check = step.unapproved === "allow" ? "" : approvalCheck(step.approvedWith);
+  const words = [step.precondition ?? "", check, request(step)].map(quote);
   return `reboot_step ${quote(id)} ${step.waitSeconds} ${words.join(" ")}`;
 }
 

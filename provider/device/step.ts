@@ -151,8 +151,15 @@ export interface RebootStep extends StepBase {
   readonly unapproved?: "refuse" | "allow";
   /** Asks the firmware of a Raspberry Pi to read tryboot.txt in the place of config.txt in the boot that follows, and in that one only. Default `false`. */
   readonly tryboot?: boolean;
-  /** Done in the new boot, over the new connection, before what is read back is read. Default: nothing. */
-  readonly afterwards?: readonly PlainStep[];
+  /**
+   * An absolute path: the state that has to be approved is that of a boot with the files of this folder on the boot partition, in the place of those that have their names there. Default: the boot partition
+   * as it is.
+   */
+  readonly approvedWith?: string;
+  /** Done right before the boot is asked for, once nothing speaks against it any more, and taken back when it is not granted. Both shell. Default: nothing. */
+  readonly prepare?: { readonly script: string; readonly undo: string };
+  /** Done in the new boot, over the new connection, before what is read back is read. The last of them may be another reboot. Default: nothing. */
+  readonly afterwards?: readonly (PlainStep | RebootStep)[];
 }
 
 export const upload = (step: Omit<UploadStep, "kind">): UploadStep => ({ kind: "upload", ...step });

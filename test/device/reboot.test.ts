@@ -172,6 +172,106 @@ describe("what is to be done in the new boot", () => {
   });
 });
 
+describe("a second reboot, at the end of what is to be done in the new boot", () => {
+  const note = (path: string) =>
+    run({ title: `note ${path}`, script: `cat /proc/sys/kernel/random/boot_id >${path}` });
+  const told = ({ steps }: Awaited<ReturnType<typeof apply>>): readonly string[] =>
+    steps.map(({ title, outcome }) => `${title}: ${outcome}`);
+  const twice = {
+    ...step,
+    afterwards: [note("/etc/first"), { ...step, title: "reboot again", afterwards: [note("/etc/second")] }],
+  };
+
+  test("is made there, and what is read back is read in the boot after it", async () => {
+    await using session = sessionTo(node.connection);
+    const before = await bootId();
+    const messages: string[] = [];
+    const back = node.bootAfterReset().then(() => node.bootAfterReset());
+    const result = await apply(session, [twice], {
+      readback: [lookAtBoot],
+      onProgress: (message) => messages.push(message),
+    });
+    await back;
+    expect(result.failure).toBeUndefined();
+    expect(told(result)).toEqual([
+      "reboot: done",
+      "note /etc/first: done",
+      "reboot again: done",
+      "note /etc/second: done",
+    ]);
+    const boots = [before, (await node.must("cat /etc/first")).trim(), await bootId()];
+    expect(new Set(boots).size).toBe(3);
+    expect(await node.must("cat /etc/second")).toBe(`${boots[2]}\n`);
+    expect(seen(result)).toContain(boots[2]);
+    expect(messages.filter((message) => message.endsWith(" 0 s"))).toHaveLength(2);
+  });
+
+  test("that is refused leaves the node in the first, where it is read back", async () => {
+    await using session = sessionTo(node.connection);
+    const back = node.bootAfterReset();
+    const refused = { ...step, title: "reboot again", precondition: "echo 'not now' >&2; exit 1" };
+    const result = await apply(session, [{ ...step, afterwards: [note("/etc/first"), refused] }], {
+      readback: [lookAtBoot],
+    });
+    await back;
+    expect(result.failure).toMatchObject({ kind: "preconditionFailed", originalMessage: "not now" });
+    expect(told(result)).toEqual(["reboot: done", "note /etc/first: done", "reboot again: failed"]);
+    expect(seen(result)).toContain(await bootId());
+  });
+
+  test("that is taken and does not come is seen", async () => {
+    await using session = sessionTo(node.connection);
+    const back = node.bootAfterReset();
+    const deaf = run({ title: "deaf", script: deafSystemctl });
+    const again = { ...step, title: "reboot again", waitSeconds: 10 };
+    const result = await apply(session, [{ ...step, afterwards: [deaf, again] }], {
+      readback: [lookAtBoot],
+    });
+    await back;
+    expect(result.failure?.message).toContain("'reboot again': the node was told to reboot and is still");
+    expect(told(result)).toEqual(["reboot: done", "deaf: done", "reboot again: failed"]);
+    expect(seen(result)).toContain(await bootId());
+  });
+});
+
+describe("what is made ready for a reboot", () => {
+  const prepare = { script: "echo ready >>/etc/made-ready", undo: "echo undone >>/etc/made-ready" };
+  const made = (): Promise<string> => node.must("cat /etc/made-ready 2>/dev/null || :");
+
+  test("is so right before it is asked for", async () => {
+    await using session = sessionTo(node.connection);
+    const back = node.bootAfterReset();
+    expect((await apply(session, [{ ...step, prepare }])).failure).toBeUndefined();
+    await back;
+    expect(await made()).toBe("ready\n");
+  });
+
+  test("is not when something speaks against it", async () => {
+    await using session = sessionTo(node.connection);
+    await apply(session, [{ ...step, prepare, precondition: "exit 1" }]);
+    expect(await made()).toBe("");
+  });
+
+  test("is taken back when it is not granted; without it there is no reboot", async () => {
+    const before = await bootId();
+    await node.must(
+      `printf '#!/bin/sh\nexit 1\n' >/run/refusing && chmod 755 /run/refusing && mount --bind /run/refusing "$(readlink -f /usr/bin/systemctl)"`,
+    );
+    try {
+      await using session = sessionTo(node.connection);
+      expect((await apply(session, [{ ...step, prepare }])).failure?.kind).toBe("stepFailed");
+      expect(await made()).toBe("ready\nundone\n");
+      const unready = { script: "echo 'no room' >&2; exit 1", undo: "echo undone >>/etc/made-ready" };
+      const result = await apply(session, [{ ...step, prepare: unready }]);
+      expect(result.failure).toMatchObject({ kind: "stepFailed", originalMessage: "no room" });
+      expect(await made()).toBe("ready\nundone\n");
+      expect(await bootId()).toBe(before);
+    } finally {
+      await node.must("umount /usr/bin/systemctl");
+    }
+  });
+});
+
 describe("there is no reboot", () => {
   const staysUp = async (steps: Parameters<typeof apply>[1]): ReturnType<typeof apply> => {
     const before = await bootId();

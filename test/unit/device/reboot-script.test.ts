@@ -25,18 +25,22 @@ const options = {
 };
 const step = reboot({ title: "reboot it", waitSeconds: 60, precondition: "it's not even sh (" });
 const probe = { id: "p", parts: { a: "echo 'a'" }, parse: () => undefined };
+const trial = reboot({
+  title: "try it",
+  waitSeconds: 60,
+  tryboot: true,
+  approvedWith: "/it's there",
+  prepare: { script: "(", undo: ")" },
+});
 const bootId = "0f0e0d0c-0b0a-4908-8706-050403020100";
 
 test("both scripts parse", () => {
   const { script } = renderPlan([run({ title: "r", script: "(" }), step], [probe], options);
   execFileSync("/bin/sh", ["-n"], { input: script });
   const after = renderAfterReboot(
-    [{ ...step, tryboot: true, afterwards: [run({ title: "r", script: "(" })] }],
+    [{ ...trial, afterwards: [run({ title: "r", script: "(" }), trial] }],
     [probe],
-    {
-      ...options,
-      bootBefore: bootId,
-    },
+    { ...options, bootBefore: bootId, reboot: "0" },
   );
   execFileSync("/bin/sh", ["-n"], { input: after.script });
 });
@@ -67,12 +71,35 @@ describe("a malformed plan is refused before anything is sent", () => {
       [step, change],
       "'reboot it' is a reboot, so it has to be the last",
     ],
+    [
+      "a step after it, in the boot after another",
+      [{ ...step, afterwards: [step, run({ title: "r", script: "" })] }],
+      "'reboot it' is a reboot, so it has to be the last",
+    ],
     ["no time to wait", [{ ...step, waitSeconds: 9 }], "not a whole number of seconds from 10 to 3600: 9"],
     ["half a second", [{ ...step, waitSeconds: 10.5 }], "from 10 to 3600: 10.5"],
     ["hours", [{ ...step, waitSeconds: 3601 }], "from 10 to 3600: 3601"],
   ])("%s", (_, steps, message) => {
     expect(() => renderPlan(steps, [], options)).toThrow(message);
   });
+});
+
+test("what is done in which boot is told by the ids of the reboots", () => {
+  const note = run({ title: "note", script: "" });
+  const steps = [note, { ...step, afterwards: [note, { ...trial, afterwards: [note] }] }];
+  expect(stepsOf(steps).map(({ id, phase, title }) => `${id} ${phase}: ${title}`)).toEqual([
+    "0 step: note",
+    "1 reboot: reboot it",
+    "1:after:0 after: note",
+    "1:after:1 after: try it",
+    "1:after:1:after:0 after: note",
+  ]);
+  const pointsAfter = (id: string): readonly string[] =>
+    renderAfterReboot(steps, [], { ...options, bootBefore: bootId, reboot: id }).points.map(
+      (point) => point.id,
+    );
+  expect(pointsAfter("1")).toEqual(["1:after:0", "1:after:1"]);
+  expect(pointsAfter("1:after:1")).toEqual(["1:after:1:after:0"]);
 });
 
 test("the deadline covers the wait for the shutdown", () => {
@@ -149,7 +176,7 @@ exec sh ${join(import.meta.dirname, "../../../provider/resources/on-device/measu
       "/etc/edgeseal/trust/approvals.json",
       JSON.stringify({ sha256: [{ pcrs: [11], pkfp: zeros, pol: digest, sig: "AA==" }] }),
     );
-  const check = (): ReturnType<FakeRoot["sh"]> => root.sh(approvalCheck);
+  const check = (): ReturnType<FakeRoot["sh"]> => root.sh(approvalCheck());
 
   test("nothing is asked of a node without sealed volumes", () => {
     predicts([], 1);
@@ -212,6 +239,25 @@ exec sh ${join(import.meta.dirname, "../../../provider/resources/on-device/measu
     expect(check().stderr).toContain("sealed volumes: logs; policy");
     signedBy(own, other);
     expect(check().code).toBe(0);
+  });
+
+  test("where files are to be others by then, the prediction is with those", () => {
+    volume();
+    predicts(log.slice(0, -1));
+    approve(policy);
+    expect(check().code).toBe(3);
+    root.write("/usr/lib/edgeseal/next-with", `${log.join("\n")}\n`);
+    root.write(
+      "/usr/lib/edgeseal/measure",
+      root
+        .read("/usr/lib/edgeseal/measure")
+        .replaceAll("/usr/lib/edgeseal", "@ROOT/usr/lib/edgeseal")
+        .replace(
+          "#!/bin/sh\n",
+          `#!/bin/sh\nif [ "$*" = "--next --with /it's there" ]; then exec cat @ROOT/usr/lib/edgeseal/next-with; fi\n`,
+        ),
+    );
+    expect(root.sh(approvalCheck("/it's there"))).toEqual({ code: 0, stdout: "", stderr: "" });
   });
 
   test("spaces in the signature file make no difference", () => {

@@ -1,9 +1,9 @@
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, describe, expect, test } from "vitest";
+import { afterAll, beforeEach, describe, expect, test } from "vitest";
 import { diffLogs } from "../../../provider/trust/event-diff.ts";
 import {
   eventText,
@@ -430,6 +430,94 @@ describe("the prediction", () => {
   test("no boot image is measured where the firmware reports zeros", async () => {
     using node = aNode("sh", { "/proc/device-tree/chosen/bootloader/boot_img_sha256": Buffer.alloc(64) });
     expect((await next(node)).events.some(({ type }) => type === "bootimage")).toBe(false);
+  });
+});
+
+describe.each(shells)("the prediction with files that are not on the boot partition yet (%s)", (shell) => {
+  beforeEach((context) => {
+    if (shell === "busybox" && busyboxTools === undefined) context.skip("busybox is not installed");
+  });
+
+  const staged: Readonly<Record<string, string>> = {
+    "cmdline.txt": "console=serial0,115200 root=PARTUUID=4f1c-02 rootwait quiet\n",
+    "config.txt": "auto_initramfs=1\ndtparam=spi=on\n",
+    "edgeseal-last-good/config.txt": "auto_initramfs=1\n",
+  };
+  const stage = (node: MeasuredNode, files: Readonly<Record<string, string>> = staged): string => {
+    for (const [path, content] of Object.entries(files)) node.write(`/staged/${path}`, content);
+    return join(node.root, "staged");
+  };
+  const predict = async (node: MeasuredNode): Promise<EventLog> => {
+    const { code, stdout, stderr } = await node.measure(["--next", "--with", join(node.root, "staged")]);
+    expect(stderr).toBe("");
+    expect(code).toBe(0);
+    return parseEventLog(stdout);
+  };
+
+  test("is what a boot with them measures, and changes nothing", async () => {
+    using node = aNode(shell);
+    await boot(node);
+    stage(node);
+    const before = await next(node);
+    const predicted = await predict(node);
+    expect(await next(node)).toEqual(before);
+    expect(changed(before, predicted)).toEqual([
+      "changed file cmdline.txt",
+      "changed file config.txt",
+      "added tree edgeseal-last-good",
+      "changed tree /",
+      "changed cmdline",
+    ]);
+    for (const [path, content] of Object.entries(staged)) node.write(`/boot/firmware/${path}`, content);
+    node.write("/proc/cmdline", node.read("/proc/cmdline").replace("rootwait", "rootwait quiet"));
+    expect((await boot(node)).events).toEqual(predicted.events);
+  });
+
+  test("knows no difference between upper and lower case, as a FAT does", async () => {
+    using node = aNode(shell);
+    node.write("/boot/firmware/CONFIG.TXT", node.read("/boot/firmware/config.txt"));
+    node.remove("/boot/firmware/config.txt");
+    await boot(node);
+    stage(node, { "config.txt": "x=1\n" });
+    const predicted = await predict(node);
+    node.write("/boot/firmware/CONFIG.TXT", "x=1\n");
+    expect((await boot(node)).events).toEqual(predicted.events);
+  });
+
+  test("follows os_prefix", async () => {
+    using node = aNode(shell, {
+      "/proc/device-tree/chosen/os_prefix": "good/\0",
+      "/boot/firmware/good/cmdline.txt": "root=/dev/mmcblk0p2",
+      "/proc/cmdline": "coherent_pool=1M root=/dev/mmcblk0p2\n",
+    });
+    await boot(node);
+    stage(node, { "good/cmdline.txt": "root=/dev/mmcblk0p2 quiet" });
+    expect((await predict(node)).events.at(-2)?.detail).toBe("coherent_pool=1M root=/dev/mmcblk0p2 quiet");
+  });
+
+  test.each<[string, (node: MeasuredNode) => void]>([
+    ["are not there", () => undefined],
+    ["are none", (node) => mkdirSync(join(node.root, "staged"))],
+  ])("is none when they %s", async (_, change) => {
+    using node = aNode(shell);
+    await boot(node);
+    change(node);
+    const { stdout } = await node.measure(["--next", "--with", join(node.root, "staged")]);
+    expect(logObjections(parseEventLog(stdout), "pi-1").join()).toContain("can not be read");
+  });
+
+  test("is none in the boot of a trial: its command line says what it is, and its device tree that the firmware was asked to try", async () => {
+    using node = aNode(shell);
+    const plain = await boot(node);
+    stage(node);
+    node.write(
+      "/proc/cmdline",
+      node.read("/proc/cmdline").replace("rootwait", "rootwait quiet edgeseal.trial=1"),
+    );
+    node.write("/proc/device-tree/chosen/bootloader/tryboot", Buffer.from("00000001", "hex"));
+    const trial = await boot(node);
+    expect(changed(plain, trial)).toEqual(["changed cmdline", "changed devicetree"]);
+    expect(logObjections(await predict(node), "pi-1").join()).toContain("cmdline could not be measured");
   });
 });
 

@@ -731,7 +731,7 @@ describe("an approval of what the next boot will measure", () => {
 
   /** What a reboot asks the node for first, as it is asked on the node. */
   const mayBoot = (pi: Pi): boolean =>
-    pi.sh(approvalCheck.replaceAll("$measure --next", `sh ${program} --root ${pi.root} --next`)).code === 0;
+    pi.sh(approvalCheck().replaceAll("$measure --next", `sh ${program} --root ${pi.root} --next`)).code === 0;
 
   /** One with a sealed volume, in a boot that was approved, whose boot partition was changed since. */
   async function changedPi(): Promise<Pi> {
