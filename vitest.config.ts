@@ -6,6 +6,7 @@ const trust = [
   "apparmor-profile",
   "attacks",
   "firmware-config",
+  "firmware-trial-measured",
   "image-policy",
   "inference*",
   "measured-boot",

@@ -89,7 +89,7 @@ export interface FirmwareArgs extends RebootArgs {
     /** Kernel parameters that must not be there. @default none. */
     readonly absent?: readonly string[];
   };
-  /** Whether a change is booted once by way of tryboot.txt before it is kept. @default `auto`: where the firmware can, and boots are not measured. */
+  /** Whether a change is booted once by way of tryboot.txt before it is kept. @default `auto`: where the firmware can. */
   readonly tryboot?: "auto" | "always" | "never";
 }
 

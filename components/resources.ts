@@ -126,6 +126,7 @@ export class VerifiedBoot extends deviceResource<VerifiedBootArgs, "boot">("boot
 /** config.txt and cmdline.txt, as far as they are declared. */
 export class FirmwareConfig extends deviceResource<FirmwareArgs & ShippedArgs, "firmware">("firmware", {
   settings: undefined,
+  settingsWritten: undefined,
   staleSettings: undefined,
   commandLine: undefined,
   pendingReboot: undefined,
@@ -144,6 +145,9 @@ export class FirmwareConfig extends deviceResource<FirmwareArgs & ShippedArgs, "
   lastGood: undefined,
   tryboot: undefined,
   trial: undefined,
+  trialEnds: undefined,
+  staged: undefined,
+  stagedPhase: undefined,
   bootMeasured: undefined,
 }) {}
 

@@ -15,7 +15,7 @@ import { assess, reasonOf, type Assessment } from "./assess.ts";
 import { forget } from "./forget.ts";
 import { exitStatus, type ApproveOptions } from "./options.ts";
 import { policyKeyOf, requireKeyOfSite, type PolicyKey } from "./policy-key.ts";
-import { readNode, type NodeReading } from "./read-node.ts";
+import { readNode, type NodeReading, type WhichState } from "./read-node.ts";
 import { assessmentJson, assessmentLines } from "./report.ts";
 
 const checkout = fileURLToPath(new URL("../..", import.meta.url));
@@ -45,8 +45,9 @@ export async function approve(node: string, options: ApproveOptions): Promise<vo
     });
     return;
   }
-  const reading = await readingOf(site, options);
+  const { reading, which } = await readingOf(site, options);
   const { assessment, written } = await approveReading(node, reading, {
+    which,
     approvals,
     key,
     options,
@@ -68,11 +69,11 @@ export interface Outcome {
 
 /** Shows what a node said, unless for JSON, and approves it if it may be and is to be. */
 export async function approveReading(node: string, reading: NodeReading, means: Means): Promise<Outcome> {
-  const { approvals, key, options, siteGeneration } = means;
+  const { which, approvals, key, options, siteGeneration } = means;
   const approval = await approvals.read(node);
   const assessment = assess({
     node,
-    which: options.current ? "current" : "next",
+    which,
     reading,
     approval,
     approvedTexts: await approvals.texts(approval?.states.at(-1)?.events ?? []),
@@ -87,20 +88,32 @@ export async function approveReading(node: string, reading: NodeReading, means: 
   return { assessment, ...(await approveAssessed(assessment, reading, means)) };
 }
 
-/** What the node says: from files, where some are given, else from itself. */
-async function readingOf(site: SiteNode | undefined, options: ApproveOptions): Promise<NodeReading> {
+/** What the node says: from files, where some are given, else from itself. Of one with an edit that waits for its trial, what follows that. */
+async function readingOf(
+  site: SiteNode | undefined,
+  options: ApproveOptions,
+): Promise<{ readonly reading: NodeReading; readonly which: WhichState }> {
   const { log, texts, current } = options;
   if (log !== undefined) {
     if (current) throw new UserError("--current asks the node's TPM: give --site, and no --log");
-    return {
+    const reading = {
       log: await fileText(log),
       texts: texts === undefined ? [] : await textsOf(texts),
       pcr11: undefined,
+      staged: false,
     };
+    return { reading, which: "next" };
   }
   if (texts !== undefined)
     throw new UserError("--texts goes with --log; from the node they are read with the log");
-  if (site !== undefined) return readNode(await site.connection(), current ? "current" : "next");
+  if (site !== undefined) {
+    const connection = await site.connection();
+    const which = current ? "current" : "next";
+    const reading = await readNode(connection, which);
+    return reading.staged
+      ? { reading: await readNode(connection, "afterTrial"), which: "afterTrial" }
+      : { reading, which };
+  }
   throw new UserError("where is the state to be read?", {
     hint: "give --site SITE.yaml to read it from the node, or --log FILE with what `/usr/lib/edgeseal/measure --next` printed there",
   });
@@ -124,6 +137,8 @@ async function textsOf(folder: string): Promise<readonly string[]> {
 }
 
 export interface Means {
+  /** What the reading is of. */
+  readonly which: WhichState;
   readonly approvals: ApprovalsFolder;
   readonly key: PolicyKey;
   readonly options: ApproveOptions;

@@ -90,7 +90,7 @@ export function assess(input: AssessmentInput): Assessment {
 
 /** The log of this boot has to explain what the TPM says. What the next boot will be, no TPM says yet. */
 function replayObjections(which: WhichState, log: EventLog, pcr11: string | undefined): readonly string[] {
-  if (which === "next") return [];
+  if (which !== "current") return [];
   if (pcr11 === undefined)
     return ["the node does not show PCR 11, so nothing says that this log is that of this boot"];
   return judgeReplay(log, pcr11) === "tampered"
@@ -128,7 +128,7 @@ function requireUsable(approval: Approval, node: string, key: AssessmentInput["k
 
 /** A reason in one line, where none was given: what changed. */
 export function reasonOf({ base, changes, which }: Pick<Assessment, "base" | "changes" | "which">): string {
-  if (base === undefined) return `first approved state (${which === "next" ? "next" : "running"} boot)`;
+  if (base === undefined) return `first approved state (${which === "current" ? "running" : "next"} boot)`;
   const named = changes.filter(({ type, name }) => changes.length === 1 || type !== "tree" || name !== "/");
   const words = named.map((change) => `${change.change} ${eventText(change)}`).join(", ");
   // Names come from the device; what a reason may not have is replaced.

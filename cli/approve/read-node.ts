@@ -1,10 +1,11 @@
 import type { Connection } from "../../provider/connection.ts";
 import { DeviceError } from "../../provider/device/errors.ts";
 import type { PartOutput } from "../../provider/device/probe.ts";
+import { stagedFiles, stagedFits } from "../../provider/resources/firmware-config-staged.ts";
 import { askNode, type AskOptions } from "../ask-node.ts";
 
-/** Which state of a node is meant: what its next boot will measure, or what this one has measured. */
-export type WhichState = "next" | "current";
+/** Which state of a node is meant: what its next boot will measure, what the boot after the trial of an edit will that is staged, or what this one has measured. */
+export type WhichState = "next" | "afterTrial" | "current";
 
 /** What a node says of one of its states. Nothing of it is believed for having been said. */
 export interface NodeReading {
@@ -14,6 +15,8 @@ export interface NodeReading {
   readonly texts: readonly string[];
   /** PCR 11 as the TPM has it now, 64 lower-case hex digits; only with the current state, `undefined` when the kernel does not show it. */
   readonly pcr11: string | undefined;
+  /** Whether an edit of the boot files waits for its trial, so that the next boot is not yet with it. */
+  readonly staged: boolean;
 }
 
 /** Ends the log; no line of one is like it. */
@@ -22,14 +25,19 @@ const textsFollow = "texts";
 const printTexts = (folder: string): string => `echo ${textsFollow}
 for text in ${folder}/*; do [ ! -f "$text" ] || base64 -w 0 "$text" && echo; done`;
 
-const parts: Readonly<Record<WhichState, Readonly<Record<string, string>>>> = {
-  next: {
-    log: `[ -x /usr/lib/edgeseal/measure ] || exit 66
+const predict = (more = ""): Readonly<Record<string, string>> => ({
+  log: `[ -x /usr/lib/edgeseal/measure ] || exit 66
 folder=$(mktemp -d /run/edgeseal-approve.XXXXXX) || exit
 trap 'rm -rf "$folder"' EXIT
-/usr/lib/edgeseal/measure --next --keep "$folder" || exit
+/usr/lib/edgeseal/measure --next --keep "$folder" ${more} || exit
 ${printTexts('"$folder"')}`,
-  },
+  staged: `${stagedFits}
+staged_fits 2>/dev/null`,
+});
+
+const parts: Readonly<Record<WhichState, Readonly<Record<string, string>>>> = {
+  next: predict(),
+  afterTrial: predict(`--with ${stagedFiles}`),
   current: {
     log: `[ -f /run/edgeseal/measured/log ] || exit 66
 cat /run/edgeseal/measured/log || exit
@@ -41,11 +49,12 @@ ${printTexts("/run/edgeseal/measured/texts")}`,
 /** What exit status 66 (EX_NOINPUT, sysexits.h) means. */
 const missing: Readonly<Record<WhichState, string>> = {
   next: "the measuring program is not installed",
+  afterTrial: "the measuring program is not installed",
   current: "this boot was not measured",
 };
 
 /**
- * Asks a node what its next boot will measure, or what this boot has measured. One connection, one exec; nothing is changed.
+ * Asks a node what a boot of it will measure, or what this one has measured. One connection, one exec; nothing is changed.
  * @throws DeviceError
  */
 export async function readNode(
@@ -55,7 +64,8 @@ export async function readNode(
 ): Promise<NodeReading> {
   const answers = await askNode(connection, parts[which], options);
   const pcr11 = /^[0-9A-Fa-f]{64}$/.exec(answers["pcr11"]?.stdout.trim() ?? "")?.[0].toLowerCase();
-  return { ...logAndTexts(connection.node, which, answers["log"]), pcr11 };
+  const staged = answers["staged"]?.code === 0;
+  return { ...logAndTexts(connection.node, which, answers["log"]), pcr11, staged };
 }
 
 function logAndTexts(

@@ -3,17 +3,24 @@ import { eventText } from "../../provider/trust/event-log.ts";
 import { visible } from "../visible.ts";
 import type { ArtifactCheck } from "./artifacts.ts";
 import type { Assessment } from "./assess.ts";
+import type { WhichState } from "./read-node.ts";
+
+const stateInWords: Readonly<Record<WhichState, string>> = {
+  next: "the state of its next boot",
+  afterTrial:
+    "the state after the trial of the edit of config.txt and cmdline.txt that waits for it (`pulumi up` makes it)",
+  current: "the state that it is in",
+};
 
 /** What a person has to see before he approves a state, line by line. */
 export function assessmentLines(assessment: Assessment): readonly string[] {
   const { node, which, pcr11, base, changes, approved, left, artifacts, ownProgram, objections } = assessment;
-  const state = which === "next" ? "the state of its next boot" : "the state that it is in";
   const compared =
     base === undefined
       ? "nothing was approved for this node before: every event is new"
       : `compared with the state approved ${base.approvedAt} (generation ${base.generation}): ${visible(base.reason)}`;
   return [
-    `${node}: ${state}`,
+    `${node}: ${stateInWords[which]}`,
     `  PCR 11  ${pcr11}`,
     `  ${compared}`,
     "",

@@ -33,6 +33,10 @@ export interface UpdateOptions extends Omit<ApproveOptions, "log" | "texts" | "c
 /** Exit statuses beside those of `edgeseal approve`. */
 export const exitStatus = { ...approveStatus, wentBack: 7 } as const;
 
+/** Its trial is not this command's: what boots is what lies on the boot partition. */
+const waits =
+  "note: an edit of config.txt and cmdline.txt waits for its trial, and is no part of this; `edgeseal approve` and `pulumi up` go on with it";
+
 /** How an update ended. */
 interface Ended {
   readonly how: "nothing-to-do" | "not-approved" | "not-booted" | "waiting" | "confirmed" | "went-back";
@@ -77,7 +81,9 @@ export async function update(node: string, options: UpdateOptions): Promise<void
     if (!options.dryRun) await prepare(run, before, options);
     const reading = await readNode(connection, "next", { signal });
     if (signal.aborted) throw new UserError("interrupted: nothing was approved");
+    if (reading.staged) say(`  ${waits}`);
     const outcome = await approveReading(node, reading, {
+      which: "next",
       approvals,
       key,
       options,

@@ -106,16 +106,21 @@ function ofStep(
         `'${title}' did not end within ${failure.boundSeconds} s and was killed`,
         details,
       );
-    case "unapproved":
+    case "unapproved": {
+      const isTrial = point?.step?.kind === "reboot" && point.step.approvedWith !== undefined;
+      const [boot, orElse] = isTrial
+        ? ["boot after the trial", "Or"]
+        : ["next boot", `Or \`edgeseal update ${node}\`; or`];
       return new DeviceError(
         "refused",
         node,
-        `'${title}' was not done: the state that the next boot would measure has no approval on the node, so its sealed volumes would stay locked`,
+        `'${title}' was not done: the state that the ${boot} would measure has no approval on the node, so its sealed volumes would stay locked`,
         {
           ...details,
-          hint: `run \`edgeseal approve ${node}\`, have the approval reviewed, and run the operation again: it ships the \`approval\` that it is given (a site file's is read anew) before the reboot. Or \`edgeseal update ${node}\`; or set rebootUnapproved: allow, and the node boots with its volumes locked`,
+          hint: `run \`edgeseal approve ${node}\`, have the approval reviewed, and run the operation again: it ships the \`approval\` that it is given (a site file's is read anew) before the reboot. ${orElse} set rebootUnapproved: allow, and the node boots with its volumes locked`,
         },
       );
+    }
     case "approvalUnknown":
       return new DeviceError(
         "refused",

@@ -12,6 +12,7 @@ import {
   statusOf,
   type ConfigLine,
 } from "./firmware-config-text.ts";
+import { stagedEdit, stagedFiles, stagedFits } from "./firmware-config-staged.ts";
 import { rebootState } from "./reboot-inputs.ts";
 import { oneOf, texts, textsByName } from "./state-schema.ts";
 
@@ -24,13 +25,18 @@ export const bootedMarker = "/run/edgeseal/firmware-config";
 /** cmdline.txt's line before edgeseal first changed it. */
 export const formerCommandLine = "/var/lib/edgeseal/firmware-config/command-line";
 
+const phases = ["none", "staged", "tried", "failed", "kept"] as const;
+
 export const firmwareConfigState = Type.Object({
   settings: textsByName(
-    "Each declared setting by its line: `in force` with the next boot, or why it is not, e.g. `missing` or `overridden: config.txt line 12 has 'spi=off'`.",
+    "Each declared setting by its line: `in force` with the next boot that edgeseal makes, or why it is not, e.g. `missing` or `overridden: config.txt line 12 has 'spi=off'`.",
   ),
   staleSettings: texts("Lines of edgeseal's in config.txt that are not declared any more."),
   commandLine: textsByName(
     "Each declared parameter of cmdline.txt: `present`, `absent`, or what is there instead, e.g. `it is 'lsm=landlock'`.",
+  ),
+  settingsWritten: textsByName(
+    "The same as `settings`, without what is staged: by what is on the boot partition.",
   ),
   ...rebootState,
   bootedCommandLine: textsByName("The same parameters on the command line of this boot (/proc/cmdline)."),
@@ -56,6 +62,18 @@ export const firmwareConfigState = Type.Object({
     "Whether the firmware can boot once with tryboot.txt in config.txt's place: `supported`; `taken` by somebody else (a tryboot.txt that is not edgeseal's, or A/B partitions); `unknown` where it doesn't say.",
   ),
   trial: Type.String({ description: "The edit that this boot is a trial of; empty in any other boot." }),
+  trialEnds: Type.Boolean({
+    description:
+      "Whether this boot is a trial that was measured as one, so that sealed volumes are locked in it, and another one has to follow.",
+  }),
+  staged: Type.String({
+    description:
+      "The edit that waits for its trial: whole, and of the files that are on the boot partition; empty when there is none.",
+  }),
+  stagedPhase: oneOf(
+    phases,
+    "How far it came: `tried`: its trial was asked for. `failed`: the node booted as before. `kept`: it is being put onto the boot partition.",
+  ),
   bootMeasured: Type.Boolean({
     description: "Whether boots of this node are measured (edgeseal:boot:MeasuredBoot is installed).",
   }),
@@ -111,16 +129,28 @@ const running = readFiles([
   formerCommandLine,
 ]);
 
+/** The edit that waits: what it is, and its files in the form of `bootFiles`. One that is being kept is of files that are partly its own by now. */
+const staged = `${stagedFits}
+[ -f ${stagedEdit}/phase ] || exit 0
+phase=$(cat ${stagedEdit}/phase)
+staged_fits 2>/dev/null || [ "$phase" = kept ] || exit 0
+printf 'name %s\nphase %s\n' "$(cat ${stagedEdit}/name)" "$phase"
+cd ${stagedFiles} || exit 1
+find . -type f ! -path './edgeseal-last-good/*' | while IFS= read -r file; do
+  printf 'file %s %s\n' "\${file#./}" "$(base64 -w 0 <"$file")"
+done`;
+
 const facts = `
 if [ -e /proc/device-tree/chosen/bootloader/tryboot ]; then echo tryboot; fi
 if [ -e /usr/lib/edgeseal/measure ]; then echo measured; fi
+if [ -d /run/edgeseal/measured ]; then echo booted-measured; fi
 `;
 
 /** The questions are the same whatever is declared; only how the answers are read depends on it. */
 export function firmwareConfigProbe(declared: Declared): Probe<Observed<FirmwareConfigState>> {
   return {
     id: "edgeseal:boot:FirmwareConfig",
-    parts: { bootFiles, lastGood, running, facts },
+    parts: { bootFiles, lastGood, staged, running, facts },
     parse: (parts) =>
       parts["bootFiles"]?.code === 66
         ? { outcome: "absent" }
@@ -158,7 +188,10 @@ function parseFirmwareConfig(
   const facts = outputOf(parts, "facts").split("\n");
   const text = boot.get("config.txt") ?? "";
   const model = kernelValue(system, "/proc/device-tree/model")?.replaceAll("\0", "") ?? "";
-  const config = readConfig(boot, model === "" ? usualModel : model);
+  const edit = parseStaged(outputOf(parts, "staged"));
+  const board = model === "" ? usualModel : model;
+  const config = readConfig(boot, board);
+  const next = readConfig(new Map([...boot, ...edit.files]), board);
   const booted = kernelValue(system, "/proc/cmdline");
   if (booted === undefined) throw new UnknownObservation("the device has no /proc/cmdline");
   const commandLineFile = `${valueOf(config, "os_prefix") ?? ""}${valueOf(config, "cmdline") ?? "cmdline.txt"}`;
@@ -173,17 +206,27 @@ function parseFirmwareConfig(
     for (const each of declared.commandLine.absent) found[each] = absence(commandLine, each);
     return found;
   };
-  const onDisk = judge(line);
+  const onDisk = judge(firstLine(edit.files.get(commandLineFile) ?? commandLineText ?? ""));
   const inBoot = judge(withoutTrial(booted));
   const commandLineBooted = commandLineText !== undefined && isMadeOf(booted, line);
-  const isOther = declaredKeys(declared).some((key) => onDisk[key] !== inBoot[key]);
+  const written = judge(line);
+  const isOther = declaredKeys(declared).some((key) => written[key] !== inBoot[key]);
+  const trial = trialOf(booted) ?? "";
+  const trialEnds = trial !== "" && facts.includes("booted-measured");
   const configDigest = sha256(text);
   const marker = kernelValue(system, bootedMarker);
   return {
-    settings: Object.fromEntries(declared.settings.map((each) => [each, statusOf(config, each)])),
-    staleSettings: own.filter((each) => !declared.settings.includes(each)),
+    settings: Object.fromEntries(declared.settings.map((each) => [each, statusOf(next, each)])),
+    staleSettings: ownLines(edit.files.get("config.txt") ?? text).filter(
+      (each) => !declared.settings.includes(each),
+    ),
+    settingsWritten: Object.fromEntries(declared.settings.map((each) => [each, statusOf(config, each)])),
     commandLine: onDisk,
-    pendingReboot: (marker !== undefined && marker !== configDigest) || (!commandLineBooted && isOther),
+    pendingReboot:
+      edit.name !== "" ||
+      trialEnds ||
+      (marker !== undefined && marker !== configDigest) ||
+      (!commandLineBooted && isOther),
     bootedCommandLine: inBoot,
     activeLsms: (kernelValue(system, "/sys/kernel/security/lsm") ?? "")
       .split(",")
@@ -204,7 +247,10 @@ function parseFirmwareConfig(
     commandLineDigest: commandLineText === undefined ? "" : sha256(commandLineText),
     lastGood: parseDigests(outputOf(parts, "lastGood")),
     tryboot: trybootOf(facts.includes("tryboot"), tryboot, boot.get("autoboot.txt")),
-    trial: trialOf(booted) ?? "",
+    trial,
+    trialEnds,
+    staged: edit.name,
+    stagedPhase: edit.phase,
     bootMeasured: facts.includes("measured"),
   };
 }
@@ -245,10 +291,30 @@ function trybootOf(
   file: string | undefined,
   autoboot: string | undefined,
 ): FirmwareConfigState["tryboot"] {
-  const isForeign = file !== undefined && !file.includes(blockBegin);
+  const isForeign = file !== undefined && !/^# edgeseal trial$/m.test(file);
   // With A/B partitions the flag chooses another partition, and tryboot.txt is not read.
   if (isForeign || /^\s*tryboot_a_b\s*=\s*1/m.test(autoboot ?? "")) return "taken";
   return reported ? "supported" : "unknown";
+}
+
+interface StagedEdit {
+  readonly name: string;
+  readonly phase: FirmwareConfigState["stagedPhase"];
+  /** What it puts onto the boot partition, by name. */
+  readonly files: ReadonlyMap<string, string>;
+}
+
+function parseStaged(output: string): StagedEdit {
+  const lines = output.split("\n").filter((line) => line !== "");
+  if (lines.length === 0) return { name: "", phase: "none", files: new Map() };
+  const word = (key: string): string | undefined =>
+    lines.find((line) => line.startsWith(`${key} `))?.slice(key.length + 1);
+  const phase = phases.find((each) => each === word("phase"));
+  const name = word("name");
+  if (phase === undefined || name === undefined || !/^[0-9a-f]{16}$/.test(name))
+    throw new UnknownObservation(`the edit in ${stagedEdit} is none that edgeseal has staged`);
+  const files = lines.filter((line) => line.startsWith("file ")).map((line) => line.slice("file ".length));
+  return { name, phase, files: parseBootFiles(files.join("\n")) };
 }
 
 function parseDigests(output: string): Record<string, string> {

@@ -1,9 +1,7 @@
-import { createHash } from "node:crypto";
 import { quote } from "../device/shell-quote.ts";
-import { file, reboot, remove, run, unit, type PlainStep, type Step } from "../device/step.ts";
-import { sandbox } from "../device/unit-sandbox.ts";
+import { remove, run, type PlainStep, type Step } from "../device/step.ts";
 import { PlanRefused } from "../resource.ts";
-import { editCommandLine, revertCommandLine, trialParameter } from "./firmware-config-command-line.ts";
+import { editCommandLine, revertCommandLine } from "./firmware-config-command-line.ts";
 import {
   bootedMarker,
   bootFolder,
@@ -18,13 +16,6 @@ import { blockBegin, blockEnd, blockLines, inForce } from "./firmware-config-tex
 /** The kernel of arm64 takes this many bytes, the firmware's own part included (COMMAND_LINE_SIZE). */
 const longestCommandLine = 2048;
 
-/** How long a boot on trial may take until the provider has come in and kept it; then the node boots as it did before. */
-const trialSeconds = 300;
-
-export const trialUnit = "edgeseal-trial.service";
-const trialUnitPath = `/etc/systemd/system/${trialUnit}`;
-const keptMarker = "/run/edgeseal/trial-kept";
-
 /** What is written: edgeseal's lines of config.txt, and the line of the command line's file. */
 export interface Edit {
   readonly block: readonly string[];
@@ -34,7 +25,7 @@ export interface Edit {
 }
 
 /**
- * The edit that leads from what is on the disk to what is declared.
+ * The edit that leads from what is on the boot partition to what is declared, whatever is staged.
  * @throws PlanRefused when the command line's file is not there, can't be edited, or would become too long.
  */
 export function editOf(declared: Declared, observed: FirmwareConfigState): Edit {
@@ -46,13 +37,16 @@ export function editOf(declared: Declared, observed: FirmwareConfigState): Edit 
     block: blockLines(missing),
     commandLine,
     changesConfig:
-      observed.staleSettings.length > 0 ||
-      Object.values(observed.settings).some((status) => status !== inForce),
+      observed.ownSettings.some((each) => !declared.settings.includes(each)) ||
+      Object.values(observed.settingsWritten).some((status) => status !== inForce),
     changesCommandLine,
   };
 }
 
-function requireEditable(line: string, { commandLineFile, commandLineDigest }: FirmwareConfigState): void {
+export function requireEditable(
+  line: string,
+  { commandLineFile, commandLineDigest }: FirmwareConfigState,
+): void {
   if (commandLineDigest === "") {
     throw new PlanRefused(
       `${bootFolder} has no ${commandLineFile}`,
@@ -90,121 +84,29 @@ function editFiles(edit: Edit, observed: FirmwareConfigState): readonly PlainSte
   ];
 }
 
-/** Names one edit: the boot that it was tried with says so on its command line. */
-export function trialName(edit: Edit, { configDigest, commandLineDigest }: FirmwareConfigState): string {
-  const parts = [configDigest, commandLineDigest, ...edit.block, edit.commandLine];
-  return createHash("sha256").update(parts.join("\n")).digest("hex").slice(0, 16);
-}
-
 /** `name` beside the command line's file, which may be in a folder (os_prefix). */
-const beside = ({ commandLineFile }: FirmwareConfigState, name: string): string =>
-  commandLineFile.slice(0, commandLineFile.lastIndexOf("/") + 1) + name;
-
-/** The command line's file of a trial. */
-const trialCommandLine = "edgeseal-trial.txt";
-
-/**
- * Steps that boot the node with the edit once, and keep it only when we get in. The edit is in tryboot.txt, which the firmware reads in that one boot in the place of config.txt: whatever
- * else boots, after a hang and a power cut, say, is the node as it was. A boot on trial in which nobody comes in ends by itself.
- */
-export function tryEdit(
-  edit: Edit,
-  observed: FirmwareConfigState,
-  title: string,
-  waitSeconds: number,
-): readonly Step[] {
-  const name = trialName(edit, observed);
-  return [
-    keepLastGood(observed),
-    run({
-      title: "write the trial's command line",
-      script: writeBootFile(beside(observed, trialCommandLine), "cat"),
-      stdin: `${edit.commandLine} ${trialParameter}=${name}\n`,
-    }),
-    run({
-      title: `write ${bootFolder}/tryboot.txt`,
-      precondition: isUnchanged("config.txt", observed.configDigest),
-      script: writeBootFile("tryboot.txt", withBlock),
-      stdin: blockText([
-        ...(edit.block.length === 0 ? ["[all]"] : edit.block),
-        `cmdline=${trialCommandLine}`,
-      ]),
-    }),
-    file({ title: `write ${trialUnitPath}`, path: trialUnitPath, mode: "0644", content: trialUnitFile }),
-    unit({ title: `enable ${trialUnit}`, unit: trialUnit, enabled: true, daemonReload: true }),
-    reboot({ title, waitSeconds, tryboot: true, afterwards: keepTrial(edit, observed) }),
-  ];
-}
-
-/** Steps, in the boot that is the trial of this edit, that make it the node's own. */
-export function keepTrial(edit: Edit, observed: FirmwareConfigState): readonly PlainStep[] {
-  const name = trialName(edit, observed);
-  return [
-    run({
-      title: "see whether this boot is the trial",
-      script: `set -eu
-case " $(cat /proc/cmdline) " in
-  *' ${trialParameter}=${name} '*) exit 0 ;;
-esac
-echo 'the node booted as before, not with the edit: its firmware knows no tryboot.txt, or the boot with it failed and another one followed' >&2
-exit 1`,
-    }),
-    ...editFiles(edit, observed),
-    run({ title: "end the trial", script: endTrial(observed) }),
-  ];
-}
-
-function endTrial(observed: FirmwareConfigState): string {
-  return `set -eu
-mkdir -p ${dirOf(bootedMarker)}
-: >${keptMarker}
-sha256sum < ${bootFolder}/config.txt | cut -d ' ' -f 1 >${bootedMarker}.new
-mv -f ${bootedMarker}.new ${bootedMarker}
-rm -f ${bootFolder}/tryboot.txt ${quote(`${bootFolder}/${beside(observed, trialCommandLine)}`)}
-sync -f ${bootFolder}
-systemctl disable ${trialUnit}
-`;
-}
-
-/**
- * The node's part of a trial. It starts with the first services, so that it also ends a boot that hangs in them.
- */
-export const trialUnitFile = `# Written by edgeseal.
-[Unit]
-Description=End a boot that edgeseal tries, unless it is kept
-ConditionKernelCommandLine=${trialParameter}
-DefaultDependencies=no
-
-[Service]
-ExecStart=/bin/sh -c 'sleep ${trialSeconds}; if [ -e ${keptMarker} ]; then exit 0; fi; echo "<3>nobody kept this boot: booting as before" >&2; systemctl reboot; sleep 180; systemctl --force --force reboot'
-TimeoutStopSec=5
-${sandbox({ capabilities: ["CAP_SYS_BOOT"], addressFamilies: ["AF_UNIX"], systemCalls: ["@reboot"] })}
-
-[Install]
-WantedBy=sysinit.target
-`;
+export const beside = (
+  { commandLineFile }: Pick<FirmwareConfigState, "commandLineFile">,
+  name: string,
+): string => commandLineFile.slice(0, commandLineFile.lastIndexOf("/") + 1) + name;
 
 const dirOf = (path: string): string => path.slice(0, path.lastIndexOf("/"));
 
-const isUnchanged = (name: string, digest: string): string =>
+export const isUnchanged = (name: string, digest: string): string =>
   `[ "$(sha256sum < ${quote(`${bootFolder}/${name}`)})" = '${digest}  -' ]`;
 
 /**
- * Copies the files that this boot was made of, before the first of them is changed. Not a command line that this boot does not have, such as one that was edited by
- * hand since: nobody knows whether anything comes up with it.
+ * Shell, in the boot folder, that copies the files that this boot was made of to a folder, unless edgeseal changed them in it. Not a command line that this boot does not have, such as one
+ * that was edited by hand since: nobody knows whether anything comes up with it.
  */
-function keepLastGood({ commandLineFile, trial }: FirmwareConfigState): PlainStep {
-  return run({
-    title: `keep the files of this boot in ${lastGoodFolder}`,
-    script: `set -eu
-if [ -e ${bootedMarker} ]; then exit 0; fi
+export const copyBooted = (folder: string, commandLineFile: string): string => `
 copy() {
-  if cmp -s "$1" "${lastGoodFolder}/$2"; then return; fi
-  new=${lastGoodFolder}/.$2.new
+  if cmp -s "$1" "${folder}/$2"; then return; fi
+  new=${folder}/.$2.new
   trap 'rm -f -- "$new"' EXIT
   cp -- "$1" "$new"
   sync "$new"
-  mv -f -- "$new" "${lastGoodFolder}/$2"
+  mv -f -- "$new" "${folder}/$2"
   trap - EXIT
 }
 # The firmware puts the name of a device in the place of serial0.
@@ -212,6 +114,7 @@ is_booted() {
   set -f
   line=$(head -n 1 "$1" | tr -d '\\r')
   line=$(printf '%s ' $line)
+  set +f
   for serial in serial0 ttyAMA10 ttyAMA0 ttyS0; do
     case " $(cat /proc/cmdline) " in
       *" $(printf '%s' "$line" | sed "s/console=serial0/console=$serial/g")"*) return 0 ;;
@@ -219,11 +122,21 @@ is_booted() {
   done
   return 1
 }
-mkdir -p ${lastGoodFolder}
-cd ${bootFolder}
-copy config.txt config.txt
 file=${quote(commandLineFile)}
-if [ -f "$file" ] && is_booted "$file"; then copy "$file" cmdline.txt; fi
+if [ ! -e ${bootedMarker} ]; then
+  mkdir -p ${folder}
+  copy config.txt config.txt
+  if [ -f "$file" ] && is_booted "$file"; then copy "$file" cmdline.txt; fi
+fi`;
+
+/** Copies them beside themselves, before the first of them is changed, and notes that edgeseal changes them. */
+function keepLastGood({ commandLineFile, trial }: FirmwareConfigState): PlainStep {
+  return run({
+    title: `keep the files of this boot in ${lastGoodFolder}`,
+    script: `set -eu
+if [ -e ${bootedMarker} ]; then exit 0; fi
+cd ${bootFolder}
+${copyBooted(lastGoodFolder, commandLineFile)}
 sync -f ${bootFolder}
 mkdir -p -m 0700 ${dirOf(bootedMarker)}
 ${trial === "" ? "sha256sum <config.txt | cut -d ' ' -f 1" : "echo trial"} >${bootedMarker}.new
@@ -234,27 +147,25 @@ mv -f ${bootedMarker}.new ${bootedMarker}
 
 /**
  * Writes a file of the boot partition: beside its place, to the disk, and renamed. FAT has no journal; a rename over a file changes one directory entry in one sector, so that either
- * content is found, whole. `command` makes the content from standard input.
+ * content is found, whole. `command`, in the boot folder, prints the content.
  */
 function writeBootFile(name: string, command: string): string {
-  const folder = name.includes("/") ? `/${dirOf(name)}` : "";
   return `set -eu
-cd ${quote(`${bootFolder}${folder}`)}
-name=${quote(name.slice(name.lastIndexOf("/") + 1))}
-new=".$name.edgeseal-new"
+cd ${bootFolder}
+new=${quote(beside({ commandLineFile: name }, `.${name.slice(name.lastIndexOf("/") + 1)}.edgeseal-new`))}
 trap 'rm -f -- "$new" "$new.kept"' EXIT
 { ${command}
 } >"$new"
 sync "$new"
-mv -f -- "$new" "$name"
+mv -f -- "$new" ${quote(name)}
 trap - EXIT
 sync -f .
 `;
 }
 
-/** config.txt without edgeseal's lines, then those on standard input; with its own line ends. */
-const withBlock = `
-  block=$(cat)
+/** Shell that prints config.txt without edgeseal's lines, then with these; with its own line ends. Needs a place for a file at `$new.kept`. */
+export const newConfig = (block: readonly string[]): string => `
+  block=${quote(block.length === 0 ? "" : [blockBegin, ...block, blockEnd].join("\n"))}
   cr=$(printf '\\r')
   begin=$(grep -c "^${blockBegin}$cr*\\$" config.txt || :)
   end=$(grep -c "^${blockEnd}$cr*\\$" config.txt || :)
@@ -271,25 +182,26 @@ const withBlock = `
   fi
   rm -f -- "$new.kept"`;
 
-function blockText(lines: readonly string[]): string {
-  return lines.length === 0 ? "" : `${[blockBegin, ...lines, blockEnd].join("\n")}\n`;
-}
+/** Shell that prints the command line's file with this line in the place of its first one; with its own line ends and whatever else is there. */
+export const newCommandLine = (line: string, commandLineFile: string): string => `
+  file=${quote(commandLineFile)}
+  printf '%s' ${quote(line)}
+  head -n 1 "$file" | tail -c 2 | od -An -tx1 | grep -q '0d' && printf '\\r'
+  if [ "$(head -n 1 "$file" | tail -c 1 | od -An -tx1)" = ' 0a' ]; then printf '\\n'; fi
+  tail -n +2 "$file"`;
 
 function writeConfig(block: readonly string[], { configDigest }: FirmwareConfigState): PlainStep {
   return run({
     title: `write edgeseal's lines in ${bootFolder}/config.txt`,
     precondition: isUnchanged("config.txt", configDigest),
-    script: writeBootFile("config.txt", withBlock),
-    stdin: blockText(block),
+    script: writeBootFile("config.txt", newConfig(block)),
   });
 }
 
-/** Puts a line in the place of the first one of the file; keeps the line ends and whatever else is there. */
 function writeCommandLine(
   line: string,
   { commandLineFile, commandLineDigest, commandLineText }: FirmwareConfigState,
 ): PlainStep {
-  const base = quote(commandLineFile.slice(commandLineFile.lastIndexOf("/") + 1));
   return run({
     title: `write ${bootFolder}/${commandLineFile}`,
     precondition: isUnchanged(commandLineFile, commandLineDigest),
@@ -300,15 +212,7 @@ if [ ! -e ${formerCommandLine} ]; then
   sync ${formerCommandLine}.new
   mv -f ${formerCommandLine}.new ${formerCommandLine}
 fi
-${writeBootFile(
-  commandLineFile,
-  `
-  cat
-  head -n 1 ${base} | tail -c 2 | od -An -tx1 | grep -q '0d' && printf '\\r'
-  if [ "$(head -n 1 ${base} | tail -c 1 | od -An -tx1)" = ' 0a' ]; then printf '\\n'; fi
-  tail -n +2 ${base}`,
-)}`,
-    stdin: line,
+${writeBootFile(commandLineFile, newCommandLine(line, commandLineFile))}`,
   });
 }
 

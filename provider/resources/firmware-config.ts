@@ -1,5 +1,6 @@
 import { Type, type Static } from "typebox";
 import { diffState } from "../diff.ts";
+import type { Step } from "../device/step.ts";
 import { defineResource, PlanRefused, type InputProblem } from "../resource.ts";
 import { trialParameter } from "./firmware-config-command-line.ts";
 import {
@@ -7,9 +8,18 @@ import {
   firmwareConfigState,
   type FirmwareConfigState,
 } from "./firmware-config-observation.ts";
-import { editOf, keepTrial, takeBack, trialName, tryEdit, writeEdit } from "./firmware-config-plan.ts";
+import { editOf, takeBack, writeEdit } from "./firmware-config-plan.ts";
 import { inForce, isAddingUp, longestLine, splitSetting } from "./firmware-config-text.ts";
-import { mayReboot, rebootInputs, rebootProblems, rebootSeconds, rebootSteps } from "./reboot-inputs.ts";
+import {
+  dropStaged,
+  installTrial,
+  keepTrial,
+  leaveTrial,
+  stageEdit,
+  trialName,
+  tryStaged,
+} from "./firmware-config-trial.ts";
+import { mayReboot, rebootInputs, rebootProblems, rebootSteps } from "./reboot-inputs.ts";
 
 const settings = Type.Array(
   Type.String({
@@ -53,7 +63,7 @@ const inputs = Type.Object({
     type: "string",
     default: "auto",
     description:
-      "Whether a change is first booted once by way of tryboot.txt, and kept only when the node answers: `auto`: where the firmware says that it can, and boots are not measured (each measured state has to be approved, and a trial is one more). `always`: also where it doesn't say. `never`: the files are changed, and a copy of the former ones stays on the boot partition. Only with a reboot that edgeseal makes. Default `auto`.",
+      "Whether a change is first booted once by way of tryboot.txt, and comes to the boot partition only when the node answers: `auto`: where the firmware says that it can. `always`: also where it doesn't say. `never`: the files are changed, and a copy of the former ones stays on the boot partition. Only with reboots that edgeseal makes (`reboot`). Default `auto`.",
   }),
   ...rebootInputs,
 });
@@ -75,6 +85,7 @@ export function firmwareConfigAt(now: () => Date) {
       settings: Object.fromEntries(wanted.settings.map((each) => [each, inForce])),
       staleSettings: [],
       commandLine: parameters,
+      ...(wanted.reboot === "never" ? { staged: "" } : {}),
       ...(mayReboot(wanted, now())
         ? { pendingReboot: false, bootedCommandLine: parameters, ...effects(wanted) }
         : {}),
@@ -102,20 +113,35 @@ export function firmwareConfigAt(now: () => Date) {
       if (differences.length === 0) return [];
       const edit = editOf(wanted, state);
       const edits = edit.changesConfig || edit.changesCommandLine;
-      const title = "reboot, so that config.txt and cmdline.txt take effect";
-      if (edits && state.trial !== "" && state.trial === trialName(edit, state))
-        return keepTrial(edit, state);
-      if (edits && mayReboot(wanted, now()) && isTried(wanted, state)) {
-        return tryEdit(edit, state, `${title}, on trial`, rebootSeconds);
+      const name = trialName(edit, state);
+      const isStaged = state.staged === name;
+      if (state.trial !== "" && state.trial === state.staged && (isStaged || state.stagedPhase === "kept"))
+        return keepTrial(state);
+      if (state.trialEnds) return [leaveOrWait(edits, state)];
+      if (edits && isTried(wanted, state)) {
+        // Its trial is over: that is told once, and what may be left of it goes.
+        if (isStaged && state.stagedPhase !== "staged") return keepTrial(state);
+        return [
+          ...installTrial(),
+          ...(isStaged ? [] : stageEdit(edit, state)),
+          ...(mayReboot(wanted, now()) ? tryStaged(name, state, wanted, now()) : []),
+        ];
       }
+      const isWaiting = state.staged !== "";
       const steps = [
+        ...(isWaiting ? dropStaged() : []),
         ...writeEdit(edit, state),
-        ...(edits || state.pendingReboot ? rebootSteps(wanted, title, now()) : []),
+        ...(edits || (state.pendingReboot && !isWaiting)
+          ? rebootSteps(wanted, "reboot, so that config.txt and cmdline.txt take effect", now())
+          : []),
       ];
       if (steps.length === 0) throw whyNot(differences, state);
       return steps;
     },
-    revert: (wanted, observed) => (observed.outcome === "absent" ? [] : takeBack(wanted, observed.state)),
+    revert: (wanted, observed) =>
+      observed.outcome === "absent"
+        ? []
+        : [...(observed.state.staged === "" ? [] : dropStaged()), ...takeBack(wanted, observed.state)],
   });
 }
 
@@ -123,9 +149,19 @@ export const firmwareConfig = firmwareConfigAt(() => new Date());
 
 const nothingDeclared = { settings: [], commandLine: { present: [], absent: [] } };
 
-function isTried({ tryboot }: Inputs, state: FirmwareConfigState): boolean {
-  if (tryboot === "never" || state.bootMeasured || state.tryboot === "taken") return false;
+/** Whether edits of this node are booted on trial first: with reboots that edgeseal makes, where the firmware can. */
+function isTried({ tryboot, reboot }: Inputs, state: FirmwareConfigState): boolean {
+  if (reboot === "never" || tryboot === "never" || state.tryboot === "taken") return false;
   return tryboot === "always" || state.tryboot === "supported";
+}
+
+/** In a boot on trial whose edit is in place, or is another one than what is declared now. */
+function leaveOrWait(edits: boolean, { staged }: FirmwareConfigState): Step {
+  if (staged === "" && !edits) return leaveTrial();
+  throw new PlanRefused(
+    "this boot is the trial of another edit, and nothing can be told of the next one in it",
+    "it ends by itself, 5 minutes after it began: run the operation again then",
+  );
 }
 
 /** What has to be seen in the running system when it is declared. */

@@ -1,5 +1,5 @@
 import { Type, type Static } from "typebox";
-import { reboot, type Step } from "../device/step.ts";
+import { reboot, type RebootStep, type Step } from "../device/step.ts";
 import type { InputProblem } from "../resource.ts";
 import { parseApproval } from "../trust/approval.ts";
 import { approvalInputs, approvalProblems, keyProblems } from "./approval-inputs.ts";
@@ -125,12 +125,18 @@ export const rebootSeconds = 900;
  * The end of a plan that needs a boot: the reboot when the node may be rebooted now, else nothing. The approval goes before it: a volume, whose plan ships it too, comes after this one,
  * and the reboot is refused as long as the node has none of what it would boot.
  * @param title what for, e.g. `reboot, so that config.txt takes effect`
+ * @param more what else there is to say of the reboot
  */
-export function rebootSteps(inputs: RebootInputs, title: string, now: Date): readonly Step[] {
+export function rebootSteps(
+  inputs: RebootInputs,
+  title: string,
+  now: Date,
+  more: Pick<RebootStep, "tryboot" | "approvedWith" | "prepare" | "afterwards"> = {},
+): readonly Step[] {
   if (!mayReboot(inputs, now)) return [];
   const { approval, rebootUnapproved } = inputs;
   return [
     ...(approval === undefined ? [] : shipApproval(parseApproval(approval))),
-    reboot({ title, waitSeconds: rebootSeconds, unapproved: rebootUnapproved }),
+    reboot({ ...more, title, waitSeconds: rebootSeconds, unapproved: rebootUnapproved }),
   ];
 }

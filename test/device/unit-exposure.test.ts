@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { revertUnit, revertUnitFile } from "../../provider/device/revert-script.ts";
 import { bootUnit, bootUnitName } from "../../provider/resources/firewall-boot.ts";
-import { trialUnit, trialUnitFile } from "../../provider/resources/firmware-config-plan.ts";
+import { trialUnits } from "../../provider/resources/firmware-config-trial.ts";
 import { unitFiles } from "../../provider/resources/inference-container-unit.ts";
 import { onDevice } from "../../provider/resources/managed-files.ts";
 import { NamespaceNode } from "../../testbed/namespace/node.ts";
@@ -22,7 +22,7 @@ const units: Readonly<Record<string, string>> = {
   "edgeseal-volumes.service": onDevice("edgeseal-volumes.service"),
   "edgeseal-cap-pcr15.service": onDevice("edgeseal-cap-pcr15.service"),
   "edgeseal-update.service": updateUnit,
-  [trialUnit]: trialUnitFile,
+  ...trialUnits,
   ...Object.fromEntries(
     Object.entries(unitFiles({ ...example, port: 8080 })).filter(([name]) => name.endsWith(".service")),
   ),

@@ -17,21 +17,24 @@ printf 'root=/dev/mmcblk0p2 rootwait\\n' >/boot/firmware/cmdline.txt`);
 });
 afterAll(() => node.stop());
 
+type Inputs = Parameters<typeof firmwareConfig.desired>[0];
+
 const inputs = {
   settings: ["dtparam=spi=on"],
   commandLine: { present: ["lsm=apparmor"], absent: [] },
   tryboot: "never",
   reboot: "never",
   rebootUnapproved: "refuse",
-} as const;
+} satisfies Inputs;
 
-async function up(): Promise<ApplyResult<object>> {
+async function up(more: Partial<Inputs> = {}): Promise<ApplyResult<object>> {
+  const given = { ...inputs, ...more };
   const devices = createDevices({ kinds: [firmwareConfig] });
   try {
     const device = devices.get(node.connection);
-    const observed = await device.observe<object>(firmwareConfig, inputs);
-    const steps = firmwareConfig.plan(inputs as never, observed as never, await device.route());
-    return await device.apply<object>(firmwareConfig, inputs, steps);
+    const observed = await device.observe<object>(firmwareConfig, given);
+    const steps = firmwareConfig.plan(given, observed as never, await device.route());
+    return await device.apply<object>(firmwareConfig, given, steps);
   } finally {
     await devices.close();
   }
@@ -66,6 +69,25 @@ test.each([
   expect(result.failure?.message).toContain(message);
   expect(await bootFiles()).toBe(before);
   await node.must(end);
+});
+
+test("full, before a trial: there is none, what waits for it stays, and nothing is left over", async () => {
+  await node.must("cat /dev/zero >/boot/firmware/fill 2>/dev/null || :");
+  const before = await bootFiles();
+  const boot = await node.must("cat /proc/sys/kernel/random/boot_id");
+  const result = await up({ tryboot: "always", reboot: "ifNeeded" });
+  expect(result.failure?.message).toContain("No space left on device");
+  expect(result.steps.at(-1)).toMatchObject({
+    title: expect.stringContaining("on trial") as unknown,
+    outcome: "failed",
+  });
+  expect(result.observed).toMatchObject({ state: { stagedPhase: "staged", pendingReboot: true } });
+  expect(await bootFiles()).toBe(before);
+  expect(await node.must("cat /proc/sys/kernel/random/boot_id")).toBe(boot);
+  expect(await node.must("ls /etc/systemd/system/sysinit.target.wants")).toMatch(
+    /edgeseal-trial-end\.service\nedgeseal-trial\.service/,
+  );
+  await node.must("rm /boot/firmware/fill");
 });
 
 test("with room again the change is made", async () => {

@@ -43,9 +43,30 @@ for key in kernel/core_pattern kernel/core_pipe_limit kernel/core_uses_pid kerne
   mount --bind "$private/$key" "$root/proc/sys/$key"
 done
 
+# A node with a boot partition (the folder /var/firmware) has the command line that a firmware finds there: as config.txt says, or once as tryboot.txt does, when /var/firmware-asked has what
+# reboot(2) was given. One with `testbed.hang` comes to no boot that a node could see: somebody cuts the power, and the next one is of config.txt.
+set --
+firmware=$root/var/firmware
+line_of() {
+  file=$(sed -n 's/^cmdline=//p' "$firmware/$1" | tail -n 1)
+  head -n 1 "$firmware/${file:-cmdline.txt}"
+}
+if [ -f "$firmware/config.txt" ]; then
+  line=testbed.hang
+  if [ "$(cat "$root/var/firmware-asked" 2>/dev/null)" = '0 tryboot' ] && [ -f "$firmware/tryboot.txt" ]; then line=$(line_of tryboot.txt); fi
+  rm -f "$root/var/firmware-asked"
+  case $line in *testbed.hang*) line=$(line_of config.txt) ;; esac
+  printf '%s\n' "$line" > "$private/cmdline"
+  mount --bind "$private/cmdline" "$root/proc/cmdline"
+  mkdir -p "$root/boot/firmware"
+  mount --bind "$firmware" "$root/boot/firmware"
+  # systemd in a container does not look at the kernel's.
+  set -- "SYSTEMD_PROC_CMDLINE=$line"
+fi
+
 echo namespaces
 read -r _
 ip link set lo up
 cd "$root"
 pivot_root . mnt
-exec env -i container=edgeseal-testbed PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot . /bin/sh -c 'umount -l /mnt; exec /sbin/init >/dev/null 2>&1 </dev/null'
+exec env -i container=edgeseal-testbed "$@" PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot . /bin/sh -c 'umount -l /mnt; exec /sbin/init >/dev/null 2>&1 </dev/null'

@@ -2,7 +2,18 @@ import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { copyFile, mkdir, mkdtemp, open, readdir, readFile, rm, rmdir, writeFile } from "node:fs/promises";
+import {
+  appendFile,
+  copyFile,
+  mkdir,
+  mkdtemp,
+  open,
+  readdir,
+  readFile,
+  rm,
+  rmdir,
+  writeFile,
+} from "node:fs/promises";
 import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
@@ -278,16 +289,24 @@ export class NamespaceNode implements AsyncDisposable {
     this.#machine = machine;
     let errors = "";
     machine.stderr.on("data", (chunk: Buffer) => (errors += chunk.toString()));
-    const died = once(machine, "close").then(() => {
+    const died = once(machine, "close").then(([, signal]: unknown[]) => {
+      if (signal === "SIGHUP") return "reset" as const;
       throw new Error(`${this.name} did not boot: ${errors}`);
     });
     await Promise.race([once(machine.stdout, "data"), died]);
     this.#initPid = await childOf(machine.pid ?? 0);
     await this.#plumb();
-    const ready = awaitPipe(join(this.#work, "pipes", "ready"));
+    const pipe = join(this.#work, "pipes", "ready");
+    const ready = awaitPipe(pipe);
     machine.stdin.end("go\n");
-    await Promise.race([ready, died]);
+    const end = await Promise.race([ready, died]);
     died.catch(() => undefined);
+    if (end !== "reset") return;
+    // It booted again by itself before it let anybody in.
+    await appendFile(pipe, "x");
+    await ready;
+    await emptied(this.#cgroup);
+    await this.#boot();
   }
 
   /** One cable between the operator's namespace and the node's. */

@@ -22,7 +22,7 @@ export function localSession(node: MeasuredNode): LocalSession {
     const here = script
       .replaceAll("[ -x /usr/lib/edgeseal/measure ]", `[ -f ${node.root}/usr/lib/edgeseal/measure ]`)
       .replaceAll("/usr/lib/edgeseal/measure --next", `${program} --next`)
-      .replaceAll(/\/(run|sys)\//g, `${node.root}/$1/`);
+      .replaceAll(/\/(run|sys|var|boot)\//g, `${node.root}/$1/`);
     const { status, stdout, stderr } = spawnSync("sh", ["-c", 'eval "$(cat)"'], {
       input: here,
       encoding: "utf8",

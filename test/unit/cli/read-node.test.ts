@@ -2,7 +2,7 @@ import { cpSync, mkdirSync, readdirSync } from "node:fs";
 import { join, relative } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { artifactEvents, checkAgainstArtifacts } from "../../../cli/approve/artifacts.ts";
-import { readNode } from "../../../cli/approve/read-node.ts";
+import { readNode, type WhichState } from "../../../cli/approve/read-node.ts";
 import { DeviceError } from "../../../provider/device/errors.ts";
 import { diffLogs } from "../../../provider/trust/event-diff.ts";
 import {
@@ -12,7 +12,14 @@ import {
   parseEventLog,
   pcr11Of,
 } from "../../../provider/trust/event-log.ts";
-import { bootFiles, deviceTree, FakeTpm, MeasuredNode, systemFiles } from "../resources/measure-fixture.ts";
+import {
+  bootFiles,
+  deviceTree,
+  FakeTpm,
+  MeasuredNode,
+  sha256,
+  systemFiles,
+} from "../resources/measure-fixture.ts";
 import { connection, localSession } from "./approve-fixture.ts";
 
 let node: MeasuredNode;
@@ -22,7 +29,7 @@ beforeEach(() => {
 });
 afterEach(() => node[Symbol.dispose]());
 
-const read = (which: "next" | "current") => readNode(connection, which, { session: localSession(node) });
+const read = (which: WhichState) => readNode(connection, which, { session: localSession(node) });
 
 describe("the next boot", () => {
   test("is read as the measuring program predicts it, with every text that has a digest", async () => {
@@ -55,6 +62,36 @@ describe("the next boot", () => {
     node.write("/boot/firmware/über mich 100%.txt", "x");
     const { log } = await read("next");
     expect(parseEventLog(log).events).toContainEqual(expect.objectContaining({ name: "über mich 100%.txt" }));
+  });
+});
+
+describe("an edit that waits for its trial", () => {
+  const folder = "/var/lib/edgeseal/firmware-edit";
+  const config = "auto_initramfs=1\narm_boost=1\n";
+  beforeEach(() => {
+    node.write(`${folder}/files/config.txt`, config);
+    node.write(`${folder}/files.sha256`, `${sha256(config)}  ./config.txt\n`);
+    node.write(`${folder}/from.sha256`, `${sha256(node.read("/boot/firmware/config.txt"))}  config.txt\n`);
+    node.write(`${folder}/name`, "0123456789abcdef\n");
+  });
+
+  test("is told, is no part of the next boot, and is one of the boot after the trial", async () => {
+    const next = await read("next");
+    expect(next.staged).toBe(true);
+    const after = await read("afterTrial");
+    const [from, to] = [next, after].map(({ log }) => parseEventLog(log).events);
+    expect(diffLogs(from ?? [], to ?? [])).toMatchObject([{ change: "changed", name: "config.txt" }]);
+    node.write("/boot/firmware/config.txt", config);
+    expect((await read("next")).log).toBe(after.log);
+  });
+
+  test.each<[string, () => void]>([
+    ["is not there", () => node.remove(folder)],
+    ["is not whole", () => node.write(`${folder}/files/config.txt`, "x=1\n")],
+    ["is of other files", () => node.write("/boot/firmware/config.txt", "x=1\n")],
+  ])("that %s is none", async (_, change) => {
+    change();
+    expect((await read("next")).staged).toBe(false);
   });
 });
 

@@ -135,6 +135,15 @@ describe("how a reboot fails is told apart, with the mend", () => {
     expect(failure?.message).toContain(message);
   });
 
+  test("before a trial, it is the boot after it that has no approval, and another command's way is none", () => {
+    const said = `\n@${options.nonce} begin-step 0\n\n@${options.nonce} unapproved 0 3 \n`;
+    const output = parsePlanOutput(said, options.nonce);
+    const message = failureIn("pi-1", output, stepsOf([trial]), undefined)?.message ?? "";
+    expect(message).toContain("the state that the boot after the trial would measure has no approval");
+    expect(message).toContain("run `edgeseal approve pi-1`");
+    expect(message).not.toContain("edgeseal update");
+  });
+
   test("what is no boot id proves no boot", () => {
     const of = (text: string): unknown =>
       parsePlanOutput(`\n@${options.nonce} booted ${text}\n`, options.nonce).booted;

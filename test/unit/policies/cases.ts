@@ -186,6 +186,7 @@ export const goodStates: BlockStates = {
   },
   firmware: {
     settings: {},
+    settingsWritten: {},
     staleSettings: [],
     commandLine: {},
     pendingReboot: false,
@@ -204,6 +205,9 @@ export const goodStates: BlockStates = {
     lastGood: {},
     tryboot: "supported",
     trial: "",
+    trialEnds: false,
+    staged: "",
+    stagedPhase: "none",
     bootMeasured: true,
   },
   measuredBoot: {

@@ -1,132 +1,28 @@
 import { chmodSync } from "node:fs";
 import { join } from "node:path";
-import { afterEach, describe, expect, test } from "vitest";
-import { inputSchema } from "../../../provider/check/input-schema.ts";
-import { inputValidator } from "../../../provider/check/input-validator.ts";
+import { describe, expect, test } from "vitest";
 import { pointsOf } from "../../../provider/device/plan-points.ts";
-import { UnknownObservation, type PartOutput } from "../../../provider/device/probe.ts";
-import type { RebootStep, Step } from "../../../provider/device/step.ts";
-import { diffState } from "../../../provider/diff.ts";
+import { UnknownObservation } from "../../../provider/device/probe.ts";
+import type { Step } from "../../../provider/device/step.ts";
 import { PlanRefused } from "../../../provider/resource.ts";
-import { firmwareConfigAt } from "../../../provider/resources/firmware-config.ts";
-import type { FirmwareConfigState } from "../../../provider/resources/firmware-config-observation.ts";
-import { FakeRoot } from "./fake-root.ts";
-
-const firmwareConfig = firmwareConfigAt(() => new Date("2026-03-01T03:00:00Z"));
-const route = {
-  clientAddress: undefined,
-  clientPort: undefined,
-  serverAddress: undefined,
-  serverPort: undefined,
-};
-
-/** The boot partition is below /var there, where the fake's rewriting reaches. */
-class PiRoot extends FakeRoot {
-  override sh(script: string, stdin?: string): PartOutput {
-    const result = super.sh(script.replaceAll("/boot/firmware", "/var/boot"), stdin);
-    return { ...result, stderr: result.stderr.replaceAll("/var/boot", "/boot/firmware") };
-  }
-  override write(path: string, content: string | Buffer): void {
-    super.write(path.replace("/boot/firmware", "/var/boot"), content);
-  }
-  boot(name: string): string {
-    return this.read(`/var/boot/${name}`);
-  }
-  /** Boots: what is on the disk is in effect, /run is empty. */
-  reboot(commandLine = this.boot("cmdline.txt").split("\n")[0] ?? ""): void {
-    this.remove("/run/edgeseal");
-    this.write("/proc/cmdline", `coherent_pool=1M cgroup_disable=memory ${commandLine.trim()}\n`);
-  }
-}
-
-/** Raspberry Pi OS trixie as it comes, in a Pi 5. */
-const stockConfig = `# For more options and information see
-# http://rptl.io/configtxt
-dtparam=audio=on
-camera_auto_detect=1
-auto_initramfs=1
-# Enable DRM VC4 V3D driver
-dtoverlay=vc4-kms-v3d
-max_framebuffers=2
-arm_64bit=1
-
-[cm4]
-otg_mode=1
-
-[cm5]
-dtoverlay=dwc2,dr_mode=host
-
-[all]
-`;
-const stockLine =
-  "console=serial0,115200 console=tty1 root=PARTUUID=4f1c-02 rootfstype=ext4 fsck.repair=yes rootwait";
-
-const roots: FakeRoot[] = [];
-afterEach(() => roots.splice(0).forEach((root) => root[Symbol.dispose]()));
-
-function stockRoot(config = stockConfig, commandLine = `${stockLine}\n`): PiRoot {
-  const root = new PiRoot();
-  roots.push(root);
-  root.write("/boot/firmware/config.txt", Buffer.from(config, "latin1"));
-  root.write("/boot/firmware/cmdline.txt", Buffer.from(commandLine, "latin1"));
-  root.write("/etc/fstab", "PARTUUID=4f1c-02 / ext4 defaults 0 1\n");
-  root.write("/proc/device-tree/model", "Raspberry Pi 5 Model B Rev 1.0\0");
-  root.write("/sys/kernel/security/lsm", "capability");
-  root.write("/sys/module/apparmor/parameters/enabled", "N\n");
-  root.write("/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io pids\n");
-  root.reboot();
-  return root;
-}
-
-type Inputs = Parameters<typeof firmwareConfig.desired>[0];
-const validator = inputValidator(inputSchema(firmwareConfig));
-
-function inputs(given: object = {}): Inputs {
-  const connection = { node: "pi-1", address: "192.0.2.1", hostKey: `SHA256:${"A".repeat(43)}` };
-  const checked = validator.validate({ connection, ...given }, []);
-  expect(checked.problems).toEqual([]);
-  const { connection: _connection, onDelete: _onDelete, ...own } = checked.inputs;
-  return own as unknown as Inputs;
-}
-
-function stateOf(root: FakeRoot, given: Inputs): FirmwareConfigState {
-  const observed = root.observe(firmwareConfig.observe(given));
-  return observed.outcome === "present" ? observed.state : expect.fail("absent");
-}
-
-const planFor = (root: FakeRoot, given: Inputs): readonly Step[] =>
-  firmwareConfig.plan(given, { outcome: "present", state: stateOf(root, given) }, route);
-
-const differences = (root: FakeRoot, given: Inputs): readonly string[] =>
-  diffState(firmwareConfig.desired(given), stateOf(root, given)).map(({ path }) => path);
-
-/** Does a plan; a reboot when the boot after it has this command line. */
-function apply(root: PiRoot, steps: readonly Step[]): void {
-  for (const step of steps) {
-    if (step.kind !== "reboot") root.apply(step);
-    else {
-      root.reboot(step.tryboot === true ? root.boot("edgeseal-trial.txt") : undefined);
-      for (const each of step.afterwards ?? []) root.apply(each);
-    }
-  }
-}
-
-/** The running system after a boot with what the defaults declare. */
-function effects(root: FakeRoot): void {
-  root.write("/sys/kernel/security/lsm", "capability,landlock,yama,apparmor");
-  root.write("/sys/module/apparmor/parameters/enabled", "Y\n");
-  root.write("/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids\n");
-  root.write("/sys/class/tpm/tpm0/tpm_version_major", "2\n");
-}
-
-const ourBlock = `# edgeseal begin: written by edgeseal, and overwritten by it
-[all]
-dtoverlay=
-dtparam=spi=on
-dtoverlay=tpm-slb9670
-# edgeseal end
-`;
-const ourLine = `${stockLine} lsm=landlock,lockdown,yama,integrity,apparmor,bpf cgroup_enable=memory`;
+import type { FakeRoot } from "./fake-root.ts";
+import {
+  apply,
+  differences,
+  effects,
+  firmwareConfig,
+  inputs,
+  ourBlock,
+  ourLine,
+  planFor,
+  route,
+  stateOf,
+  stockConfig,
+  stockLine,
+  stockRoot,
+  validator,
+  type Inputs,
+} from "./firmware-root.ts";
 
 describe("on a Pi as it comes", () => {
   test("the defaults give the TPM, AppArmor and the memory cgroup; all else stays as it is", () => {
@@ -336,126 +232,23 @@ describe("a pending reboot", () => {
   });
 });
 
-describe("a trial by tryboot.txt", () => {
-  const given = inputs({ reboot: "ifNeeded" });
-  const trying = (root: PiRoot): RebootStep | undefined => {
-    const last = planFor(root, given).at(-1);
-    return last?.kind === "reboot" && last.tryboot === true ? last : undefined;
-  };
-  const trialRoot = (): PiRoot => {
+test.each([0, 1])(
+  "a measured node keeps a copy of what it boots before that is changed, and is changed without (%i)",
+  (status) => {
     const root = stockRoot();
-    root.write("/proc/device-tree/chosen/bootloader/tryboot", Buffer.alloc(4));
-    return root;
-  };
-
-  test("leaves config.txt and cmdline.txt alone until the node is back, then makes the edit its own", () => {
-    const root = trialRoot();
-    const steps = planFor(root, given);
-    apply(root, steps.slice(0, -1));
-    expect(root.boot("config.txt")).toBe(stockConfig);
-    expect(root.boot("cmdline.txt")).toBe(`${stockLine}\n`);
-    expect(root.boot("tryboot.txt")).toBe(
-      stockConfig + ourBlock.replace("# edgeseal end", "cmdline=edgeseal-trial.txt\n# edgeseal end"),
+    root.write("/usr/lib/edgeseal/measure", "");
+    root.write(
+      "/usr/lib/edgeseal/keep-boot",
+      `#!/bin/sh\necho "keep-boot $*" >>"@ROOT/calls"\ncp @ROOT/var/boot/config.txt @ROOT/kept\nexit ${status}\n`,
     );
-    expect(root.boot("edgeseal-trial.txt")).toMatch(
-      /^console=.* cgroup_enable=memory edgeseal\.trial=[0-9a-f]{16}\n$/,
-    );
-    apply(root, steps.slice(-1));
-    effects(root);
+    chmodSync(join(root.root, "usr/lib/edgeseal/keep-boot"), 0o755);
+    apply(root, planFor(root, inputs()));
+    expect(root.calls().filter((call) => call.startsWith("keep-boot"))).toEqual(["keep-boot keep"]);
+    expect(root.read("/kept")).toBe(stockConfig);
     expect(root.boot("config.txt")).toBe(stockConfig + ourBlock);
-    expect(root.boot("cmdline.txt")).toBe(`${ourLine}\n`);
-    expect(root.exists("/var/boot/tryboot.txt")).toBe(false);
-    expect(root.exists("/var/boot/edgeseal-trial.txt")).toBe(false);
-    expect(root.exists("/run/edgeseal/trial-kept")).toBe(true);
-    expect(differences(root, given)).toEqual([]);
-    expect(planFor(root, given)).toEqual([]);
-  });
-
-  test("that nobody kept, since the provider was gone, is kept by the next plan in the same boot", () => {
-    const root = trialRoot();
-    const steps = planFor(root, given);
-    apply(root, steps.slice(0, -1));
-    root.reboot(root.boot("edgeseal-trial.txt"));
-    effects(root);
-    const next = planFor(root, given);
-    expect(next.map(({ title }) => title)).toEqual([
-      "see whether this boot is the trial",
-      "write edgeseal's lines in /boot/firmware/config.txt",
-      "write /boot/firmware/cmdline.txt",
-      "end the trial",
-    ]);
-    apply(root, next);
-    expect(differences(root, given)).toEqual([]);
-  });
-
-  test("that failed leaves the node as it was, and says so", () => {
-    const root = trialRoot();
-    const steps = planFor(root, given);
-    apply(root, steps.slice(0, -1));
-    root.reboot();
-    const [first] = (steps.at(-1) as RebootStep).afterwards ?? [];
-    if (first === undefined) throw new Error("nothing afterwards");
-    expect(() => root.apply(first)).toThrow("the node booted as before, not with the edit");
-    expect(root.boot("config.txt")).toBe(stockConfig);
-    expect(trying(root)).toBeDefined();
-  });
-
-  test("in a folder of os_prefix has its command line there", () => {
-    const root = trialRoot();
-    root.write("/boot/firmware/config.txt", `${stockConfig}os_prefix=good/\n`);
-    root.write("/boot/firmware/good/cmdline.txt", `${stockLine}\n`);
-    root.reboot();
-    const steps = planFor(root, given);
-    apply(root, steps.slice(0, -1));
-    expect(root.boot("good/edgeseal-trial.txt")).toContain("edgeseal.trial=");
-  });
-
-  test.each<[string, (root: PiRoot) => void]>([
-    ["the firmware does not say that it can", (root) => root.remove("/proc/device-tree/chosen")],
-    ["boots are measured", (root) => root.write("/usr/lib/edgeseal/measure", "")],
-    ["somebody else has a tryboot.txt", (root) => root.write("/boot/firmware/tryboot.txt", "x=1\n")],
-    [
-      "there are A/B partitions",
-      (root) => root.write("/boot/firmware/autoboot.txt", "[all]\ntryboot_a_b=1\n"),
-    ],
-  ])("is not made when %s", (_, change) => {
-    const root = trialRoot();
-    expect(trying(root)).toBeDefined();
-    change(root);
-    expect(trying(root)).toBeUndefined();
-    expect(planFor(root, given).at(-1)?.kind).toBe("reboot");
-  });
-
-  test.each([0, 1])(
-    "a measured node keeps a copy of what it boots before that is changed, and is changed without (%i)",
-    (status) => {
-      const root = stockRoot();
-      root.write("/usr/lib/edgeseal/measure", "");
-      root.write(
-        "/usr/lib/edgeseal/keep-boot",
-        `#!/bin/sh\necho "keep-boot $*" >>"@ROOT/calls"\ncp @ROOT/var/boot/config.txt @ROOT/kept\nexit ${status}\n`,
-      );
-      chmodSync(join(root.root, "usr/lib/edgeseal/keep-boot"), 0o755);
-      apply(root, planFor(root, inputs()));
-      expect(root.calls().filter((call) => call.startsWith("keep-boot"))).toEqual(["keep-boot keep"]);
-      expect(root.read("/kept")).toBe(stockConfig);
-      expect(root.boot("config.txt")).toBe(stockConfig + ourBlock);
-      expect(planFor(root, inputs())).toEqual([]);
-    },
-  );
-
-  test("is made where the firmware does not say that it can, when it is asked for; and not without a reboot of ours", () => {
-    const root = stockRoot();
-    expect(planFor(root, inputs({ reboot: "ifNeeded", tryboot: "always" })).at(-1)).toMatchObject({
-      tryboot: true,
-    });
-    expect(planFor(root, inputs({ tryboot: "always" })).map(({ kind }) => kind)).toEqual([
-      "run",
-      "run",
-      "run",
-    ]);
-  });
-});
+    expect(planFor(root, inputs())).toEqual([]);
+  },
+);
 
 describe("taking it back", () => {
   const revert = (root: FakeRoot, given: Inputs): readonly Step[] =>
