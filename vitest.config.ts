@@ -28,7 +28,7 @@ const onVirtualPi = {
 } as const;
 /** Each processor has a file: these tests wait for the programs that they start, and Vitest would leave one processor idle. */
 const everyProcessor = { maxWorkers: "100%" } as const;
-const otherTiers = ["test/provider/**", "test/device/**", "test/e2e/**"];
+const otherTiers = ["test/provider/**", "test/device/**", "test/e2e/**", "test/arm64/**"];
 
 /**
  * One project per tier of `./edgeseal test`. What is in none of the other tiers' folders is a unit test, so that no
@@ -88,6 +88,17 @@ export default defineConfig({
           include: trust,
           ...onVirtualPi,
           sequence: { groupOrder: 4 },
+        },
+      },
+      {
+        test: {
+          name: "arm64",
+          include: ["test/arm64/**/*.test.ts"],
+          ...onVirtualPi,
+          // A node of this one keeps two processors busy, and the first run builds its image.
+          maxWorkers: 1,
+          hookTimeout: 60 * minutes,
+          sequence: { groupOrder: 5 },
         },
       },
     ],

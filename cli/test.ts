@@ -5,7 +5,7 @@ export function register(program: Command): void {
   program
     .command("test")
     .description(
-      "Run the checks (format, lint, types, shell) and the tests, tier by tier; without a tier all but `trust`: the chain of trust under attack, and the inference service, which take more than an hour of emulation",
+      "Run the checks (format, lint, types, shell) and the tests, tier by tier; without a tier all but `trust` (the chain of trust under attack, and the inference service, which take more than an hour of emulation) and `arm64` (a virtual Pi with a Pi's own architecture and a device tree, whose image takes long to build)",
     )
     .addArgument(new Argument("[tier...]", "which to run").choices(STAGES))
     .option("-t, --name <pattern>", "only tests whose name matches")

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { run, spawnBound } from "./bound-process.ts";
 import { readBootFiles } from "./firmware.ts";
+import { ownArchitecture } from "./foreign-programs.ts";
 import { cacheFolder, type Image } from "./image.ts";
 import type { Accelerator } from "./profile.ts";
 
@@ -11,12 +12,13 @@ import type { Accelerator } from "./profile.ts";
 const probeTimeoutMs = 20_000;
 
 /**
- * KVM where it really works, else translation in software. `/dev/kvm` alone proves nothing: nested hosts exist on which
+ * KVM where it really works, else translation in software, as for any other architecture than this machine's. `/dev/kvm` alone proves nothing: nested hosts exist on which
  * it opens, makes a machine, and then fails at some instruction. So the image's own kernel is booted on it once, up to
  * its panic for want of a root file system; the answer is kept per host kernel, processor and QEMU.
  * `EDGESEAL_ACCELERATOR=kvm|tcg` decides instead.
  */
 export async function detectAccelerator(image: Image): Promise<Accelerator> {
+  if (image.profile.arch !== ownArchitecture) return "tcg";
   const { EDGESEAL_ACCELERATOR: chosen } = process.env;
   if (chosen === "kvm" || chosen === "tcg") return chosen;
   const usable = await access("/dev/kvm", constants.R_OK | constants.W_OK).then(

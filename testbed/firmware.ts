@@ -1,6 +1,7 @@
 import { mkdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { run } from "./bound-process.ts";
+import type { DeviceTree } from "./device-tree.ts";
 import { bootPartition, extractPartition } from "./disk.ts";
 
 /** What the firmware found on the boot partition and hands to the kernel. */
@@ -12,6 +13,8 @@ export interface BootFiles {
   readonly commandLine: string;
   /** The name on the boot partition that the kernel was read from. */
   readonly kernelName: string;
+  /** Of a board that is described by one. */
+  readonly deviceTree?: DeviceTree;
 }
 
 /** What config.txt says of those settings that this firmware knows. */

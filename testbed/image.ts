@@ -1,10 +1,13 @@
-import { createHash } from "node:crypto";
+import { createHash, type Hash } from "node:crypto";
 import { mkdir, mkdtemp, readFile, readdir, rename, rm, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join, relative } from "node:path";
 import { UserError } from "../cli/errors.ts";
 import { withLock } from "./cache-lock.ts";
-import { masterBootRecord } from "./disk.ts";
+import { addFiles } from "./added-files.ts";
+import { masterBootRecord, rootPartition } from "./disk.ts";
+import { buildForeignImage } from "./foreign-image.ts";
+import { ownArchitecture } from "./foreign-programs.ts";
 import { buildImage } from "./image/build.ts";
 import { amd64, type Profile } from "./profile.ts";
 
@@ -38,7 +41,7 @@ export function cacheFolder(): string {
 }
 
 /**
- * The image of the current recipe, built (about a minute) if the cache does not have it.
+ * The image of the current recipe, built (about a minute; another architecture's, some twenty) if the cache does not have it.
  * Two builders at once: the second waits and takes the first one's.
  * @throws UserError when it has to be built and this user is not root
  */
@@ -50,7 +53,10 @@ export async function ensureImage(options: ImageOptions = {}): Promise<Image> {
   if (await exists(folder)) return describeImage(hash, folder, profile);
 
   // Before anything is made: a folder of this user's would be in root's way, and one of root's in this user's.
-  requireRoot("building the virtual Pi's image", "./edgeseal pi image");
+  requireRoot(
+    "building the virtual Pi's image",
+    `./edgeseal ${profile === amd64 ? "pi image" : "test arm64"}`,
+  );
   const onProgress = options.onProgress ?? (() => undefined);
   await mkdir(images, { recursive: true, mode: 0o700 });
   await withLock(
@@ -61,10 +67,17 @@ export async function ensureImage(options: ImageOptions = {}): Promise<Image> {
       const unfinished = `building-${hash}-`;
       for (const name of await readdir(images))
         if (name.startsWith(unfinished)) await rm(join(images, name), { recursive: true });
-      onProgress("building the virtual Pi's image (1 to 2 min, once)");
+      const isOwn = profile.arch === ownArchitecture;
+      onProgress(`building the virtual Pi's image (${isOwn ? "1 to 2" : "some 20"} min, once)`);
       const building = await mkdtemp(join(images, unfinished));
       try {
-        await buildImage(building, { profile, signal: options.signal, onProgress });
+        await (isOwn ? buildImage : buildForeignImage)(building, {
+          profile,
+          signal: options.signal,
+          onProgress,
+        });
+        if (profile.ownFiles !== undefined)
+          await addFiles(join(building, "disk.raw"), rootPartition, profile.ownFiles, options.signal);
         await rename(building, folder);
       } catch (error) {
         await rm(building, { recursive: true, force: true });
@@ -99,23 +112,27 @@ async function describeImage(hash: string, folder: string, profile: Profile): Pr
 
 /** Over everything that makes the image: the recipe's folder, the disk layout, and the profile's values. */
 export async function recipeHash(profile: Profile): Promise<string> {
-  const recipe = join(import.meta.dirname, "image");
   const hash = createHash("sha256");
-  const files = (await readdir(recipe, { recursive: true, withFileTypes: true }))
+  await hashFolder(hash, join(import.meta.dirname, "image"));
+  if (profile.ownFiles !== undefined) await hashFolder(hash, profile.ownFiles);
+  hash.update(masterBootRecord("00000000"));
+  hash.update(
+    JSON.stringify([profile.arch, profile.kernelPackage, profile.console, profile.initramfsModules]),
+  );
+  return hash.digest("hex").slice(0, 16);
+}
+
+async function hashFolder(hash: Hash, folder: string): Promise<void> {
+  const files = (await readdir(folder, { recursive: true, withFileTypes: true }))
     .filter((entry) => !entry.isDirectory())
     .map((entry) => join(entry.parentPath, entry.name));
   for (const path of files.sort()) {
     const content = await readFile(path);
     const { mode } = await stat(path);
     hash
-      .update(`${relative(recipe, path)}\0${String(mode & 0o100)}\0${String(content.length)}\0`)
+      .update(`${relative(folder, path)}\0${String(mode & 0o100)}\0${String(content.length)}\0`)
       .update(content);
   }
-  hash.update(masterBootRecord("00000000"));
-  hash.update(
-    JSON.stringify([profile.arch, profile.kernelPackage, profile.console, profile.initramfsModules]),
-  );
-  return hash.digest("hex").slice(0, 16);
 }
 
 /**

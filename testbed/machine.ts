@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { spawnBound, type BoundProcess } from "./bound-process.ts";
 import type { SerialConsole } from "./console.ts";
+import { customerKeyAddress, type SignedBoot } from "./device-tree.ts";
 import type { BootFiles } from "./firmware.ts";
 import type { Accelerator, Profile } from "./profile.ts";
 import { QemuGone, Qmp } from "./qmp.ts";
@@ -27,6 +28,8 @@ export interface Wiring {
   readonly network: "isolated" | "nat";
   /** Which board the disks and the TPM are on, from 0: each has network addresses of its own. */
   readonly board: number;
+  /** What that board's bootloader says of signed boot; of a board with a device tree. */
+  readonly signedBoot: SignedBoot;
 }
 
 /** Why a machine is off: the guest asked for it, we cut it, or the emulator failed. */
@@ -71,7 +74,7 @@ export class Machine {
   static async powerOn(wiring: Wiring, bootFiles: BootFiles, memory?: string): Promise<Machine> {
     const tpmSocket = join(wiring.folder, "tpm.sock");
     const qmpSocket = join(wiring.folder, "qmp.sock");
-    const tpm = await powerOnTpm(wiring.tpmState, tpmSocket);
+    const tpm = await powerOnTpm(wiring.tpmState, tpmSocket, wiring.profile.tpmChannel);
     const qmp = await Qmp.listen(qmpSocket).catch(async (error: unknown) => {
       await tpm.kill();
       throw error;
@@ -181,8 +184,6 @@ export function qemuArguments(
   bootFiles: BootFiles,
   sockets: { readonly tpmSocket: string; readonly qmpSocket: string },
 ): readonly string[] {
-  // In QEMU's option syntax a comma ends a value unless it is doubled.
-  const escape = (value: string): string => value.replaceAll(",", ",,");
   const disk = (id: string, path: string, address: string): readonly string[] => [
     ...["-drive", `file=${escape(path)},if=none,id=${id},format=qcow2,discard=unmap`],
     ...["-device", `virtio-blk-pci,drive=${id},serial=${id},addr=${address}`],
@@ -209,6 +210,7 @@ export function qemuArguments(
     ...["-kernel", bootFiles.kernel],
     ...(bootFiles.initramfs === undefined ? [] : ["-initrd", bootFiles.initramfs]),
     ...["-append", bootFiles.commandLine],
+    ...deviceTreeArguments(bootFiles.deviceTree),
     ...disk("system", wiring.systemDisk, "0x4"),
     ...disk("model", wiring.dataDisk, "0x5"),
     ...nic(0, wiring.ports.first),
@@ -218,3 +220,17 @@ export function qemuArguments(
     ...wiring.profile.tpm("tpm"),
   ];
 }
+
+function deviceTreeArguments(tree: BootFiles["deviceTree"]): readonly string[] {
+  if (tree === undefined) return [];
+  if (tree.customerKey === undefined) return ["-dtb", tree.blob];
+  const address = `0x${customerKeyAddress.toString(16)}`;
+  return [
+    ...["-dtb", tree.blob],
+    // As the firmware leaves it in memory for the kernel.
+    ...["-device", `loader,file=${escape(tree.customerKey)},addr=${address},force-raw=on`],
+  ];
+}
+
+/** In QEMU's option syntax a comma ends a value unless it is doubled. */
+const escape = (value: string): string => value.replaceAll(",", ",,");

@@ -5,8 +5,9 @@ import { open, readFile, readdir, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { UserError } from "../cli/errors.ts";
 import { detectAccelerator } from "./accelerator.ts";
-import { cacheFolder, ensureImage } from "./image.ts";
+import { cacheFolder, ensureImage, recipeHash } from "./image.ts";
 import { nodesFolder, runningNode, runningNodes, type RunningNode } from "./node-folder.ts";
+import { profiles } from "./profile.ts";
 import { ensureSnapshot } from "./snapshot.ts";
 import { startSupervised, supervisorFile } from "./supervisor.ts";
 import type { StartOptions } from "./virtual-pi.ts";
@@ -148,12 +149,13 @@ export async function image(prune: boolean): Promise<void> {
   say(
     `its booted snapshot saves a boot of ${(snapshot.bootMs / 1000).toFixed(0)} s (${accelerator}) per node`,
   );
-  if (prune) await pruneImages(built.hash);
+  if (prune) await pruneImages();
 }
 
-async function pruneImages(keep: string): Promise<void> {
+async function pruneImages(): Promise<void> {
   const images = join(cacheFolder(), "images");
-  const used = new Set([keep, ...(await runningNodes()).map(({ imageHash }) => imageHash)]);
+  const current = await Promise.all(Object.values(profiles).map(recipeHash));
+  const used = new Set([...current, ...(await runningNodes()).map(({ imageHash }) => imageHash)]);
   for (const entry of await readdir(images, { withFileTypes: true })) {
     // A folder under construction belongs to its builder.
     if (!entry.isDirectory() || !/^[0-9a-f]{16}$/.test(entry.name) || used.has(entry.name)) continue;

@@ -5,6 +5,7 @@ import { hostFingerprint } from "./accelerator.ts";
 import { run } from "./bound-process.ts";
 import { withLock } from "./cache-lock.ts";
 import { SerialConsole } from "./console.ts";
+import { notSigned } from "./device-tree.ts";
 import { createBlankDisk, createOverlay } from "./disk.ts";
 import { readBootFiles, type BootFiles } from "./firmware.ts";
 import { GuestShell } from "./guest-shell.ts";
@@ -121,6 +122,7 @@ async function bootAndSave(
     console,
     network: "isolated",
     board: 0,
+    signedBoot: notSigned,
   };
   try {
     await saveWhenReady(wiring, image, signal);
@@ -211,6 +213,7 @@ async function snapshotKey(image: Image, accelerator: Accelerator): Promise<stri
       console: undefined as never,
       network: "isolated",
       board: 0,
+      signedBoot: notSigned,
     },
     placeholder,
     { tpmSocket: "", qmpSocket: "" },

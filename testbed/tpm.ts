@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { mkdir, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { spawnBound, type BoundProcess } from "./bound-process.ts";
+import type { Profile } from "./profile.ts";
 import { until } from "./until.ts";
 
 /**
@@ -9,9 +10,14 @@ import { until } from "./until.ts";
  * QEMU closes its connection, as a chip loses power with its board.
  * @param stateFolder absolute: swtpm fails late and vaguely (CMD_INIT 0x9) on a relative one. An empty folder is a
  * new chip: swtpm makes its seeds, and with them another endorsement key.
+ * @param channel what is spoken over the socket. With `control` QEMU starts the TPM up; with `commands` it is started up already, as by a firmware.
  * @returns once it accepts a connection on `socket`
  */
-export async function powerOnTpm(stateFolder: string, socket: string): Promise<BoundProcess> {
+export async function powerOnTpm(
+  stateFolder: string,
+  socket: string,
+  channel: Profile["tpmChannel"],
+): Promise<BoundProcess> {
   const pidFile = `${socket}.pid`;
   await rm(pidFile, { force: true });
   await rm(socket, { force: true });
@@ -19,7 +25,9 @@ export async function powerOnTpm(stateFolder: string, socket: string): Promise<B
     "socket",
     "--tpm2",
     ...["--tpmstate", `dir=${stateFolder},mode=0600`],
-    ...["--ctrl", `type=unixio,path=${socket},mode=0600`],
+    ...(channel === "control"
+      ? ["--ctrl", `type=unixio,path=${socket},mode=0600`]
+      : ["--server", `type=unixio,path=${socket},mode=0600`, "--flags", "not-need-init,startup-clear"]),
     "--terminate",
     ...["--pid", `file=${pidFile}`],
   ]);

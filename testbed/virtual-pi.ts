@@ -2,6 +2,7 @@ import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { detectAccelerator } from "./accelerator.ts";
 import { SerialConsole } from "./console.ts";
+import { makeDeviceTree, notSigned, type SignedBoot } from "./device-tree.ts";
 import { createBlankDisk, createOverlay } from "./disk.ts";
 import { asksToTry, readBootFiles, type BootFiles } from "./firmware.ts";
 import { GuestShell, type ExecOptions, type ExecResult, type GuestAddress } from "./guest-shell.ts";
@@ -15,15 +16,12 @@ import { copyTpmState, ensureSnapshot, readyMarker } from "./snapshot.ts";
 import { PoweredOffDisks } from "./tamper.ts";
 import { replaceChip } from "./tpm.ts";
 
-/** Many times an emulated boot on an idle machine (35 s): much else may run beside it. */
-const bootTimeoutMs = 300_000;
-
 export interface StartOptions {
   /** Lower-case letters, digits and dashes; one living node per name. @default a new one, so that tests run in parallel */
   readonly name?: string;
   /**
    * `snapshot`: a node that has just booted, in seconds. `cold`: boots, which takes most of a minute under emulation.
-   * Both are the same, fresh state. @default "snapshot"
+   * Both are the same, fresh state. @default "snapshot", and "cold" of a profile without snapshots
    */
   readonly from?: "snapshot" | "cold";
   /**
@@ -33,6 +31,8 @@ export interface StartOptions {
   readonly network?: "isolated" | "nat";
   /** @default amd64 */
   readonly profile?: Profile;
+  /** What the board's bootloader says of signed boot. Needs a profile with a device tree. @default that it is off, and no key is in OTP */
+  readonly signedBoot?: SignedBoot;
   /** Stops the node, also after `start` has returned it. */
   readonly signal?: AbortSignal;
   /** Told what takes its time: building the image or the snapshot, which happens once per machine. */
@@ -111,9 +111,16 @@ export class VirtualPi {
       onProgress,
       ...(options.profile && { profile: options.profile }),
     });
+    const { arch, hasDeviceTree, noticesRestore } = image.profile;
+    if (options.signedBoot !== undefined && !hasDeviceTree)
+      throw new Error(`signed boot is told by a device tree, which the profile ${arch} has not`);
+    if (options.from === "snapshot" && !noticesRestore)
+      throw new Error(`the profile ${arch} has no snapshots`);
     const accelerator = await detectAccelerator(image);
     const snapshot =
-      options.from === "cold" ? undefined : await ensureSnapshot(image, accelerator, { signal, onProgress });
+      options.from === "cold" || !noticesRestore
+        ? undefined
+        : await ensureSnapshot(image, accelerator, { signal, onProgress });
     const { name, folder } = await claimNodeFolder(options.name);
     const path = (file: string): string => join(folder, file);
     const console = await SerialConsole.listen(path("console.sock"), path("console.log"));
@@ -130,6 +137,7 @@ export class VirtualPi {
       ports: { first, second },
       network: options.network ?? "isolated",
       board: 0,
+      signedBoot: options.signedBoot ?? notSigned,
     };
     const pi = new VirtualPi(image, wiring, options.onOff);
     signal?.addEventListener("abort", () => void pi.stop(), { once: true });
@@ -198,11 +206,17 @@ export class VirtualPi {
     if (this.#stopping) throw new Error(`${this.name} is stopped`);
     const started = performance.now();
     const folder = join(this.#wiring.folder, "boot");
-    const bootFiles = await readBootFiles(this.#wiring.systemDisk, folder, "qcow2", tryboot);
+    const { profile, accelerator, systemDisk, signedBoot } = this.#wiring;
+    const bootFiles: BootFiles = {
+      ...(await readBootFiles(systemDisk, folder, "qcow2", tryboot)),
+      ...(profile.hasDeviceTree && {
+        deviceTree: await makeDeviceTree(profile, accelerator, folder, signedBoot, tryboot),
+      }),
+    };
     const from = this.console.position();
     const machine = await this.#powerOn(bootFiles);
     const [, bootId = ""] = await Promise.race([
-      this.console.waitFor(readyMarker, { from, timeoutMs: bootTimeoutMs }),
+      this.console.waitFor(readyMarker, { from, timeoutMs: this.#wiring.profile.bootTimeoutMs }),
       failureOf(machine),
     ]);
     this.#bootId = bootId;
@@ -214,7 +228,7 @@ export class VirtualPi {
     const machine = this.#requireOn();
     // The connection may go before the answer comes: what counts is that the machine resets.
     const asked = this.#shell.exec("sudo systemctl reboot").catch(() => undefined);
-    const off = await within(bootTimeoutMs, machine.off, `${this.name} did not reset`);
+    const off = await within(this.#wiring.profile.bootTimeoutMs, machine.off, `${this.name} did not reset`);
     await asked;
     if (off.reason !== "reset") throw new Error(`${this.name} did not reset: ${off.reason} ${off.detail}`);
     await this.#rebooting;
@@ -224,7 +238,11 @@ export class VirtualPi {
   async powerOff(): Promise<void> {
     const machine = this.#requireOn();
     const asked = this.#shell.exec("sudo systemctl poweroff").catch(() => undefined);
-    const off = await within(bootTimeoutMs, machine.off, `${this.name} did not power off`);
+    const off = await within(
+      this.#wiring.profile.bootTimeoutMs,
+      machine.off,
+      `${this.name} did not power off`,
+    );
     await asked;
     if (off.reason !== "shutdown")
       throw new Error(`${this.name} did not shut down: ${off.reason} ${off.detail}`);
@@ -265,10 +283,10 @@ export class VirtualPi {
     await replaceChip(this.#wiring.tpmState);
   }
 
-  /** Moves the disks and the TPM together to another board. The node has to be off. */
-  replaceBoard(): void {
+  /** Moves the disks and the TPM together to another board, by default one as it comes from the shop. The node has to be off. */
+  replaceBoard(signedBoot: SignedBoot = notSigned): void {
     this.#requireOff("replace its board");
-    this.#wiring = { ...this.#wiring, board: this.#wiring.board + 1 };
+    this.#wiring = { ...this.#wiring, board: this.#wiring.board + 1, signedBoot };
   }
 
   /** Which of these are in the memory of the running node, as somebody who reads its chips would find them. */

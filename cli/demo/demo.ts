@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { VirtualPi } from "../../testbed/virtual-pi.ts";
+import { VirtualPi, type StartOptions } from "../../testbed/virtual-pi.ts";
 import { PulumiWorkspace } from "../pulumi.ts";
 import type { ChapterName } from "./chapters.ts";
 import { cost } from "./inference/cost.ts";
@@ -63,15 +63,19 @@ export interface StepTime {
 /**
  * A node and a workspace for a chapter; both are gone after disposal, and after a failure. The node has a name of its own each time: demos and tests
  * may run side by side.
+ * @param board what node it is, when not the usual one
  */
-export async function openDemo({ signal, say }: DemoSurroundings): Promise<Opened> {
+export async function openDemo(
+  { signal, say }: DemoSurroundings,
+  board: Pick<StartOptions, "profile" | "signedBoot"> = {},
+): Promise<Opened> {
   const checkout = join(import.meta.dirname, "../..");
   await using opening = new AsyncDisposableStack();
   const scratch = await mkdtemp(join(tmpdir(), "edgeseal-demo-"));
   opening.defer(() => rm(scratch, { recursive: true, force: true }));
   const pulumi = await PulumiWorkspace.create(checkout, scratch);
   const name = `demo-${randomBytes(3).toString("hex")}`;
-  const pi = opening.use(await VirtualPi.start({ name, signal, onProgress: say }));
+  const pi = opening.use(await VirtualPi.start({ ...board, name, signal, onProgress: say }));
   const opened = opening.move();
   return {
     pi,

@@ -19,7 +19,8 @@ import { seccompProfile } from "../../provider/resources/seccomp-profile.ts";
 import { sha256Hex } from "../../provider/trust/digest.ts";
 import { modelStatement, signStatement } from "../../provider/trust/model-statement.ts";
 import type { SigningKey } from "../../provider/trust/signer.ts";
-import { VirtualPi } from "../../testbed/virtual-pi.ts";
+import type { Profile } from "../../testbed/profile.ts";
+import { VirtualPi, type StartOptions } from "../../testbed/virtual-pi.ts";
 import { example } from "../unit/resources/inference-container-example.ts";
 import { bringUp, observe, onPi, type Declared } from "./provider-on-pi.ts";
 
@@ -53,8 +54,8 @@ export class InferenceSupply {
   readonly #folder = mkdtempSync(join(tmpdir(), "edgeseal-inference-"));
 
   /** The real ones. Both are in the per-user cache after the first time. */
-  async real(): Promise<Supply> {
-    const built = await buildImage(llamaServer, "amd64");
+  async real(arch: Profile["arch"] = "amd64"): Promise<Supply> {
+    const built = await buildImage(llamaServer, arch);
     const fetched = await fetchModel("gemma-3-270m", { acceptTerms: true, onProgress: () => undefined });
     const { sha256, bytes, origin, licence, file } = fetched;
     const payload = modelStatement({ name: "gemma-3-270m", sha256, bytes, origin, licence });
@@ -209,8 +210,9 @@ mount ${mountPoint}`,
 export async function startPrepared(
   supply: Supply,
   key: SigningKey & { readonly pem: string },
+  options: StartOptions = {},
 ): Promise<VirtualPi> {
-  const pi = await VirtualPi.start();
+  const pi = await VirtualPi.start(options);
   try {
     await plainVolume(pi);
     await prepare(pi, supply, key);

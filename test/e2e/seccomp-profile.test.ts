@@ -5,6 +5,7 @@ import type { SeccompProfileInputs } from "../../provider/resources/seccomp-prof
 import type { SeccompProfileState } from "../../provider/resources/seccomp-profile-observation.ts";
 import { seccompProfile } from "../../provider/resources/seccomp-profile.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
+import { inContainer, makePerlRoot } from "./perl-container.ts";
 import { bringUp, observe, onPi, type Declared } from "./provider-on-pi.ts";
 
 /* The profile on a node with a kernel, a libseccomp and a podman of its own. */
@@ -27,16 +28,6 @@ afterAll(async () => {
 
 const state = (): Promise<SeccompProfileState> => observe<SeccompProfileState>(pi, profile);
 
-/**
- * What `program` in a container prints and ends with, under a profile; its root is a folder with perl in it. As the service does, without new privileges: crun installs the filter as its last
- * step then, and needs no call that the server does not.
- */
-const inContainer = (seccomp: string, script: string): Promise<string> =>
-  onPi(
-    pi,
-    `podman run --rm --network none --cgroups disabled --security-opt no-new-privileges --security-opt seccomp=${seccomp} --rootfs /srv/root:O /usr/bin/perl -e '${script}' 2>&1; echo "status $?"`,
-  );
-
 test("on the node the kernel refuses what is tried, and does not without the profile", async () => {
   await bringUp(pi, profile);
   expect(await state()).toMatchObject({
@@ -52,16 +43,11 @@ test("on the node the kernel refuses what is tried, and does not without the pro
 });
 
 test("in a container that podman starts with it a denied call fails, and succeeds without it", async () => {
-  await onPi(
-    pi,
-    `mkdir -p /srv/root/usr/bin && cp /usr/bin/perl /srv/root/usr/bin/
-for l in $(ldd /usr/bin/perl | grep -o '/[^ ]*'); do mkdir -p /srv/root/$(dirname $l) && cp $l /srv/root/$l; done
-ln -s usr/lib /srv/root/lib 2>/dev/null || :`,
-  );
+  await makePerlRoot(pi);
   // mkdir(2), which is 83 on x86_64.
   const script = `my $p = "/made"; print syscall(83, $p, 0755) == 0 ? "made" : $!;`;
-  expect(await inContainer(path, script)).toBe("Operation not permittedstatus 0\n");
-  expect(await inContainer("unconfined", script)).toBe("madestatus 0\n");
+  expect(await inContainer(pi, path, script)).toBe("Operation not permittedstatus 0\n");
+  expect(await inContainer(pi, "unconfined", script)).toBe("madestatus 0\n");
 });
 
 test("a call that somebody lets through is named by a refresh, by the file and by trying, and refused again", async () => {

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { recipeHash } from "../../testbed/image.ts";
 import { namespaceRootFolder } from "../../testbed/namespace/root.ts";
-import { amd64 } from "../../testbed/profile.ts";
+import { amd64, arm64 } from "../../testbed/profile.ts";
 import { debianPackages, examinePackages } from "../../tools/doctor/packages.ts";
 import { examine } from "../../tools/doctor/pieces.ts";
 
@@ -32,7 +32,7 @@ describe("the list of Debian packages", () => {
     const packages = debianPackages();
     expect(packages.length).toBeGreaterThan(10);
     for (const { group, name, proof, why } of packages) {
-      expect(["base", "go", "vm", "check"]).toContain(group);
+      expect(["base", "go", "vm", "check", "arm64"]).toContain(group);
       expect(name).toMatch(/^[a-z0-9][a-z0-9.+-]+$/);
       expect(proof).toMatch(/^(\/\S+|[a-z0-9_.-]+)$/);
       expect(why).not.toBe("");
@@ -53,6 +53,10 @@ describe("a package", () => {
 
   test("is no fault when nothing needs it", async () => {
     expect(await swtpm(false)).toMatchObject({ state: "note" });
+  });
+
+  test("that only the tests on arm64 need is never missing", async () => {
+    expect(await finding("qemu-user-static:")).toMatchObject({ state: "note" });
   });
 
   test("is present when its command is there from elsewhere", async () => {
@@ -172,6 +176,12 @@ describe("the virtual Pi's image", () => {
       state: "present",
       found: expect.stringContaining("; 1 of other recipes") as string,
     });
+  });
+
+  test("for arm64 is one of its own, of no other recipe", async () => {
+    built(await recipeHash(arm64));
+    expect(await finding("virtual Pi image")).toMatchObject({ found: "none of this recipe yet" });
+    expect(await finding("image of the virtual Pi for arm64")).toMatchObject({ state: "present" });
   });
 
   test("that is under construction does not count", async () => {

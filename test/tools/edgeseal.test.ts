@@ -212,6 +212,7 @@ describe("the tiers of a test", () => {
     checkout.needPackages([
       "vm swtpm swtpm the TPM",
       "check shellcheck shellcheck checking the shell scripts",
+      "arm64 dtc dtc the device tree",
     ]);
   });
 
@@ -248,6 +249,13 @@ describe("the tiers of a test", () => {
       expect((await checkout.run(["test", ...args], OFFLINE)).stderr).toContain("building the Pulumi CLI");
     },
   );
+
+  test("arm64 needs packages that nothing else does", async () => {
+    checkout.command("swtpm", "");
+    checkout.command("shellcheck", "");
+    expect(await missing("arm64")).toBe("dtc");
+    expect(await missing("trust")).toBeUndefined();
+  });
 });
 
 describe("a command that needs root", () => {
@@ -274,32 +282,36 @@ describe("a command that needs root", () => {
     );
   }
 
-  test.each([[["demo"]], [["pi", "up"]], [["test"]], [["test", "unit", "device"]], [["test", "trust"]]])(
-    "%j goes on with sudo, after all set-up was done without, and says so and why",
-    async (args) => {
-      haveSudo();
-      const { code, stdout, stderr } = await checkout.run(args, { EDGESEAL_X: "y", CI: "1", OTHER: "z" });
-      expect(stderr).toMatch(
-        /done in \d+ s\nedgeseal: making .* needs root: going on with sudo; what it makes in \S+ and \S+ is yours afterwards\n$/,
-      );
-      expect(code).toBe(0);
-      expect(cli(stdout).args).toEqual(args);
-      const [ask, preserve, ...more] = checkout.read("sudo-calls").trim().split("\n");
-      expect([ask, more]).toEqual(["-v", []]);
-      expect(
-        preserve
-          ?.replace(/^--preserve-env=/, "")
-          .split(",")
-          .sort(),
-      ).toEqual(["CI", "EDGESEAL_CACHE", "EDGESEAL_X"]);
-      // sudo sets these two its own way, whatever it is to preserve.
-      expect(checkout.read("sudo-command").split("\n").slice(0, 3)).toEqual([
-        "env",
-        `HOME=${checkout.folder}`,
-        expect.stringContaining(`PATH=${checkout.path("bin")}`) as string,
-      ]);
-    },
-  );
+  test.each([
+    [["demo"]],
+    [["pi", "up"]],
+    [["test"]],
+    [["test", "unit", "device"]],
+    [["test", "trust"]],
+    [["test", "arm64"]],
+  ])("%j goes on with sudo, after all set-up was done without, and says so and why", async (args) => {
+    haveSudo();
+    const { code, stdout, stderr } = await checkout.run(args, { EDGESEAL_X: "y", CI: "1", OTHER: "z" });
+    expect(stderr).toMatch(
+      /done in \d+ s\nedgeseal: making .* needs root: going on with sudo; what it makes in \S+ and \S+ is yours afterwards\n$/,
+    );
+    expect(code).toBe(0);
+    expect(cli(stdout).args).toEqual(args);
+    const [ask, preserve, ...more] = checkout.read("sudo-calls").trim().split("\n");
+    expect([ask, more]).toEqual(["-v", []]);
+    expect(
+      preserve
+        ?.replace(/^--preserve-env=/, "")
+        .split(",")
+        .sort(),
+    ).toEqual(["CI", "EDGESEAL_CACHE", "EDGESEAL_X"]);
+    // sudo sets these two its own way, whatever it is to preserve.
+    expect(checkout.read("sudo-command").split("\n").slice(0, 3)).toEqual([
+      "env",
+      `HOME=${checkout.folder}`,
+      expect.stringContaining(`PATH=${checkout.path("bin")}`) as string,
+    ]);
+  });
 
   test.each([
     [["test", "unit"]],
@@ -532,6 +544,7 @@ test("doctor without Node says what is missing, for what, and the mend of each; 
     "Debian packages (vm): missing: swtpm emulator",
     "  for demo, pi and test: sudo tools/install-debian-packages swtpm emulator",
     "Debian packages (check): all there",
+    "Debian packages (arm64): all there",
   ]);
   expect(checkout.has(".edgeseal")).toBe(false);
   expect(checkout.has("cache")).toBe(false);

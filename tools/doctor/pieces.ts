@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { cacheFolder, recipeHash } from "../../testbed/image.ts";
 import { namespaceRootFolder } from "../../testbed/namespace/root.ts";
-import { amd64 } from "../../testbed/profile.ts";
+import { amd64, arm64 } from "../../testbed/profile.ts";
 import type { Finding } from "./finding.ts";
 import { examineMachine } from "./machine.ts";
 import { examinePackages } from "./packages.ts";
@@ -14,8 +14,8 @@ export async function examine(): Promise<readonly Finding[]> {
   const cache = cacheFolder();
   const pulumi = await pulumiCli(cache);
   const packages = await examinePackages(
-    // Go only builds the Pulumi CLI; npm only installs what is installed by now, and may again.
-    ({ group, name }) => (group === "go" ? pulumi.state !== "present" : name !== "npm"),
+    // Go only builds the Pulumi CLI; npm only installs what is installed by now, and may again; arm64 is only for the tests that ask for it.
+    ({ group, name }) => (group === "go" ? pulumi.state !== "present" : group !== "arm64" && name !== "npm"),
   );
   return [
     ...examineMachine(cache),
@@ -24,7 +24,7 @@ export async function examine(): Promise<readonly Finding[]> {
     npmPackages(),
     pulumi,
     languageHost(),
-    await image(cache),
+    ...(await images(cache)),
     namespaceRoot(),
   ];
 }
@@ -84,24 +84,36 @@ function languageHost(): Finding {
   };
 }
 
-/** The image of this checkout's recipe; those of other recipes are of no use to it. */
-async function image(cache: string): Promise<Finding> {
-  const piece = "virtual Pi image";
+/** The images of this checkout's recipes; those of others are of no use to it. */
+async function images(cache: string): Promise<readonly Finding[]> {
   const folder = join(cache, "images");
-  const own = await recipeHash(amd64);
+  const [own, foreign] = await Promise.all([recipeHash(amd64), recipeHash(arm64)]);
   const built = existsSync(folder)
     ? readdirSync(folder).filter((name) => existsSync(join(folder, name, "disk.raw")))
     : [];
-  const others = built.filter((name) => /^[0-9a-f]{16}$/.test(name) && name !== own).length;
-  const stale = others === 0 ? "" : `; ${others} of other recipes, which ./edgeseal pi image --prune removes`;
-  return built.includes(own)
-    ? { piece, state: "present", found: `${join(folder, own)}${stale}` }
-    : {
-        piece,
-        state: "note",
-        found: `none of this recipe yet${stale}`,
-        mend: "./edgeseal pi image builds it (1 to 2 min); so does the first command that needs it",
-      };
+  const others = built.filter((name) => /^[0-9a-f]{16}$/.test(name) && name !== own && name !== foreign);
+  const stale =
+    others.length === 0
+      ? ""
+      : `; ${others.length} of other recipes, which ./edgeseal pi image --prune removes`;
+  const finding = (piece: string, hash: string, more: string, mend: string): Finding =>
+    built.includes(hash)
+      ? { piece, state: "present", found: `${join(folder, hash)}${more}` }
+      : { piece, state: "note", found: `none of this recipe yet${more}`, mend };
+  return [
+    finding(
+      "virtual Pi image",
+      own,
+      stale,
+      "./edgeseal pi image builds it (1 to 2 min); so does the first command that needs it",
+    ),
+    finding(
+      "image of the virtual Pi for arm64",
+      foreign,
+      "",
+      "./edgeseal test arm64 builds it (some 20 min); nothing else needs it",
+    ),
+  ];
 }
 
 function namespaceRoot(): Finding {

@@ -4,9 +4,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { debianMirror } from "../../../testbed/debian-mirror.ts";
+import { ownArchitecture } from "../../../testbed/foreign-programs.ts";
 import { ensureImage, type Image } from "../../../testbed/image.ts";
 import { ensureNamespaceRoot } from "../../../testbed/namespace/root.ts";
-import { amd64 } from "../../../testbed/profile.ts";
+import { amd64, arm64 } from "../../../testbed/profile.ts";
 import { ensureSnapshot } from "../../../testbed/snapshot.ts";
 
 /* What is built once: with programs that only note what they were asked for. The first that can't go on ends it. */
@@ -43,6 +44,15 @@ test("how long the image takes is said before it is built", async () => {
   program("ssh-keygen", "exit 9");
   await expect(ensureImage({ onProgress: say })).rejects.toThrow("ssh-keygen");
   expect(said).toEqual(["building the virtual Pi's image (1 to 2 min, once)"]);
+});
+
+test("another architecture's is built in a process for which its programs run, and takes longer", async () => {
+  program("unshare", `echo "$*" >&2; exit 9`);
+  const foreign = ownArchitecture === "amd64" ? arm64 : amd64;
+  await expect(ensureImage({ profile: foreign, onProgress: say })).rejects.toThrow(
+    /build-foreign-image\.ts \S+ (arm64|amd64): exit code 9/,
+  );
+  expect(said).toEqual(["building the virtual Pi's image (some 20 min, once)"]);
 });
 
 test.each([

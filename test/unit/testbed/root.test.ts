@@ -5,6 +5,7 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { UserError } from "../../../cli/errors.ts";
 import { ensureImage } from "../../../testbed/image.ts";
 import { NamespaceNode } from "../../../testbed/namespace/node.ts";
+import { arm64 } from "../../../testbed/profile.ts";
 
 /* What only root can make, asked for by another user: said at once, with the mend, and nothing is left. */
 
@@ -26,6 +27,12 @@ test.each([
     make: () => ensureImage(),
     message: "building the virtual Pi's image needs root",
     hint: "run ./edgeseal pi image, which takes root with sudo",
+  },
+  {
+    what: "an image for arm64",
+    make: () => ensureImage({ profile: arm64 }),
+    message: "building the virtual Pi's image needs root",
+    hint: "run ./edgeseal test arm64, which takes root with sudo",
   },
   {
     what: "a node of namespaces",
