@@ -95,8 +95,9 @@ export default defineConfig({
           name: "arm64",
           include: ["test/arm64/**/*.test.ts"],
           ...onVirtualPi,
-          // A node of this one keeps two processors busy, and the first run builds its image.
+          // Each is a whole way, emulated, and the first run builds the image.
           maxWorkers: 1,
+          testTimeout: 60 * minutes,
           hookTimeout: 60 * minutes,
           sequence: { groupOrder: 5 },
         },

@@ -107,8 +107,9 @@ async function dial(address: GuestAddress): Promise<Client> {
       algorithms: { kex: ["curve25519-sha256"], serverHostKey: ["ssh-ed25519"] },
       hostVerifier: (key: Buffer) => key.equals(expected),
       readyTimeout: 60_000,
+      // A node that goes away closes the connection, with its emulator. One that is only slow to open a session, on a busy machine, answers late.
       keepaliveInterval: 10_000,
-      keepaliveCountMax: 6,
+      keepaliveCountMax: 30,
     });
   });
   return client;
