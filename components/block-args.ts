@@ -246,7 +246,10 @@ export interface Blocks {
   readonly appArmorProfile?: Filled<AppArmorProfileArgs, "name" | "variant">;
   readonly inference?: Filled<
     InferenceContainerArgs,
-    Exclude<keyof InferenceContainerArgs, "archive" | "port" | "nodeMemoryMiB" | "cpuQuotaPercent">
+    Exclude<
+      keyof InferenceContainerArgs,
+      "archive" | "registryAuth" | "port" | "nodeMemoryMiB" | "cpuQuotaPercent"
+    >
   > & { readonly confinement: Required<ConfinementArgs> };
 }
 

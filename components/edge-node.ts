@@ -15,6 +15,7 @@ import {
 } from "./block-args.ts";
 import type { ConnectionArgs, OnDelete } from "./connection-args.ts";
 import { requireChecklist } from "./gate.ts";
+import type { InferenceContainerArgs } from "./inference-args.ts";
 import { afterApply, type Hooks } from "./hooks.ts";
 import {
   AppArmorProfile,
@@ -166,7 +167,7 @@ export class EdgeNode extends pulumi.ComponentResource {
       blocks.inference &&
       new InferenceContainer(
         `${name}-inference`,
-        { ...device, ...blocks.inference },
+        { ...device, ...blocks.inference, ...secretLogin(blocks.inference) },
         after(
           ...[this.swap, this.coreDumps, this.firewall, this.imagePolicy, ...Object.values(this.volumes)],
           ...[this.scratch, this.model, this.seccompProfile, this.appArmorProfile],
@@ -187,6 +188,12 @@ export class EdgeNode extends pulumi.ComponentResource {
     this.level = levelOf(this);
     this.registerOutputs({ node: componentInput(declared), waivers });
   }
+}
+
+/** The login to a registry, its password marked secret whatever it came as. */
+function secretLogin({ registryAuth }: NonNullable<Blocks["inference"]>): Partial<InferenceContainerArgs> {
+  if (registryAuth === undefined) return {};
+  return { registryAuth: { ...registryAuth, password: pulumi.secret(registryAuth.password) } };
 }
 
 function levelOf({ node, boot, measuredBoot, volumes }: EdgeNode): pulumi.Output<Level> {
@@ -223,7 +230,8 @@ export function declaredNode(
     ...rest,
     keys: Object.fromEntries(Object.keys(keys).map((key) => [key, "(public key)"])),
   });
-  const pulled = ({ archive: _, ...rest }: NonNullable<Blocks["inference"]>): object => rest;
+  const pulled = ({ archive: _, registryAuth: _l, ...rest }: NonNullable<Blocks["inference"]>): object =>
+    rest;
   const withoutKey = ({ recoveryPublicKey: _, ...rest }: TpmBlock): object => rest;
   return {
     name,

@@ -152,10 +152,11 @@ function stateDigest(resources: readonly pulumi.CustomResource[]): pulumi.Output
   const states = resources.map((resource) =>
     Object.fromEntries(
       Object.entries(resource)
-        // The way to the node is no state of it; the names of resources are none either.
+        // The way to the node is no state of it, nor is the way to an image; the names of resources are none either.
         .filter(
           ([key, value]) =>
-            !["connection", "onDelete", "id", "urn"].includes(key) && pulumi.Output.isInstance(value),
+            !["connection", "registryAuth", "onDelete", "id", "urn"].includes(key) &&
+            pulumi.Output.isInstance(value),
         )
         .sort(([a], [b]) => (a < b ? -1 : 1)),
     ),

@@ -1,3 +1,4 @@
+import type * as pulumi from "@pulumi/pulumi";
 import type { Variant } from "../provider/resources/server-variants.ts";
 
 /*
@@ -72,6 +73,13 @@ export interface ConfinementArgs {
   readonly devices?: readonly string[];
 }
 
+/** A login to a registry: of an account that may pull the image, and do nothing else. */
+export interface RegistryAuthArgs {
+  readonly username: string;
+  /** Password or token; a Pulumi secret from here on. It is sent to the node when the image is pulled, under its host key, and does not stay there. */
+  readonly password: pulumi.Input<string>;
+}
+
 /** The server in its container (edgeseal:inference:InferenceContainer). */
 export interface InferenceContainerArgs {
   /** The service's name; `edgeseal-NAME` is its user and its unit. @default `inference`. */
@@ -80,6 +88,8 @@ export interface InferenceContainerArgs {
   readonly image: string;
   /** Signed archive of the image on the machine that runs Pulumi. @default none: it is pulled from the registry. */
   readonly archive?: string;
+  /** A login to the registry, for this repository alone. @default none. */
+  readonly registryAuth?: RegistryAuthArgs;
   /** Digest of the model, `sha256:...`. */
   readonly model: string;
   /** Folder of the models, on a mounted volume. */

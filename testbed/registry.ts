@@ -1,8 +1,15 @@
+import { execFileSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { spawnBound, type BoundProcess } from "./bound-process.ts";
 import { unpackedProgram } from "./unpacked-program.ts";
+
+export interface RegistryLogin {
+  readonly username: string;
+  readonly password: string;
+}
 
 /** Debian's docker-registry, on this machine's loopback, with nothing in it. */
 export class Registry {
@@ -19,12 +26,17 @@ export class Registry {
     this.host = `127.0.0.1:${port}`;
   }
 
-  /** @throws Error when the package can't be had, or the registry does not start */
-  static async start(): Promise<Registry> {
+  /**
+   * @param login The only one that it lets in. Default: it lets everybody in.
+   * @throws Error when the package can't be had, or the registry does not start
+   */
+  static async start(login?: RegistryLogin): Promise<Registry> {
     // Never installed: that would start a service on every address of this machine.
     const program = await unpackedProgram("docker-registry");
     const folder = await mkdtemp(join(tmpdir(), "edgeseal-registry-"));
     const configuration = join(folder, "config.json");
+    const passwords = join(folder, "htpasswd");
+    if (login !== undefined) await writeFile(passwords, `${login.username}:${bcrypt(login.password)}\n`);
     await writeFile(
       configuration,
       JSON.stringify({
@@ -33,6 +45,7 @@ export class Registry {
         storage: { filesystem: { rootdirectory: join(folder, "data") } },
         // The kernel's choice of port, so that two registries don't meet.
         http: { addr: "127.0.0.1:0" },
+        ...(login === undefined ? {} : { auth: { htpasswd: { realm: "testbed", path: passwords } } }),
       }),
     );
     const process = await spawnBound(program, ["serve", configuration]);
@@ -49,6 +62,15 @@ export class Registry {
     await this.#process.kill();
     await rm(this.#folder, { recursive: true, force: true });
   }
+}
+
+/** The one form that docker-registry takes. Perl's crypt is the C library's, which knows it. */
+function bcrypt(password: string): string {
+  const salt = `$2y$05$${randomBytes(11).toString("hex")}`;
+  return execFileSync("perl", ["-e", "print crypt(join('', <STDIN>), $ARGV[0])", salt], {
+    input: password,
+    encoding: "utf8",
+  });
 }
 
 /** The registry says in its log where it listens. */

@@ -4,20 +4,9 @@ import type { Path } from "../../provider/host/values.ts";
 import { onNodeFaults } from "../hook-faults.ts";
 import type { Hooks } from "../hooks.ts";
 import { isPlain, type Plain } from "./merge.ts";
+import { secretReference } from "./secret-reference.ts";
 
-const variable = Type.Object(
-  {
-    config: Type.String({
-      minLength: 1,
-      description:
-        "Key of the Pulumi configuration that holds it, set with `pulumi config set --secret KEY`.",
-    }),
-  },
-  {
-    additionalProperties: false,
-    description: "A reference to a secret in Pulumi configuration. A literal value is refused.",
-  },
-);
+const variable = secretReference("Value of the variable.");
 
 const hook = Type.Object(
   {

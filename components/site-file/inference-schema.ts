@@ -4,7 +4,9 @@ import { inferenceContainer } from "../../provider/resources/inference-container
 import { model } from "../../provider/resources/model.ts";
 import { seccompProfile } from "../../provider/resources/seccomp-profile.ts";
 import { contextBytesPerToken } from "../memory-budget.ts";
+import { registryUsername } from "../../provider/resources/inference-container-inputs.ts";
 import { partsOf, plain } from "./schema-parts.ts";
+import { secretReference } from "./secret-reference.ts";
 
 /** The kinds behind the `inference` block of a site file. */
 export const inferenceKinds = {
@@ -31,9 +33,11 @@ const propertiesOf = (schema: TSchema): Record<string, TSchema> =>
     ]),
   );
 
-const { archive: _archive, ...container } = propertiesOf(
-  partsOf(inferenceContainer, inferredInputs.inference),
-);
+const {
+  archive: _archive,
+  registryAuth: _login,
+  ...container
+} = propertiesOf(partsOf(inferenceContainer, inferredInputs.inference));
 const {
   statement: _,
   file: _file,
@@ -52,6 +56,19 @@ export const inferenceSchema = Type.Object(
         description:
           "For a node without a registry: file with the signed archive of the image, as `edgeseal image sign` makes it, from the folder of this site file on. Default: pulled from the registry.",
       }),
+    ),
+    registryAuth: Type.Optional(
+      Type.Object(
+        {
+          username: registryUsername,
+          password: secretReference("Its password or token."),
+        },
+        {
+          additionalProperties: false,
+          description:
+            "A login to the registry of `image`, for that repository alone: an account that may pull it and do nothing else. Default: pulled without one.",
+        },
+      ),
     ),
     model: Type.Optional(
       Type.Object(

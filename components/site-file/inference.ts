@@ -3,7 +3,7 @@ import { dirname, resolve } from "node:path";
 import type { inferenceBlocks } from "../../policies/node.ts";
 import type { Path } from "../../provider/host/values.ts";
 import { imagesDirectory } from "../../provider/resources/inference-container-files.ts";
-import { parseImage } from "../../provider/resources/inference-container-inputs.ts";
+import { loginAndArchive, parseImage } from "../../provider/resources/inference-container-inputs.ts";
 import { readSealedManifest } from "../../provider/trust/sealed-manifest.ts";
 import { inferenceBlocksOf, type InferenceArgs } from "../inference-service.ts";
 import { areNumbers, memoryNeeds, memoryProblems, modelBytesIn } from "../memory-budget.ts";
@@ -26,6 +26,14 @@ export interface InferenceRead {
   readonly problems: readonly NodeProblem[];
   /** Name of the volume that it is kept on. */
   readonly volume: string;
+  /** The login to the registry, its password by reference: what is judged here are no secrets. */
+  readonly registryAuth?: RegistryLogin;
+}
+
+/** A login as a site file has it. */
+export interface RegistryLogin {
+  readonly username: string;
+  readonly password: { readonly config: string };
 }
 
 /**
@@ -65,8 +73,9 @@ export function readInference(
   // What is no name would make no path either.
   const name =
     typeof given.name === "string" && /^[A-Za-z0-9._+-]+$/.test(given.name) ? given.name : undefined;
+  const { registryAuth, ...rest } = given;
   const args: Plain = {
-    ...given,
+    ...rest,
     name,
     ...absolute(given, "archive", folder),
     model: {
@@ -78,6 +87,8 @@ export function readInference(
   };
   problems.push(...budgetProblems(given, statement, scratch));
   problems.push(...archiveProblems(given, imagePolicy));
+  if (given.archive !== undefined && registryAuth !== undefined)
+    problems.push({ path: ["inference", "registryAuth"], message: loginAndArchive });
   // Its values were not judged yet: what is wrong with them the kinds tell, each of its own inputs.
   const blocks = inferenceBlocksOf(args as unknown as InferenceArgs, mountPoint ?? "/srv/models");
   return {
@@ -89,6 +100,8 @@ export function readInference(
     ),
     problems,
     volume,
+    // Of another shape it is a fault that the schema tells of, and nobody gets it.
+    ...(registryAuth === undefined ? {} : { registryAuth: registryAuth as RegistryLogin }),
   };
 }
 

@@ -15,7 +15,7 @@ import type { Path, Properties } from "../../provider/host/values.ts";
 import { asksFirst, factOf, factsFor, factsOf, needsKeys } from "./facts.ts";
 import { hookFaults } from "./hooks-schema.ts";
 import { placedFaults, untold } from "./inference-faults.ts";
-import { readInference } from "./inference.ts";
+import { readInference, type RegistryLogin } from "./inference.ts";
 import { isPlain, mergePatch, withoutRemovals, type Plain } from "./merge.ts";
 import { pathParts, SiteFileError, type SiteProblem } from "./problem.ts";
 import { blockSchema } from "./schema-parts.ts";
@@ -33,6 +33,8 @@ export interface NodeSpec extends Omit<SiteFileNode, keyof BlockInputs> {
   readonly trust?: TrustArgs;
   /** Content of the node's approvals, when it has any. */
   readonly approval?: string;
+  /** The login of what it serves to the registry of its image. */
+  readonly registryAuth?: RegistryLogin;
 }
 
 /** A site file that is free of faults. Whether it meets the checklist is for the gate to say. */
@@ -119,6 +121,9 @@ function mendOf(path: string, message: string): string {
   if (path.endsWith("privateKey")) {
     return "; store it with `pulumi config set --secret sshKey` and write `privateKey: { config: sshKey }`";
   }
+  if (path.endsWith(".registryAuth.password")) {
+    return "; store it with `pulumi config set --secret registryPassword` and write `password: { config: registryPassword }`";
+  }
   const variable = /\.environment\.([A-Z0-9_]+)$/.exec(path)?.[1];
   if (variable !== undefined)
     return `; store it with \`pulumi config set --secret KEY\` and write \`${variable}: { config: KEY }\``;
@@ -136,13 +141,14 @@ function specOf(site: SiteFile, read: readonly BlocksRead[]): SiteSpec {
         ([key]) => !(blockNames as readonly string[]).includes(key),
       );
       const ours = statements.filter((each) => each.node === node.name || each.node === "*");
-      const { blocks = {}, trust, approval } = read[index] ?? {};
+      const { blocks = {}, trust, approval, registryAuth } = read[index] ?? {};
       return {
         ...(Object.fromEntries(connection) as Omit<SiteFileNode, keyof BlockInputs>),
         blocks,
         statements: Object.fromEntries(ours.map((each) => [each.control, each.statement])),
         ...(trust === undefined ? {} : { trust }),
         ...(approval === undefined ? {} : { approval }),
+        ...(registryAuth === undefined ? {} : { registryAuth }),
       };
     }),
     waivers,
@@ -164,7 +170,7 @@ function stripSite(site: Plain): Plain {
 }
 
 /** The blocks of a node, and what they were read with. */
-interface BlocksRead extends Pick<NodeSpec, "blocks" | "trust" | "approval"> {
+interface BlocksRead extends Pick<NodeSpec, "blocks" | "trust" | "approval" | "registryAuth"> {
   readonly problems: readonly SiteProblem[];
   /** Faults of the blocks that `inference` stands for, kind by kind. */
   readonly ofInference: readonly (readonly SiteProblem[])[];
@@ -252,7 +258,8 @@ function readBlocks(
     );
   }
   const { node: _name, ...read } = facts;
-  return { blocks, problems, ofInference, ...read };
+  const { registryAuth } = inference;
+  return { blocks, problems, ofInference, ...read, ...(registryAuth === undefined ? {} : { registryAuth }) };
 }
 
 const without = (node: Plain, keys: readonly string[]): Plain =>
@@ -279,6 +286,7 @@ function secretPaths(site: Plain): Path[] {
   ];
   return places.flatMap(([path, block]) => [
     [...path, "privateKey"],
+    [...path, "inference", "registryAuth", "password"],
     ...hookNames(block).map((name) => [...path, "hooks", "afterApply", name, "environment"]),
   ]);
 }

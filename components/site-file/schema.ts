@@ -15,6 +15,7 @@ import { assurances, type BlockName } from "../../policies/node.ts";
 import { hooksSchema } from "./hooks-schema.ts";
 import { inferenceKinds, inferenceSchema, inferredInputs } from "./inference-schema.ts";
 import { partsOf } from "./schema-parts.ts";
+import { secretReference } from "./secret-reference.ts";
 
 /** The resource kind behind each block of a node. */
 export const blockKinds = {
@@ -44,26 +45,13 @@ export const inputsFromElsewhere = {
 
 const { node: nodeName, address, port, user, hostKey, identityFile, agent } = connectionSchema.properties;
 
-const secretReference = Type.Object(
-  {
-    config: Type.String({
-      minLength: 1,
-      description:
-        "Key of the Pulumi configuration that holds the secret, e.g. `sshKey` after `pulumi config set --secret sshKey`.",
-    }),
-  },
-  {
-    additionalProperties: false,
-    description:
-      "The private key for ssh, as a reference to a secret in Pulumi configuration. A literal key is refused. Default: `identityFile`, else the agent.",
-  },
-);
+const privateKey = secretReference("The private key for ssh. Default: `identityFile`, else the agent.");
 
 /** Parts of a connection that nodes may share. */
 const shared = {
   port: Type.Optional(port),
   user: Type.Optional(user),
-  privateKey: Type.Optional(secretReference),
+  privateKey: Type.Optional(privateKey),
   identityFile: Type.Optional(identityFile),
   agent: Type.Optional(agent),
   onDelete: Type.Optional(onDeleteSchema),

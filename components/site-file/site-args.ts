@@ -30,6 +30,7 @@ function nodeArgs(node: NodeSpec, secret: (key: string) => pulumi.Output<string>
     trust,
     approval,
     hooks,
+    registryAuth,
   } = node;
   return {
     name,
@@ -44,6 +45,14 @@ function nodeArgs(node: NodeSpec, secret: (key: string) => pulumi.Output<string>
     },
     ...(onDelete === undefined ? {} : { onDelete }),
     ...blocks,
+    ...(blocks.inference === undefined || registryAuth === undefined
+      ? {}
+      : {
+          inference: {
+            ...blocks.inference,
+            registryAuth: { ...registryAuth, password: secret(registryAuth.password.config) },
+          },
+        }),
     statements,
     ...(trust === undefined ? {} : { trust }),
     ...(approval === undefined ? {} : { approval }),

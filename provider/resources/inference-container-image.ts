@@ -23,10 +23,14 @@ export const hasImage = ({ image }: InferenceContainerInputs, { images }: Infere
 const arrival = (digest: string): string => `/var/cache/edgeseal-image-${digest.slice("sha256:".length)}.tar`;
 const pullFolderOf = (storage: string): string => `${storage}/edgeseal-pull`;
 
-/** Shell that prints what a pull leaves behind that was cut off: archives, packed and unpacked, and podman's own folder for it. */
-export const readRemnants = ({ storage }: InferenceContainerInputs): string => {
+/** Where a login to a registry is while an image is pulled, in memory. No service's name makes this path. */
+const loginDirectory = "/run/edgeseal.logins";
+const loginOf = (name: string): string => `${loginDirectory}/${name}.json`;
+
+/** Shell that prints what a pull leaves behind that was cut off: archives, packed and unpacked, podman's own folder for it, and a login. */
+export const readRemnants = ({ name, storage }: InferenceContainerInputs): string => {
   const hex = "[0-9a-f]".repeat(8);
-  return `for f in ${imagesDirectory}/${hex}* /var/cache/edgeseal-image-*.tar ${pullFolderOf(storage)}; do if [ -e "$f" ]; then echo "$f"; fi; done`;
+  return `for f in ${imagesDirectory}/${hex}* /var/cache/edgeseal-image-*.tar ${pullFolderOf(storage)} ${loginOf(name)}; do if [ -e "$f" ]; then echo "$f"; fi; done`;
 };
 
 export function uploads({ archive, image }: InferenceContainerInputs): readonly Step[] {
@@ -45,8 +49,13 @@ export function uploads({ archive, image }: InferenceContainerInputs): readonly 
   ];
 }
 
-/** What podman says when the policy does not let an image in (container:ImagePolicy), and the mend. */
-const refusals = `case $said in
+/** What podman says when it is refused an image, by the registry or by the policy (container:ImagePolicy), and the mend. */
+const refusals = ({ registryAuth }: InferenceContainerInputs): string => `case $said in
+*'authentication required'* | *nauthorized* | *'access to the resource is denied'*) mend=${quote(
+  registryAuth === undefined
+    ? "the registry asks for a login: give registryAuth a name and a password that may pull it, or the node an archive"
+    : "the registry does not take this login: see that the name and the password of registryAuth are right, and may pull this image",
+)} ;;
 *'signature was required'* | *'ignature'*) mend='have it signed by a key that the image policy of the node lists for it (edgeseal image sign)' ;;
 *'rejected by policy'*) mend='allow its repository, or the folder of its archive, in the image policy of the node (imagePolicy)' ;;
 *) mend='see that the node reaches the registry, and that the image is there by this digest' ;;
@@ -54,12 +63,13 @@ esac`;
 
 /** Brings an image into the service's storage by its digest, under the node's policy, or not at all. */
 export function pull(inputs: InferenceContainerInputs): Step {
-  const { image, archive, storage } = inputs;
+  const { name, image, archive, storage, registryAuth } = inputs;
   const { repository = "", digest = "", reference = image } = parseImage(image) ?? {};
   const hex = digest.slice("sha256:".length);
   const scratch = pullFolderOf(storage);
   const folder = `${imagesDirectory}/${hex}`;
-  const user = userOf(inputs.name);
+  const user = userOf(name);
+  const login = loginOf(name);
   const source = archive === undefined ? `docker://${reference}` : `dir:${folder}`;
   const unpack =
     archive === undefined
@@ -76,21 +86,33 @@ found=$(sha256sum <${folder}.new/manifest.json)
 [ "\${found%% *}" = ${hex} ] || { echo "the archive holds the image sha256:\${found%% *}, not ${digest}; give the archive of this one, or its digest" >&2; exit 1; }
 mv -T ${folder}.new ${folder}
 rm -f ${arrival(digest)}`;
+  // A file of the user's that podman runs as, and no credential of its unit (LoadCredential=): where the service runs, podman goes on in that one's mounts, in which there is none.
+  // For this repository, so that no mirror gets it. What is substituted is a word of a built-in: it is in no process's arguments.
+  const keepLogin =
+    registryAuth === undefined
+      ? ""
+      : `trap 'rm -f ${login}' EXIT
+trap 'exit 1' TERM
+install -d -m 0711 ${loginDirectory}
+(umask 077 && printf '{"auths":{"%s":{"auth":"%s"}}}\\n' ${repository} "$(base64 -w 0)" >${login})
+chown ${user} ${login}`;
   return run({
     title: `take the image ${reference}, if the node's policy lets it in`,
+    ...(registryAuth === undefined ? {} : { stdin: `${registryAuth.username}:${registryAuth.password}` }),
     script: `set -eu
 umask 022
+${keepLogin}
 ${unpack}
 # Without a name it came by a pull that was cut off, and what there is of it may not be on the disk.
 ${asService(inputs, "prune", ["image", "prune", "--force"])} >/dev/null
 install -d -m 0700 -o ${user} -g ${user} ${scratch}
 pulled() {
-  ${asService(inputs, "pull", ["pull", "--quiet", source], scratch)}
+  ${asService(inputs, "pull", ["pull", "--quiet", ...(registryAuth === undefined ? [] : ["--authfile", login]), source], scratch)}
 }
 said=$(pulled 2>&1) || {
   rm -rf ${scratch} ${folder}
   said=$(printf '%s' "$said" | grep -v 'level=' | tail -n 1)
-  ${refusals}
+  ${refusals(inputs)}
   printf 'podman does not take %s: %s; %s\\n' ${quote(reference)} "$said" "$mend" >&2
   exit 1
 }

@@ -58,6 +58,31 @@ const confinement = Type.Object(
   },
 );
 
+/** Who pulls: the part of a login that is no secret. */
+export const registryUsername = Type.String({
+  // A colon ends it (RFC 7617).
+  pattern: "^[^:\\u0000-\\u001f\\u007f]{1,256}$",
+  description: "Name of the account, without a colon.",
+});
+
+const registryAuth = Type.Object(
+  {
+    username: registryUsername,
+    password: Type.String({
+      secret: true,
+      minLength: 1,
+      description:
+        "Its password or token, a Pulumi secret. It goes to the node on standard input when the image is pulled, and is in a file in memory there until podman has ended.",
+    }),
+  },
+  {
+    additionalProperties: false,
+    title: "RegistryAuth",
+    description:
+      "A login to the registry of `image`, for that repository alone: an account that may pull it and do nothing else. Default: pulled without one.",
+  },
+);
+
 /** Inputs of `edgeseal:inference:InferenceContainer`. */
 export const inferenceContainerInputs = Type.Object({
   name: Type.String({
@@ -76,6 +101,7 @@ export const inferenceContainerInputs = Type.Object({
         "For a node without a registry: the signed archive of that image, a file on the machine that runs Pulumi, as `edgeseal image sign` makes it. It is copied to the node when the image is not there. Default: pulled from the registry.",
     }),
   ),
+  registryAuth: Type.Optional(registryAuth),
   model: Type.String({
     pattern: "^sha256:[0-9a-f]{64}$",
     description:
@@ -177,8 +203,8 @@ const takenEndings = ["-health", "-port", "-pull"];
 
 /** Every fault of the inputs that the schema can't express. */
 export function inferenceContainerProblems(inputs: InferenceContainerInputs): readonly InputProblem[] {
-  const { name, image, archive, modelDirectory, storage, threads, parallel, tasksMax, memoryMaxMiB, tmpMiB } =
-    inputs;
+  const { name, image, archive, registryAuth, modelDirectory, storage } = inputs;
+  const { threads, parallel, tasksMax, memoryMaxMiB, tmpMiB } = inputs;
   return [
     ...problemsAt("name", nameFault(name)),
     ...problemsAt("image", imageFault(image)),
@@ -187,6 +213,10 @@ export function inferenceContainerProblems(inputs: InferenceContainerInputs): re
       archive === undefined || posix.isAbsolute(archive)
         ? undefined
         : `expected an absolute path, got '${archive}'`,
+    ),
+    ...problemsAt(
+      "registryAuth",
+      archive === undefined || registryAuth === undefined ? undefined : loginAndArchive,
     ),
     ...problemsAt("modelDirectory", directoryFault(modelDirectory)),
     ...problemsAt("storage", directoryFault(storage) ?? nestingFault(storage, modelDirectory)),
@@ -205,6 +235,10 @@ export function inferenceContainerProblems(inputs: InferenceContainerInputs): re
     ...confinementProblems(inputs),
   ];
 }
+
+/** What is wrong with a login beside an archive. */
+export const loginAndArchive =
+  "with an `archive` nothing is pulled, and nothing logs in; leave one of the two out";
 
 const problemsAt = (path: string, message: string | undefined): readonly InputProblem[] =>
   message === undefined ? [] : [{ path, message }];

@@ -71,8 +71,9 @@ export class InferenceSupply {
     digest: string,
     tag: string,
     key: SigningKey = this.key,
+    from = repository,
   ): Promise<Pick<Supply, "image" | "archive">> {
-    const name = `${repository}:${tag}`;
+    const name = `${from}:${tag}`;
     const signature = signatureFile(await signImage(key, digest, parseReference(name)));
     const archive = join(this.#folder, `${tag}-${sha256Hex(signature).slice(0, 8)}.tar`);
     const bytes = await packArchive(new Map([...layout, ["signature-1", signature]]), new Date(0));
@@ -185,12 +186,13 @@ export const confinementOf = (): { readonly seccomp: Declared; readonly appArmor
   },
 });
 
-export const policyOf = (key: { readonly pem: string }): Declared => ({
+/** @param from where images come from; default: archives */
+export const policyOf = (
+  key: { readonly pem: string },
+  from: object = { image: repository, folder: "/var/lib/edgeseal/images" },
+): Declared => ({
   kind: imagePolicy,
-  inputs: {
-    keys: { site: key.pem },
-    allow: [{ image: repository, folder: "/var/lib/edgeseal/images", signedBy: ["site"] }],
-  },
+  inputs: { keys: { site: key.pem }, allow: [{ ...from, signedBy: ["site"] }] },
 });
 
 /** A plain file system in the place of the sealed volume, mounted as that one is: forming and unsealing take minutes here, and are tested by themselves. */
@@ -208,14 +210,14 @@ mount ${mountPoint}`,
 
 /** A node with all that has to be there before the service. */
 export async function startPrepared(
-  supply: Supply,
+  supply: Pick<Supply, "model">,
   key: SigningKey & { readonly pem: string },
-  options: StartOptions = {},
+  { policy = policyOf(key), ...options }: StartOptions & { readonly policy?: Declared } = {},
 ): Promise<VirtualPi> {
   const pi = await VirtualPi.start(options);
   try {
     await plainVolume(pi);
-    await prepare(pi, supply, key);
+    await prepare(pi, supply, key, policy);
     return pi;
   } catch (error) {
     await pi.stop();
@@ -225,10 +227,11 @@ export async function startPrepared(
 
 async function prepare(
   pi: VirtualPi,
-  supply: Supply,
+  supply: Pick<Supply, "model">,
   key: SigningKey & { readonly pem: string },
+  policy: Declared,
 ): Promise<void> {
-  await bringUp(pi, policyOf(key));
+  await bringUp(pi, policy);
   await bringUp(pi, modelOf(supply, key));
   const { seccomp, appArmor } = confinementOf();
   await bringUp(pi, seccomp);

@@ -97,6 +97,10 @@ describe("inferenceService", () => {
   });
 });
 
+/** Pulumi's mark of a secret. */
+const signature = "4dabf18193072939515e22adb298388d";
+const secretSignature = "1b47061264138c4ac30d75fd1eb44270";
+
 describe("an EdgeNode with a service", () => {
   const volume = (name: string) => ({ device: `/dev/disk/by-id/nvme-${name}`, mountPoint: `/srv/${name}` });
   const waivers = checklist
@@ -141,6 +145,21 @@ describe("an EdgeNode with a service", () => {
     });
     // It may reboot: what is to be approved goes with it.
     expect(of("scratch")?.inputs).toMatchObject({ node: "pi-1", approval: "(approval)", generation: 1 });
+  });
+
+  test("makes a secret of a registry's password, whatever it came as, and shows the login to no component", async () => {
+    const run = await recorder();
+    const { archive: _, ...pulled } = node().inference;
+    new EdgeNode("pi-1", {
+      ...node(),
+      inference: { ...pulled, registryAuth: { username: "puller", password: "canary" } },
+    });
+    await run.settled();
+    const service = run.registered.find(({ name }) => name === "pi-1-inference");
+    // Without an engine, what holds a secret is shown as a secret as a whole.
+    expect(service?.inputs.registryAuth).toMatchObject({ [signature]: secretSignature });
+    const others = run.registered.filter((each) => each !== service);
+    expect(JSON.stringify(others)).not.toMatch(/canary|puller/);
   });
 
   test("has each after what it stands on, and after whatever may reboot the node", async () => {

@@ -2,6 +2,7 @@ import { mkdtempSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { siteArgs } from "../../../components/site-file/site-args.ts";
 import { sha256Hex } from "../../../provider/trust/digest.ts";
 import { otherKey, siteKey, statementOn } from "../resources/model-example.ts";
 import { testKey } from "../trust/keys.ts";
@@ -96,6 +97,24 @@ describe("the `inference` block of a node", () => {
         confinement: { seccomp: "profile", network: "none", memoryLock: true },
       },
     });
+  });
+
+  test("has the password of its registry from Pulumi configuration, and no secret before that", () => {
+    const spec = parse(site({ registryAuth: "{ username: puller, password: { config: pull } }" }), file());
+    expect(spec.nodes[0]?.blocks.inference).not.toHaveProperty("registryAuth");
+    const asked: string[] = [];
+    const [node] = siteArgs(spec, (key) => {
+      asked.push(key);
+      return "from the configuration" as never;
+    }).nodes;
+    expect(asked).toEqual(["pull"]);
+    expect(node?.inference).toMatchObject({
+      image,
+      registryAuth: { username: "puller", password: "from the configuration" },
+    });
+    expect(
+      siteArgs(parse(site(), file()), () => expect.fail("nothing is secret")).nodes[0]?.inference,
+    ).not.toHaveProperty("registryAuth");
   });
 
   test("has its statement read and its paths resolved, all from the folder of the site file on", async () => {
@@ -316,6 +335,23 @@ describe("its faults are told once each, at the line and column where they are s
         /^11:7: nodes\[0\]\.inference\.memoryMaxMiB: the service may use 600 MiB and needs model 1 \+ context 512 \(4096 tokens\) \+ server 160 \+ \/tmp 16 = 689 MiB/,
         /^12:7: nodes\[0\]\.inference\.nodeMemoryMiB: the node has 900 MiB and no swap: the service may use 600, the system keeps 384; lower/,
       ],
+    ],
+    [
+      "a password in plain text, which is not shown",
+      () => site({ registryAuth: "{ username: puller, password: canary }" }),
+      [
+        /^13:41: nodes\[0\]\.inference\.registryAuth\.password: expected an object, got a secret value .*; store it with `pulumi config set --secret registryPassword` and write `password: \{ config: registryPassword \}`$/,
+      ],
+    ],
+    [
+      "a name that would end at its colon",
+      () => site({ registryAuth: "{ username: 'a:b', password: { config: registryPassword } }" }),
+      [/^13:23: nodes\[0\]\.inference\.registryAuth\.username: /],
+    ],
+    [
+      "a login beside an archive",
+      () => site({ archive: "a.tar", registryAuth: "{ username: a, password: { config: b } }" }),
+      [/^14:7: nodes\[0\]\.inference\.registryAuth: with an `archive` nothing is pulled/],
     ],
     [
       "memory that is no number, which the schema tells of",
