@@ -12,20 +12,17 @@ import {
   statusOf,
   type ConfigLine,
 } from "./firmware-config-text.ts";
-import { stagedEdit, stagedFiles, stagedFits } from "./firmware-config-staged.ts";
+import { bootFiles, bootFolder, parseBootFiles } from "./firmware-config-files.ts";
+import { parseStaged, phases, staged } from "./firmware-config-staged.ts";
 import { rebootState } from "./reboot-inputs.ts";
 import { oneOf, texts, textsByName } from "./state-schema.ts";
 
-/** Where the firmware's files are on every system that runs on a Pi 5. */
-export const bootFolder = "/boot/firmware";
 /** Copies, on the boot partition, of the files of the last boot that came up with them: what to put back by hand. */
 export const lastGoodFolder = `${bootFolder}/edgeseal-last-good`;
 /** Gone with the boot: the digest of config.txt as this boot was made of it, once edgeseal changed the file. */
 export const bootedMarker = "/run/edgeseal/firmware-config";
 /** cmdline.txt's line before edgeseal first changed it. */
 export const formerCommandLine = "/var/lib/edgeseal/firmware-config/command-line";
-
-const phases = ["none", "staged", "tried", "failed", "kept"] as const;
 
 export const firmwareConfigState = Type.Object({
   settings: textsByName(
@@ -87,34 +84,6 @@ export interface Declared {
   readonly commandLine: { readonly present: readonly string[]; readonly absent: readonly string[] };
 }
 
-// In base64, since neither line ends nor bytes that are no UTF-8 may change on the way. Names come from the files: only what can't lead elsewhere is followed.
-const bootFiles = `
-if awk '$1 !~ /^#/ && $2 == "${bootFolder}" { found = 1 } END { exit !found }' /etc/fstab 2>/dev/null && ! mountpoint -q ${bootFolder}; then
-  echo '${bootFolder} is in /etc/fstab and is not mounted' >&2
-  exit 1
-fi
-cd ${bootFolder} 2>/dev/null && [ -e config.txt ] || exit 66
-set --
-words() { sed -n "$1" $2 2>/dev/null | tr -d '\\r' | grep -xE '[A-Za-z0-9][A-Za-z0-9._/-]*' | grep -vF .. | sort -u; }
-configs=config.txt
-for depth in 1 2 3 4 5 6 7 8; do
-  more=$(words 's/^[[:blank:]]*include[[:blank:]]\\{1,\\}\\([^[:blank:]]*\\)[[:blank:]]*$/\\1/p' "$configs")
-  more=$(printf '%s\\n' config.txt $more | sort -u | head -n 32)
-  [ "$more" != "$configs" ] || break
-  configs=$more
-done
-prefixes=$(words 's/^[[:blank:]]*os_prefix[[:blank:]]*=[[:blank:]]*//p' "$configs")
-names=$(words 's/^[[:blank:]]*cmdline[[:blank:]]*=[[:blank:]]*//p' "$configs")
-for prefix in '' $prefixes; do for name in cmdline.txt $names; do set -- "$@" "$prefix$name"; done; done
-for name in $configs "$@" tryboot.txt autoboot.txt; do
-  [ -f "$name" ] || continue
-  size=$(wc -c <"$name") || exit 1
-  if [ "$size" -gt 65536 ]; then echo "$name has $size bytes" >&2; exit 1; fi
-  text=$(base64 -w 0 <"$name") || exit 1
-  printf '%s %s\\n' "$name" "$text"
-done
-`;
-
 const lastGood = `cd ${lastGoodFolder} 2>/dev/null || exit 0
 for name in *; do [ ! -f "$name" ] || sha256sum -- "$name" || exit 1; done`;
 
@@ -128,17 +97,6 @@ const running = readFiles([
   bootedMarker,
   formerCommandLine,
 ]);
-
-/** The edit that waits: what it is, and its files in the form of `bootFiles`. One that is being kept is of files that are partly its own by now. */
-const staged = `${stagedFits}
-[ -f ${stagedEdit}/phase ] || exit 0
-phase=$(cat ${stagedEdit}/phase)
-staged_fits 2>/dev/null || [ "$phase" = kept ] || exit 0
-printf 'name %s\nphase %s\n' "$(cat ${stagedEdit}/name)" "$phase"
-cd ${stagedFiles} || exit 1
-find . -type f ! -path './edgeseal-last-good/*' | while IFS= read -r file; do
-  printf 'file %s %s\n' "\${file#./}" "$(base64 -w 0 <"$file")"
-done`;
 
 const facts = `
 if [ -e /proc/device-tree/chosen/bootloader/tryboot ]; then echo tryboot; fi
@@ -159,18 +117,6 @@ export function firmwareConfigProbe(declared: Declared): Probe<Observed<Firmware
 }
 
 const sha256 = (text: string): string => createHash("sha256").update(text, "latin1").digest("hex");
-
-function parseBootFiles(output: string): ReadonlyMap<string, string> {
-  const files = new Map<string, string>();
-  for (const line of output.split("\n").filter((each) => each !== "")) {
-    const [name = "", text, ...more] = line.split(" ");
-    if (text === undefined || more.length > 0 || !/^[A-Za-z0-9+/]*=*$/.test(text)) {
-      throw new UnknownObservation(`unexpected line in a listing of ${bootFolder}: '${line.slice(0, 120)}'`);
-    }
-    files.set(name, Buffer.from(text, "base64").toString("latin1"));
-  }
-  return files;
-}
 
 /** The board that a node is taken for that doesn't say: edgeseal is made for it. */
 const usualModel = "Raspberry Pi 5";
@@ -295,26 +241,6 @@ function trybootOf(
   // With A/B partitions the flag chooses another partition, and tryboot.txt is not read.
   if (isForeign || /^\s*tryboot_a_b\s*=\s*1/m.test(autoboot ?? "")) return "taken";
   return reported ? "supported" : "unknown";
-}
-
-interface StagedEdit {
-  readonly name: string;
-  readonly phase: FirmwareConfigState["stagedPhase"];
-  /** What it puts onto the boot partition, by name. */
-  readonly files: ReadonlyMap<string, string>;
-}
-
-function parseStaged(output: string): StagedEdit {
-  const lines = output.split("\n").filter((line) => line !== "");
-  if (lines.length === 0) return { name: "", phase: "none", files: new Map() };
-  const word = (key: string): string | undefined =>
-    lines.find((line) => line.startsWith(`${key} `))?.slice(key.length + 1);
-  const phase = phases.find((each) => each === word("phase"));
-  const name = word("name");
-  if (phase === undefined || name === undefined || !/^[0-9a-f]{16}$/.test(name))
-    throw new UnknownObservation(`the edit in ${stagedEdit} is none that edgeseal has staged`);
-  const files = lines.filter((line) => line.startsWith("file ")).map((line) => line.slice("file ".length));
-  return { name, phase, files: parseBootFiles(files.join("\n")) };
 }
 
 function parseDigests(output: string): Record<string, string> {

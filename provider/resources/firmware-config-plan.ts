@@ -2,9 +2,9 @@ import { quote } from "../device/shell-quote.ts";
 import { remove, run, type PlainStep, type Step } from "../device/step.ts";
 import { PlanRefused } from "../resource.ts";
 import { editCommandLine, revertCommandLine } from "./firmware-config-command-line.ts";
+import { bootFolder } from "./firmware-config-files.ts";
 import {
   bootedMarker,
-  bootFolder,
   formerCommandLine,
   lastGoodFolder,
   type Declared,

@@ -12,7 +12,8 @@ import {
   requireEditable,
   type Edit,
 } from "./firmware-config-plan.ts";
-import { bootFolder, type FirmwareConfigState } from "./firmware-config-observation.ts";
+import { bootFolder } from "./firmware-config-files.ts";
+import type { FirmwareConfigState } from "./firmware-config-observation.ts";
 import { stagedEdit, stagedFiles } from "./firmware-config-staged.ts";
 import { onDevice } from "./managed-files.ts";
 import { keepBeforeChange } from "./measured-boot-update.ts";

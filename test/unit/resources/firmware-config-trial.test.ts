@@ -1,6 +1,6 @@
 import { cpSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { pointsOf } from "../../../provider/device/plan-points.ts";
 import type { RebootStep, Step } from "../../../provider/device/step.ts";
 import { PlanRefused } from "../../../provider/resource.ts";
@@ -24,6 +24,9 @@ import {
 } from "./firmware-root.ts";
 
 /* An edit that is tried by tryboot.txt: on nodes whose boots are not measured, and on such whose are; and what is left of it wherever it is cut off. */
+
+// Each boot and each prediction is a program that starts others.
+vi.setConfig({ testTimeout: 120_000 });
 
 const edit = "/var/lib/edgeseal/firmware-edit";
 const given = inputs({ reboot: "ifNeeded" });
