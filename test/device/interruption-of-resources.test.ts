@@ -155,7 +155,7 @@ const elsewhere: Readonly<Record<string, string>> = {
   "edgeseal:security:AppArmorProfile":
     "a namespace has no AppArmor of its own: what each step leaves is mended in test/unit/resources/apparmor-profile.test.ts, and by the kernel in test/e2e/apparmor-profile.test.ts",
   "edgeseal:inference:InferenceContainer":
-    "a namespace has no podman: what a cut leaves of image, record and units is planned for in test/unit/resources/inference-container.test.ts, no step is cut off; servers that are killed and nodes that boot in test/e2e/inference.test.ts",
+    "a namespace has no podman: each step of a first start and of an exchange in test/e2e/inference-cut.test.ts",
 };
 
 test("no resource is forgotten", () => {

@@ -9,7 +9,9 @@ import { run } from "../../../testbed/bound-process.ts";
 import { unpackedProgram } from "../../../testbed/unpacked-program.ts";
 
 /** The image of the server, by its shape, with the probe in the server's place, and once more as another program. */
-export async function probeImage(): Promise<{ readonly layout: Layout; readonly digest: string }> {
+export async function probeImage(
+  labels: Readonly<Record<string, string>> = {},
+): Promise<{ readonly layout: Layout; readonly digest: string }> {
   const created = new Date(0);
   const probe = fileOf(0o755, await compiledProbe());
   const files = new Map([
@@ -21,7 +23,7 @@ export async function probeImage(): Promise<{ readonly layout: Layout; readonly 
   const folders = [...llamaServer.folders, "/usr/lib", "/node"];
   const layer = await layerOf({ files, packages: new Map() }, folders, created);
   const sbom = Buffer.from("{}");
-  const image = imageOf(layer, sbom, { arch: "amd64", program: llamaServer.program, created, labels: {} });
+  const image = imageOf(layer, sbom, { arch: "amd64", program: llamaServer.program, created, labels });
   return { layout: layoutOf(image, sbom), digest: image.digest };
 }
 

@@ -1,0 +1,97 @@
+import { afterAll, beforeAll, expect, test } from "vitest";
+import type { Step } from "../../provider/device/step.ts";
+import type { VirtualPi } from "../../testbed/virtual-pi.ts";
+import { probeImage } from "./escape/image.ts";
+import { driftOf, InferenceSupply, serviceOf, startPrepared, stateOf } from "./inference-node.ts";
+import { cutsOf, killProviderAt, nameOf, planFor, type Cut, type Declared } from "./provider-on-pi.ts";
+
+/*
+ * The provider of a service killed before and after each of its steps, with real podman, systemd and AppArmor; what serves is the escape suite's small program, which starts at once.
+ *
+ * Under emulation a plan takes long, so the plan that follows a cut is itself cut off, at the next point: it has to get past the one before first. What it has to do is looked at each time: it is what is
+ * left of the plan before, and no more. The plan after the last cut has nothing to do.
+ */
+
+const supplies = new InferenceSupply();
+let pi: VirtualPi;
+let service: Declared;
+/** The same service with another image. */
+let exchanged: Declared;
+
+beforeAll(async () => {
+  const model = await supplies.notAModel();
+  const declaring = async (tag: string): Promise<Declared> => {
+    const { layout, digest } = await probeImage({ tag });
+    const signed = await supplies.signed(layout, digest, tag);
+    return serviceOf({ ...signed, model }, { startTimeoutSeconds: 300 });
+  };
+  service = await declaring("1");
+  exchanged = await declaring("2");
+  pi = await startPrepared({ model }, supplies.key);
+});
+
+afterAll(async () => {
+  // It does not exist when its start failed.
+  await (pi as VirtualPi | undefined)?.stop();
+  supplies[Symbol.dispose]();
+});
+
+/**
+ * Kills the provider at each point of a plan in turn, the one after the last time, until nothing is left to do.
+ * @returns the points, as they came
+ */
+async function cutEverywhere(
+  declared: Declared,
+  afterwards: (cut: Cut) => Promise<void> = () => Promise.resolve(),
+): Promise<readonly string[]> {
+  const seen: string[] = [];
+  let left = await planFor(pi, declared);
+  while (left.length > 0) {
+    // Some steps, such as for a folder, are in the plan as long as what they serve is not done.
+    const cut =
+      cutsOf(left).find((each) => !seen.includes(nameOf(each))) ??
+      expect.fail(`a plan that was run to its end is not done: ${titlesOf(left).join(", ")}`);
+    await killProviderAt(cut, pi, declared);
+    await afterwards(cut);
+    seen.push(nameOf(cut));
+    const rest = await planFor(pi, declared);
+    const what = `left to do after one that was cut off ${nameOf(cut)}`;
+    expect(titlesOf(left), what).toEqual(expect.arrayContaining([...titlesOf(rest)]));
+    expect(titlesOf(rest).length, what).toBeLessThanOrEqual(titlesOf(left).length);
+    left = rest;
+  }
+  expect(await driftOf(pi, declared)).toEqual([]);
+  return seen;
+}
+
+/** What a plan does, but for taking away what a cut has left. */
+const titlesOf = (steps: readonly Step[]): readonly string[] =>
+  steps.map(({ title }) => title).filter((title) => !title.startsWith("remove images and archives"));
+
+const image = ({ inputs }: Declared): string | undefined =>
+  /sha256:.*$/.exec((inputs as { readonly image: string }).image)?.[0];
+
+test("a first start, cut off before and after each step, serves in the end", async () => {
+  const titles = titlesOf(await planFor(pi, service));
+  for (const each of [/^copy the image/, /^make the user/, /^take the image/, /^write /, /^start /])
+    expect(titles).toContainEqual(expect.stringMatching(each));
+  const seen = await cutEverywhere(service);
+  expect(seen[0]).toBe(`before '${titles[0] ?? ""}'`);
+  for (const title of titles) expect(seen).toContain(`before '${title}'`);
+  expect(await stateOf(pi, service)).toMatchObject({ health: "healthy", image: image(service) });
+}, 2_400_000);
+
+test("an exchange of the image, cut off before and after each step: the former one serves up to the start, and the new one from then on", async () => {
+  const seen = await cutEverywhere(exchanged, async ({ title }) => {
+    const state = await stateOf(pi, exchanged);
+    const serves = title.startsWith("remove images") ? exchanged : service;
+    expect(state, `at the cut by '${title}'`).toMatchObject({ health: "healthy", image: image(serves) });
+  });
+  for (const each of [/^before 'copy the image/, /^before 'take the image/, /^before 'write /])
+    expect(seen).toContainEqual(expect.stringMatching(each));
+  expect(seen.slice(-3)).toEqual([
+    expect.stringMatching(/^before 'start edgeseal-inference\.service/),
+    expect.stringMatching(/^before 'remove images/),
+    expect.stringMatching(/^after 'remove images/),
+  ]);
+}, 2_400_000);
