@@ -33,6 +33,9 @@ export interface Profile {
   readonly ownFiles?: string;
 }
 
+/** The host's own processor, which runs two in parallel without harm. */
+const underKvm = ["-accel", "kvm", "-cpu", "host", "-smp", "2"] as const;
+
 /**
  * The default: its image needs no foreign emulation to build, and Debian's kernel drives QEMU's TPM
  * (CONFIG_TCG_TIS, which Debian's arm64 kernel lacks).
@@ -49,9 +52,7 @@ export const amd64: Profile = {
     "q35,sata=off,smbus=off,i8042=off,vmport=off",
     // One processor under translation: with two, QEMU 7.2 lets one of them run a breakpoint that the other has already taken out of the kernel's code, and the guest
     // panics with `Oops: int3` some time or other; within seconds when `sched_schedstats` is switched on and off under load. What needs real cores at once is in the device tier.
-    ...(accelerator === "kvm"
-      ? ["-accel", "kvm", "-cpu", "host", "-smp", "2"]
-      : ["-accel", "tcg", "-cpu", "max", "-smp", "1"]),
+    ...(accelerator === "kvm" ? underKvm : ["-accel", "tcg", "-cpu", "max", "-smp", "1"]),
     "-m",
     "1536M",
     "-nodefaults",
@@ -81,7 +82,7 @@ export const arm64: Profile = {
   machine: (accelerator) => [
     ...["-machine", "virt,gic-version=3"],
     ...(accelerator === "kvm"
-      ? ["-accel", "kvm", "-cpu", "host", "-smp", "2"]
+      ? underKvm
       : // The processor of a Pi 5, whose clock goes by what it has done, 8 ns an instruction: on a busy machine the node is slow by our clock and not by its own, so that nothing in it
         // times out, and its ticks leave it time for anything else. That takes a single one.
         ["-accel", "tcg", "-cpu", "cortex-a76", "-smp", "1", "-icount", "shift=3"]),

@@ -3,7 +3,7 @@ import { boundedStep, killAfterSeconds } from "./bounded-step.ts";
 import { giveUp, pendingCheck, renderConfirm, renderOutcome, windowSecondsOf } from "./commit-confirm.ts";
 import { renderManifestChange, type ManifestChange } from "./manifest.ts";
 import { renderLock } from "./node-lock.ts";
-import { isAfter, pointsOf, type Breakpoint, type PlanPoint } from "./plan-points.ts";
+import { isAfter, isReboot, pointsOf, type Breakpoint, type PlanPoint } from "./plan-points.ts";
 import { extraSecondsOf, type Probe } from "./probe.ts";
 import {
   rebootFunction,
@@ -15,7 +15,7 @@ import {
 import { renderStep } from "./render.ts";
 import { revertUnit, stateDirectory } from "./revert-script.ts";
 import { quote } from "./shell-quote.ts";
-import type { CommitConfirmStep, RebootStep, Step } from "./step.ts";
+import type { CommitConfirmStep, Step } from "./step.ts";
 
 /*
  * A whole plan as one script: lock, check for a pending change, steps, manifest, readback. The lock is let go by the EXIT trap.
@@ -128,12 +128,6 @@ export function changeOf(steps: readonly Step[]): CommitConfirmStep | undefined 
   return last?.kind === "commitConfirm" ? last : undefined;
 }
 
-/** The reboot that a plan ends with, if it does. */
-export function rebootOf(steps: readonly Step[]): RebootStep | undefined {
-  const last = steps.at(-1);
-  return last?.kind === "reboot" ? last : undefined;
-}
-
 /** What every script with steps in it defines. */
 export function functions(
   options: Pick<PlanScriptOptions, "nonce" | "owner" | "purpose" | "lockWaitSeconds">,
@@ -195,7 +189,7 @@ export function renderPlan(
         ];
   const body = [
     ...functions(options, heldSeconds),
-    ...(rebootOf(steps) === undefined ? [] : [rebootFunction]),
+    ...(points.some(isReboot) ? [rebootFunction] : []),
     takeLock,
     ...ofPhase("step"),
     ...changeLines,
@@ -277,7 +271,7 @@ export function renderAfterReboot(
   ];
   const body = [
     ...functions(options, heldSeconds),
-    ...(points.some(({ step }) => step?.kind === "reboot") ? [rebootFunction] : []),
+    ...(points.some(isReboot) ? [rebootFunction] : []),
     renderReturn(options.bootBefore, inNewBoot.join("\n")),
   ];
   return {

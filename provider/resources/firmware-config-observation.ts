@@ -13,7 +13,7 @@ import {
   type ConfigLine,
 } from "./firmware-config-text.ts";
 import { bootFiles, bootFolder, parseBootFiles } from "./firmware-config-files.ts";
-import { parseStaged, phases, staged } from "./firmware-config-staged.ts";
+import { parseStaged, phases, staged, trialMark } from "./firmware-config-staged.ts";
 import { rebootState } from "./reboot-inputs.ts";
 import { oneOf, texts, textsByName } from "./state-schema.ts";
 
@@ -237,7 +237,7 @@ function trybootOf(
   file: string | undefined,
   autoboot: string | undefined,
 ): FirmwareConfigState["tryboot"] {
-  const isForeign = file !== undefined && !/^# edgeseal trial$/m.test(file);
+  const isForeign = file !== undefined && !new RegExp(`^${trialMark}$`, "m").test(file);
   // With A/B partitions the flag chooses another partition, and tryboot.txt is not read.
   if (isForeign || /^\s*tryboot_a_b\s*=\s*1/m.test(autoboot ?? "")) return "taken";
   return reported ? "supported" : "unknown";

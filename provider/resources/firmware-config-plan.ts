@@ -1,3 +1,4 @@
+import { posix } from "node:path";
 import { quote } from "../device/shell-quote.ts";
 import { remove, run, type PlainStep, type Step } from "../device/step.ts";
 import { PlanRefused } from "../resource.ts";
@@ -90,8 +91,6 @@ export const beside = (
   name: string,
 ): string => commandLineFile.slice(0, commandLineFile.lastIndexOf("/") + 1) + name;
 
-const dirOf = (path: string): string => path.slice(0, path.lastIndexOf("/"));
-
 export const isUnchanged = (name: string, digest: string): string =>
   `[ "$(sha256sum < ${quote(`${bootFolder}/${name}`)})" = '${digest}  -' ]`;
 
@@ -138,7 +137,7 @@ if [ -e ${bootedMarker} ]; then exit 0; fi
 cd ${bootFolder}
 ${copyBooted(lastGoodFolder, commandLineFile)}
 sync -f ${bootFolder}
-mkdir -p -m 0700 ${dirOf(bootedMarker)}
+mkdir -p -m 0700 ${posix.dirname(bootedMarker)}
 ${trial === "" ? "sha256sum <config.txt | cut -d ' ' -f 1" : "echo trial"} >${bootedMarker}.new
 mv -f ${bootedMarker}.new ${bootedMarker}
 `,
@@ -207,7 +206,7 @@ function writeCommandLine(
     precondition: isUnchanged(commandLineFile, commandLineDigest),
     script: `set -eu
 if [ ! -e ${formerCommandLine} ]; then
-  mkdir -p -m 0700 ${dirOf(formerCommandLine)}
+  mkdir -p -m 0700 ${posix.dirname(formerCommandLine)}
   printf '%s\\n' ${quote(commandLineText)} >${formerCommandLine}.new
   sync ${formerCommandLine}.new
   mv -f ${formerCommandLine}.new ${formerCommandLine}

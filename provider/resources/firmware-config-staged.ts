@@ -15,6 +15,9 @@ staged_fits() {
   [ -f ${stagedEdit}/name ] && (cd ${stagedFiles} && sha256sum -c --status ../files.sha256) && (cd ${bootFolder} && sha256sum -c --status ${stagedEdit}/from.sha256)
 }`;
 
+/** The line by which a tryboot.txt is told for edgeseal's; on-device/firmware-trial looks for it, too. */
+export const trialMark = "# edgeseal trial";
+
 export const phases = ["none", "staged", "tried", "failed", "kept"] as const;
 
 /** The edit that waits: what it is, and its files in the form of `bootFiles`. One that is being kept is of files that are partly its own by now. */

@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { posix } from "node:path";
 import { quote } from "../device/shell-quote.ts";
 import { directory, file, reboot, run, type PlainStep, type RebootStep, type Step } from "../device/step.ts";
 import { sandbox } from "../device/unit-sandbox.ts";
@@ -14,7 +15,7 @@ import {
 } from "./firmware-config-plan.ts";
 import { bootFolder } from "./firmware-config-files.ts";
 import type { FirmwareConfigState } from "./firmware-config-observation.ts";
-import { stagedEdit, stagedFiles } from "./firmware-config-staged.ts";
+import { stagedEdit, stagedFiles, trialMark } from "./firmware-config-staged.ts";
 import { onDevice } from "./managed-files.ts";
 import { keepBeforeChange } from "./measured-boot-update.ts";
 import { rebootSeconds, rebootSteps, type RebootInputs } from "./reboot-inputs.ts";
@@ -84,7 +85,7 @@ export function trialName(edit: Edit, { configDigest, commandLineDigest }: Firmw
 
 /** Steps that all others below rely on. */
 export const installTrial = (): readonly PlainStep[] => [
-  directory({ title: `make ${dirOf(program)}`, path: dirOf(program), mode: "0755" }),
+  directory({ title: `make ${posix.dirname(program)}`, path: posix.dirname(program), mode: "0755" }),
   file({ title: `write ${program}`, path: program, mode: "0755", content: onDevice("firmware-trial") }),
 ];
 
@@ -110,12 +111,12 @@ export function stageEdit(edit: Edit, observed: FirmwareConfigState): readonly P
 umask 077
 if [ -d ${stagedEdit} ]; then ${program} drop; fi
 rm -rf ${stagedEdit} ${stagedEdit}.new
-for each in files trial; do mkdir -p "${stagedEdit}.new/$each/"${quote(dirOf(commandLineFile))}; done
+for each in files trial; do mkdir -p "${stagedEdit}.new/$each/"${quote(posix.dirname(commandLineFile))}; done
 cd ${bootFolder}
 ${copyBooted(`${stagedEdit}.new/files/edgeseal-last-good`, commandLineFile)}
 ${edit.changesConfig ? `new=${config}\n{ ${newConfig(edit.block)}\n} >"$new"` : ""}
 ${edit.changesCommandLine ? `{ ${newCommandLine(edit.commandLine, commandLineFile)}\n} >${stagedEdit}.new/files/${quote(commandLineFile)}` : ""}
-{ cat ${config}; printf '\\n# edgeseal trial\\n[all]\\ncmdline=${trialCommandLine}\\n'; } >${stagedEdit}.new/trial/tryboot.txt
+{ cat ${config}; printf '\\n${trialMark}\\n[all]\\ncmdline=${trialCommandLine}\\n'; } >${stagedEdit}.new/trial/tryboot.txt
 printf '%s\\n' ${quote(line)} >${stagedEdit}.new/trial/${quote(beside(observed, trialCommandLine))}
 sha256sum config.txt ${quote(commandLineFile)} >${stagedEdit}.new/from.sha256
 ${edit.changesCommandLine ? `printf '%s\\n' ${quote(observed.commandLineText)} >${stagedEdit}.new/former` : ""}
@@ -126,7 +127,7 @@ echo ${name} >name
 echo staged >phase
 sync -f .
 mv -T ${stagedEdit}.new ${stagedEdit}
-sync ${dirOf(stagedEdit)}`,
+sync ${posix.dirname(stagedEdit)}`,
     }),
   ];
 }
@@ -192,5 +193,3 @@ export const dropStaged = (): readonly PlainStep[] => [
   ...installTrial(),
   run({ title: "forget the edit that waits for its trial", script: `${program} drop` }),
 ];
-
-const dirOf = (path: string): string => path.slice(0, Math.max(0, path.lastIndexOf("/")));

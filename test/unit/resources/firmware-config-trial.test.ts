@@ -49,6 +49,15 @@ function trialRoot(): PiRoot {
   return root;
 }
 
+/** A node that was asked for the boot on trial, and did not go down yet; and that reboot. */
+function askedFor(root = trialRoot()): { readonly root: PiRoot; readonly reboot: RebootStep } {
+  const steps = planFor(root, given);
+  apply(root, steps.slice(0, -1));
+  const reboot = rebootOf(steps);
+  ask(root, reboot);
+  return { root, reboot };
+}
+
 const expectAsBefore = (root: PiRoot): void => {
   expect(root.boot("config.txt")).toBe(stockConfig);
   expect(root.boot("cmdline.txt")).toBe(`${stockLine}\n`);
@@ -102,10 +111,7 @@ describe("a trial", () => {
   });
 
   test("that nobody kept, since the provider was gone, is kept by the next plan in the same boot", () => {
-    const root = trialRoot();
-    const steps = planFor(root, given);
-    apply(root, steps.slice(0, -1));
-    ask(root, rebootOf(steps));
+    const { root } = askedFor();
     trialBoot(root);
     effects(root);
     expect(titlesFor(root, given)).toEqual([
@@ -119,27 +125,21 @@ describe("a trial", () => {
   });
 
   test("that failed leaves the node as it was, and says so", () => {
-    const root = trialRoot();
-    const steps = planFor(root, given);
-    apply(root, steps.slice(0, -1));
-    ask(root, rebootOf(steps));
+    const { root, reboot } = askedFor();
     root.reboot();
     expect(root.trial("settle")).toBe(0);
     expectAsBefore(root);
     expect(left(root)).toBe("firmware-edit\n");
     expect(root.calls().join()).not.toContain("reboot");
     expect(stateOf(root, given)).toMatchObject({ stagedPhase: "failed", pendingReboot: true });
-    const [keep] = rebootOf(steps).afterwards ?? [];
+    const [keep] = reboot.afterwards ?? [];
     if (keep === undefined) throw new Error("nothing afterwards");
     expect(() => root.apply(keep)).toThrow(failedWords);
     expect(trying(root)).toBeDefined();
   });
 
   test("that failed without anybody there is told of by the next plan, once", () => {
-    const root = trialRoot();
-    const steps = planFor(root, given);
-    apply(root, steps.slice(0, -1));
-    ask(root, rebootOf(steps));
+    const { root } = askedFor();
     root.reboot();
     root.trial("settle");
     expect(() => apply(root, planFor(root, given))).toThrow(failedWords);
@@ -149,10 +149,7 @@ describe("a trial", () => {
   });
 
   test("whose end the next boot could not bring about is brought to it by the next plan", () => {
-    const root = trialRoot();
-    const steps = planFor(root, given);
-    apply(root, steps.slice(0, -1));
-    ask(root, rebootOf(steps));
+    const { root } = askedFor();
     root.reboot();
     expect(() => apply(root, planFor(root, given))).toThrow(failedWords);
     expect(left(root)).toBe("firmware-edit\n");
@@ -160,11 +157,8 @@ describe("a trial", () => {
   });
 
   test("that is not granted leaves nothing on the boot partition", () => {
-    const root = trialRoot();
-    const steps = planFor(root, given);
-    apply(root, steps.slice(0, -1));
-    ask(root, rebootOf(steps));
-    expect(root.sh(rebootOf(steps).prepare?.undo ?? "exit 1").code).toBe(0);
+    const { root, reboot } = askedFor();
+    expect(root.sh(reboot.prepare?.undo ?? "exit 1").code).toBe(0);
     expectAsBefore(root);
     expect(left(root)).toBe("firmware-edit\n");
     expect(stateOf(root, given).stagedPhase).toBe("staged");
@@ -175,12 +169,10 @@ describe("a trial", () => {
     root.write("/boot/firmware/config.txt", `${stockConfig}os_prefix=good/\n`);
     root.write("/boot/firmware/good/cmdline.txt", `${stockLine}\n`);
     root.reboot();
-    const steps = planFor(root, given);
-    apply(root, steps.slice(0, -1));
-    ask(root, rebootOf(steps));
+    const { reboot } = askedFor(root);
     expect(root.boot("good/edgeseal-trial.txt")).toContain("edgeseal.trial=");
     root.reboot(root.boot("good/edgeseal-trial.txt"));
-    apply(root, [...(rebootOf(steps).afterwards ?? [])]);
+    apply(root, [...(reboot.afterwards ?? [])]);
     expect(root.boot("good/cmdline.txt")).toBe(`${ourLine}\n`);
     expect(root.sh("find /boot/firmware -name '*trial*'").stdout).toBe("");
   });
@@ -189,9 +181,7 @@ describe("a trial", () => {
     const root = trialRoot();
     root.write("/boot/firmware/cmdline.txt", `${stockLine} -- emergency\n`);
     root.reboot();
-    const steps = planFor(root, given);
-    apply(root, steps.slice(0, -1));
-    ask(root, rebootOf(steps));
+    askedFor(root);
     expect(root.boot("edgeseal-trial.txt")).toMatch(/ edgeseal\.trial=[0-9a-f]{16} -- emergency\n$/);
   });
 
