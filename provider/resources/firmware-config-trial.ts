@@ -40,7 +40,7 @@ ConditionKernelCommandLine=${trialParameter}
 DefaultDependencies=no
 
 [Service]
-ExecStart=/bin/sh -c 'sleep ${trialSeconds}; if [ -e /run/edgeseal/trial-kept ]; then exit 0; fi; echo "<3>the time of this trial is over: booting again" >&2; systemctl reboot; sleep 180; systemctl --force --force reboot'
+ExecStart=/bin/sh -c 'sleep ${trialSeconds}; if [ -e /run/edgeseal/trial-kept ]; then exit 0; fi; echo "<3>the time of this trial is over: booting again" >&2; systemctl --check-inhibitors=no reboot; sleep 180; systemctl --force --force reboot'
 TimeoutStopSec=5
 ${sandbox({ capabilities: ["CAP_SYS_BOOT"], addressFamilies: ["AF_UNIX"], systemCalls: ["@reboot"] })}
 

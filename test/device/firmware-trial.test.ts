@@ -18,7 +18,7 @@ import { NamespaceNode } from "../../testbed/namespace/node.ts";
 vi.setConfig({ testTimeout: 300_000 });
 
 let node: NamespaceNode;
-let resets: Promise<unknown>;
+let resets: Promise<never>;
 
 const approvals = "/etc/edgeseal/trust/approvals.json";
 const measure = "/usr/lib/edgeseal/measure";
@@ -77,11 +77,12 @@ echo '{"sha256":[]}' >${approvals}`);
   // As often as it is told to, until it is switched off.
   resets = (async () => {
     for (;;) await node.bootAfterReset();
-  })().catch(() => undefined);
+  })();
+  resets.catch(() => undefined);
 });
 afterEach(async () => {
   await node.stop();
-  await resets;
+  await expect(resets).rejects.toThrow("without a reset");
 });
 
 const volume = (): Promise<string> => node.must("cat /run/edgeseal/volumes/models");
@@ -231,9 +232,16 @@ const timeIsOver = (): Promise<string> => node.must("pkill -f '^sleep 300'");
 
 /** Waits until the boots were these, and somebody is let in. */
 async function openAgain(wanted: string): Promise<void> {
-  for (;;) {
+  let seen = "";
+  const until = Date.now() + 120_000;
+  while (Date.now() < until) {
     const was = await node.exec("cut -d ' ' -f 1 /var/log/volume && systemctl is-active --quiet ssh");
-    if (was.code === 0 && was.stdout.trim().replaceAll("\n", " ") === wanted) return;
-    await pause(200);
+    seen = was.stdout.trim().replaceAll("\n", " ");
+    if (was.code === 0 && seen === wanted) return;
+    await Promise.race([pause(200), resets]);
   }
+  const { stdout } = await node.exec(
+    "cat /proc/cmdline; systemctl list-jobs --no-pager; journalctl -n 60 --no-pager -o short-monotonic; ps ax",
+  );
+  throw new Error(`not '${wanted}' but '${seen}' after two minutes:\n${stdout}`);
 }

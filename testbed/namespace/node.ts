@@ -2,18 +2,7 @@ import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import {
-  appendFile,
-  copyFile,
-  mkdir,
-  mkdtemp,
-  open,
-  readdir,
-  readFile,
-  rm,
-  rmdir,
-  writeFile,
-} from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, open, readdir, readFile, rm, rmdir, writeFile } from "node:fs/promises";
 import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
@@ -41,6 +30,16 @@ export interface SshdCounts {
   readonly execs: number;
 }
 
+/** One power-on. Its end is noted from the beginning on: a node may go off while nobody waits for it. */
+interface Machine {
+  readonly process: ChildProcess;
+  /** By which signal it ended. */
+  readonly ended: Promise<NodeJS.Signals | null>;
+}
+
+/** reboot(2): in a PID namespace, a restart is told to the parent as the end by SIGHUP. */
+const byReset = "SIGHUP";
+
 /** Addresses of the little network between the operator and the node. The operator has two, so that a firewall can tell them apart. */
 export const network = {
   node: "10.77.0.2",
@@ -66,7 +65,7 @@ export class NamespaceNode implements AsyncDisposable {
   readonly #lower: string;
   readonly #cgroup: string;
   readonly #operator: ChildProcess;
-  #machine: ChildProcess | undefined;
+  #machine: Machine | undefined;
   #initPid = 0;
 
   private constructor(parts: {
@@ -153,8 +152,12 @@ export class NamespaceNode implements AsyncDisposable {
         "--cgroup",
         "--root",
         "--wd=/",
+        // nsenter stops itself with its child, and systemd-shutdown(8) stops every process before it kills it: so a shell waits, which does not, and the script runs in a child of that one.
+        "--no-fork",
         "/bin/sh",
         "-c",
+        '/bin/sh -c "$1"; exit $?',
+        "sh",
         script,
       ],
       {
@@ -196,9 +199,8 @@ export class NamespaceNode implements AsyncDisposable {
   async reboot(): Promise<void> {
     const machine = this.#machine;
     if (machine === undefined) throw new Error(`${this.name} is not running`);
-    const closed = once(machine, "close");
     await this.exec("systemctl poweroff --no-block || systemctl poweroff -f");
-    await closed;
+    await machine.ended;
     await emptied(this.#cgroup);
     await this.#boot();
   }
@@ -210,11 +212,9 @@ export class NamespaceNode implements AsyncDisposable {
   async bootAfterReset(before: () => Promise<void> = () => Promise.resolve()): Promise<void> {
     const machine = this.#machine;
     if (machine === undefined) throw new Error(`${this.name} is not running`);
-    const [, signal] = (await once(machine, "close")) as [number | null, NodeJS.Signals | null];
+    const signal = await machine.ended;
     this.#machine = undefined;
-    // reboot(2): in a PID namespace, a restart is told to the parent as the end by SIGHUP.
-    if (signal !== "SIGHUP")
-      throw new Error(`${this.name} went off without a reset: ${signal ?? "it ended"}`);
+    if (signal !== byReset) throw new Error(`${this.name} went off without a reset: ${signal ?? "it ended"}`);
     await emptied(this.#cgroup);
     await before();
     await this.#boot();
@@ -225,9 +225,8 @@ export class NamespaceNode implements AsyncDisposable {
     const machine = this.#machine;
     if (machine === undefined) return;
     this.#machine = undefined;
-    const closed = once(machine, "close");
-    machine.kill("SIGKILL");
-    await closed;
+    machine.process.kill("SIGKILL");
+    await machine.ended;
     await emptied(this.#cgroup);
   }
 
@@ -286,27 +285,37 @@ export class NamespaceNode implements AsyncDisposable {
       // Not of the terminal's group: Ctrl-C is for us to answer, by stopping the node.
       { stdio: ["pipe", "pipe", "pipe"], detached: true },
     );
-    this.#machine = machine;
+    const ended = once(machine, "close").then(([, signal]) => signal as NodeJS.Signals | null);
+    this.#machine = { process: machine, ended };
     let errors = "";
     machine.stderr.on("data", (chunk: Buffer) => (errors += chunk.toString()));
-    const died = once(machine, "close").then(([, signal]: unknown[]) => {
-      if (signal === "SIGHUP") return "reset" as const;
+    const died = ended.then((signal) => {
+      if (signal === byReset) return "reset" as const;
       throw new Error(`${this.name} did not boot: ${errors}`);
     });
     await Promise.race([once(machine.stdout, "data"), died]);
     this.#initPid = await childOf(machine.pid ?? 0);
     await this.#plumb();
-    const pipe = join(this.#work, "pipes", "ready");
-    const ready = awaitPipe(pipe);
-    machine.stdin.end("go\n");
-    const end = await Promise.race([ready, died]);
-    died.catch(() => undefined);
-    if (end !== "reset") return;
+    if ((await this.#untilReady(machine, died)) === "ready") return;
     // It booted again by itself before it let anybody in.
-    await appendFile(pipe, "x");
-    await ready;
     await emptied(this.#cgroup);
     await this.#boot();
+  }
+
+  /** Lets a plumbed node go on, and waits until it says that its sshd listens, or ends. */
+  async #untilReady(machine: ChildProcess, died: Promise<"reset">): Promise<"ready" | "reset"> {
+    // Opened for both, which waits for nobody (fifo(7)); so the read ends with the wait, whoever wrote.
+    const pipe = await open(join(this.#work, "pipes", "ready"), "r+");
+    const read = pipe.read(Buffer.alloc(16), 0, 16);
+    try {
+      machine.stdin?.end("go\n");
+      return await Promise.race([read.then(() => "ready" as const), died]);
+    } finally {
+      died.catch(() => undefined);
+      await pipe.write("x");
+      await read;
+      await pipe.close();
+    }
   }
 
   /** One cable between the operator's namespace and the node's. */
@@ -400,15 +409,6 @@ async function childOf(pid: number): Promise<number> {
   const first = Number(children[0]);
   if (!Number.isInteger(first) || first === 0) throw new Error(`process ${pid} has no child`);
   return first;
-}
-
-async function awaitPipe(path: string): Promise<void> {
-  const pipe = await open(path, "r");
-  try {
-    await pipe.read(Buffer.alloc(16), 0, 16);
-  } finally {
-    await pipe.close();
-  }
 }
 
 /** Mount point of the unified cgroup hierarchy. */
