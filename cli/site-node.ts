@@ -85,7 +85,7 @@ async function trustOf(siteFile: string): Promise<Pick<SiteNode, "approvals" | "
  * @throws UserError when the configuration does not have it
  */
 export async function connectionOf(node: NodeSpec, stack?: string): Promise<Connection> {
-  const { name, address, hostKey, port, user, privateKey, identityFile, agent } = node;
+  const { name, address, hostKey, port, user, privateKey, identityCommand, identityFile, agent } = node;
   return {
     node: name,
     address,
@@ -93,6 +93,7 @@ export async function connectionOf(node: NodeSpec, stack?: string): Promise<Conn
     port: port ?? 22,
     user: user ?? "edgeseal",
     ...(privateKey === undefined ? {} : { privateKey: await configured(privateKey.config, stack) }),
+    ...(identityCommand === undefined ? {} : { identityCommand }),
     ...(identityFile === undefined ? {} : { identityFile }),
     ...(agent === undefined ? {} : { agent }),
   };

@@ -10,8 +10,10 @@ export interface ConnectionArgs {
   readonly user?: pulumi.Input<string>;
   /** The device's host key, `ssh-ed25519 AAAA...` or `SHA256:...`. Required: there is no trust on first use. */
   readonly hostKey: pulumi.Input<string>;
-  /** Private key in OpenSSH or PEM format; a Pulumi secret from here on. @default `identityFile`, else the agent. */
+  /** Private key in OpenSSH or PEM format; a Pulumi secret from here on. @default `identityCommand`, else `identityFile`, else the agent. */
   readonly privateKey?: pulumi.Input<string>;
+  /** Shell command that prints the private key, on the machine that runs Pulumi; the key passes no engine, state or trace. @default `identityFile`, else the agent. */
+  readonly identityCommand?: pulumi.Input<string>;
   /** File with the private key on the machine that runs Pulumi; `~/` is expanded. @default the agent, so that no key need lie in a file. */
   readonly identityFile?: pulumi.Input<string>;
   /** Socket of an ssh agent. @default SSH_AUTH_SOCK, as ssh has it. */
@@ -23,7 +25,7 @@ export type OnDelete = "keep" | "revert";
 
 /** The connection as resources take it: with the node's name, and the private key marked secret whatever it came as. */
 export function connectionInputs(node: string, args: ConnectionArgs): pulumi.Inputs {
-  const { address, port, user, hostKey, privateKey, identityFile, agent } = args;
+  const { address, port, user, hostKey, privateKey, identityCommand, identityFile, agent } = args;
   return {
     node,
     address,
@@ -31,6 +33,7 @@ export function connectionInputs(node: string, args: ConnectionArgs): pulumi.Inp
     user,
     hostKey,
     privateKey: privateKey === undefined ? undefined : pulumi.secret(privateKey),
+    identityCommand,
     identityFile,
     agent,
   };

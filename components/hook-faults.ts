@@ -7,6 +7,7 @@
 export interface HookTarget {
   readonly hostKey?: unknown;
   readonly privateKey?: unknown;
+  readonly identityCommand?: unknown;
   readonly identityFile?: unknown;
   readonly agent?: unknown;
   /** The pinned TPM. */
@@ -19,8 +20,8 @@ export const wholeHostKey = (text: string): string | undefined =>
 
 export const needsWholeKey =
   "a command on the node needs its whole host key, and `hostKey` is a fingerprint; write the line of /etc/ssh/ssh_host_ed25519_key.pub there, type and key";
-const needsNoFile =
-  "a command on the node would take the private key in `identityFile` into Pulumi's state; give the node an ssh agent (`agent`), or a `privateKey` from Pulumi configuration";
+const needsAgent =
+  "a command on the node would take the private key of `identityFile` or `identityCommand` into Pulumi's state; give the node an ssh agent (`agent`), or a `privateKey` from Pulumi configuration";
 /** ssh alone tells who is there, and a copy of the disk has its host key: that the pinned TPM is at hand is for a challenge to show, which such a command knows nothing of. */
 const needsNoSecrets =
   "its `environment` would go to whoever has the node's host key, which lies on its disk: the pinned TPM (`endorsementKeySha256`) is not asked before a hook; keep what the command needs on a sealed volume of the node, or run it `here`";
@@ -28,13 +29,14 @@ const needsNoSecrets =
 /** Every reason why a command with these variables can't be run on that node. */
 export function onNodeFaults(
   { environment }: { readonly environment?: unknown },
-  { hostKey, privateKey, identityFile, agent, endorsementKeySha256 }: HookTarget,
+  { hostKey, privateKey, identityCommand, identityFile, agent, endorsementKeySha256 }: HookTarget,
 ): readonly string[] {
   const hasSecrets =
     typeof environment === "object" && environment !== null && Object.keys(environment).length > 0;
+  const keyComesOtherwise = identityCommand !== undefined || identityFile !== undefined;
   return [
     ...(typeof hostKey === "string" && wholeHostKey(hostKey) === undefined ? [needsWholeKey] : []),
-    ...(privateKey === undefined && identityFile !== undefined && agent === undefined ? [needsNoFile] : []),
+    ...(privateKey === undefined && keyComesOtherwise && agent === undefined ? [needsAgent] : []),
     ...(hasSecrets && endorsementKeySha256 !== undefined ? [needsNoSecrets] : []),
   ];
 }

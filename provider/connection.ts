@@ -33,7 +33,14 @@ export const connectionSchema = Type.Object(
       Type.String({
         secret: true,
         description:
-          "Private key in OpenSSH or PEM format, as a Pulumi secret. Default: `identityFile`, else the agent.",
+          "Private key in OpenSSH or PEM format, as a Pulumi secret. Default: `identityCommand`, else `identityFile`, else the agent.",
+      }),
+    ),
+    identityCommand: Type.Optional(
+      Type.String({
+        minLength: 1,
+        description:
+          "Shell command that prints the private key, run on the machine that runs Pulumi when a node is first connected to: the key passes no engine, state or trace. Default: `identityFile`, else the agent.",
       }),
     ),
     identityFile: Type.Optional(

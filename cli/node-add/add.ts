@@ -147,8 +147,9 @@ function blockOf(address: string, { name, hostKey, options, shared }: BlockParts
     ...(port === undefined || port === (shared.port ?? 22) ? {} : { port }),
     ...(user === undefined || user === shared.user ? {} : { user }),
     ...(identityFile === undefined || identityFile === shared.identityFile ? {} : { identityFile }),
-    // A key in Pulumi configuration would come before the file.
+    // Either would come before the file.
     ...(identityFile === undefined || shared.privateKey === undefined ? {} : { privateKey: null }),
+    ...(identityFile === undefined || shared.identityCommand === undefined ? {} : { identityCommand: null }),
     hostKey,
   };
 }

@@ -12,6 +12,7 @@ export interface NodeBlock {
   readonly identityFile?: string;
   /** `null` takes away what `defaults` give. */
   readonly privateKey?: null;
+  readonly identityCommand?: null;
   readonly hostKey: string;
   readonly tpm?: { readonly endorsementKeySha256: string };
 }

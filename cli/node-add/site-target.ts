@@ -26,6 +26,7 @@ export interface SiteFacts {
   readonly user?: unknown;
   readonly identityFile?: unknown;
   readonly privateKey?: unknown;
+  readonly identityCommand?: unknown;
 }
 
 /** A site file that a node is added to, or the lack of one: a node by itself is checked as a site's only one. */

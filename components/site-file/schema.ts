@@ -43,15 +43,27 @@ export const inputsFromElsewhere = {
   ...inferredInputs,
 } as const;
 
-const { node: nodeName, address, port, user, hostKey, identityFile, agent } = connectionSchema.properties;
+const {
+  node: nodeName,
+  address,
+  port,
+  user,
+  hostKey,
+  identityCommand,
+  identityFile,
+  agent,
+} = connectionSchema.properties;
 
-const privateKey = secretReference("The private key for ssh. Default: `identityFile`, else the agent.");
+const privateKey = secretReference(
+  "The private key for ssh. Default: `identityCommand`, else `identityFile`, else the agent.",
+);
 
 /** Parts of a connection that nodes may share. */
 const shared = {
   port: Type.Optional(port),
   user: Type.Optional(user),
   privateKey: Type.Optional(privateKey),
+  identityCommand: Type.Optional(identityCommand),
   identityFile: Type.Optional(identityFile),
   agent: Type.Optional(agent),
   onDelete: Type.Optional(onDeleteSchema),

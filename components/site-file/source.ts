@@ -61,7 +61,7 @@ export function parseSource(text: string): Source {
         path: formatPath(pathOf(ancestors, node)),
         ...at(node.range?.[0] ?? 0),
         message:
-          "a private key in plain text (not shown); take it out of the file, store it with `pulumi config set --secret sshKey` and write `privateKey: { config: sshKey }`, or name its file with `identityFile`",
+          "a private key in plain text (not shown); take it out of the file, store it with `pulumi config set --secret sshKey` and write `privateKey: { config: sshKey }`, or name its file with `identityFile`, or what prints it with `identityCommand`",
       });
     },
   });

@@ -29,8 +29,8 @@ export interface DevicesOptions {
 
 /** One name for one way to log in to one device. A digest, since a private key is in it. */
 function identityOf(connection: Connection): string {
-  const { node, user, address, port, hostKey, privateKey, identityFile, agent } = connection;
-  const parts = [node, user, address, port, hostKey, privateKey, identityFile, agent].map(
+  const { node, user, address, port, hostKey, privateKey, identityCommand, identityFile, agent } = connection;
+  const parts = [node, user, address, port, hostKey, privateKey, identityCommand, identityFile, agent].map(
     (part) => part ?? null,
   );
   return createHash("sha256").update(JSON.stringify(parts)).digest("hex");

@@ -9,7 +9,7 @@ import {
   type HostKeyPin,
   type HostKeyType,
 } from "./host-key.ts";
-import { loadIdentity, type Identity } from "./identity.ts";
+import { createIdentities, type Identity } from "./identity.ts";
 import { Ssh2Link } from "./ssh2-link.ts";
 import type { Link, Transport } from "./transport.ts";
 
@@ -130,7 +130,7 @@ function explain(attempt: Attempt, failure: Failure): DeviceError {
       {
         ...details,
         hint: agentGone
-          ? "start the agent, or give `identityFile` or `privateKey`"
+          ? "start the agent, or give `identityFile`, `identityCommand` or `privateKey`"
           : `check that the public key is in ~${connection.user}/.ssh/authorized_keys on the device, and that sshd allows this user`,
       },
     );
@@ -267,11 +267,12 @@ async function connectOnce(attempt: Attempt, options: Ssh2Options): Promise<Link
 export function ssh2Transport(options: Ssh2Options = {}): Transport {
   // A fingerprint does not tell its key's type. Which one fitted is remembered, so that later connections ask for it at once.
   const fitting = new Map<string, HostKeyType>();
+  const identities = createIdentities();
   return {
     async connect(connection, { timeoutMs, signal }) {
       const pin = typeof connection.hostKey === "string" ? parseHostKeyPin(connection.hostKey) : undefined;
       if (pin === undefined) throw noPin(connection);
-      const identity = await loadIdentity(connection);
+      const identity = await identities.of(connection, signal);
       const deadline = AbortSignal.timeout(timeoutMs);
       const known = fitting.get(pin.text);
       const shown: string[] = [];

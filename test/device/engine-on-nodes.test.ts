@@ -96,10 +96,11 @@ describe("the engine with the real device layer, three nodes with thirty resourc
     },
   );
 
-  // The engine itself writes secrets that are given to it into its most verbose trace (docs/threat-model.md); a key that is given by file never comes there.
+  // The engine itself writes secrets that are given to it into its most verbose trace (docs/threat-model.md); a key that is given by file or command never comes there.
   test.each([
     { way: "as a secret", verbose: [] },
     { way: "by file", verbose: ["-v=9", "--logtostderr", "--logflow"] },
+    { way: "by command", verbose: ["-v=9", "--logtostderr", "--logflow"] },
   ])(
     "the private key, given $way, is in no state, output, log, argument or environment while it is in use",
     { timeout: 5 * minute },
@@ -112,7 +113,11 @@ describe("the engine with the real device layer, three nodes with thirty resourc
       const forms = formsOfKey(key);
 
       using project = await onStack();
-      const given = way === "by file" ? { identityFile } : { privateKey: { $secret: key } };
+      const given = {
+        "as a secret": { privateKey: { $secret: key } },
+        "by file": { identityFile },
+        "by command": { identityCommand: `cat '${identityFile}'` },
+      }[way];
       const resources = declarationsOf(node, { ...connection, ...given });
       project.declare(resources);
       const sampler = new ProcessSampler(forms);

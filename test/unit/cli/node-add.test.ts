@@ -288,14 +288,18 @@ describe("a site file", () => {
     expect(parseSite(scratch("plant.yaml"), siteNow()).nodes[1]).toMatchObject({ user: "pi", port: 22 });
   });
 
-  test("with a key in Pulumi configuration lets a file come before it, for this node", async () => {
-    const text = plant.replace("identityFile: ~/.ssh/plant", "privateKey: { config: sshKey }");
+  test("with a key in Pulumi configuration or by a command lets a file come before it, for this node", async () => {
+    const text = plant.replace(
+      "identityFile: ~/.ssh/plant",
+      "privateKey: { config: sshKey }\n  identityCommand: pass edge",
+    );
     const world = aWorld();
     await add({ site: site(text), name: "pi-2", expect: line, identityFile: "~/.ssh/mine" }, world);
     expect(world.connection).not.toHaveProperty("privateKey");
     const [, node] = parseSite(scratch("plant.yaml"), siteNow()).nodes;
     expect(node).toMatchObject({ identityFile: "~/.ssh/mine" });
     expect(node).not.toHaveProperty("privateKey");
+    expect(node).not.toHaveProperty("identityCommand");
   });
 
   test.each([

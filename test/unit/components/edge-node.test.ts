@@ -60,7 +60,14 @@ describe("EdgeNode", () => {
   test("hands on what it is told", async () => {
     new EdgeNode("pi-1", {
       ...args,
-      connection: { address: "192.0.2.1", hostKey, port: 2222, user: "pi", identityFile: "~/.ssh/x" },
+      connection: {
+        address: "192.0.2.1",
+        hostKey,
+        port: 2222,
+        user: "pi",
+        identityCommand: "pass edge",
+        identityFile: "~/.ssh/x",
+      },
       firewall: { management: ["192.0.2.0/24"], allow: [{ name: "a", to: "203.0.113.5", ports: [443] }] },
       onDelete: "revert",
     });
@@ -69,7 +76,7 @@ describe("EdgeNode", () => {
     expect(firewall?.inputs).toMatchObject({
       allow: [{ name: "a", to: "203.0.113.5", protocol: "tcp", ports: [443] }],
       onDelete: "revert",
-      connection: { port: 2222, user: "pi", identityFile: "~/.ssh/x" },
+      connection: { port: 2222, user: "pi", identityCommand: "pass edge", identityFile: "~/.ssh/x" },
     });
   });
 

@@ -164,6 +164,11 @@ describe("a hook on the node", () => {
   test.each([
     ["a fingerprint is no key that it compares", { hostKey: `SHA256:${"A".repeat(43)}` }, "whole host key"],
     [
+      "so would one that a command prints",
+      { identityCommand: "pass edge", agent: undefined },
+      "into Pulumi's state",
+    ],
+    [
       "a key in a file would come into the state",
       { identityFile: "~/.ssh/x", agent: undefined },
       "into Pulumi's state",

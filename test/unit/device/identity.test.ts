@@ -1,13 +1,22 @@
 import { execFileSync } from "node:child_process";
-import { chmodSync, copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import type { Connection } from "../../../provider/connection.ts";
 import { DeviceError } from "../../../provider/device/errors.ts";
-import { loadIdentity } from "../../../provider/device/identity.ts";
+import { createIdentities } from "../../../provider/device/identity.ts";
 
 const base: Connection = { node: "pi-1", address: "192.0.2.1", port: 22, user: "edge", hostKey: "" };
+const loadIdentity = (connection: Connection) => createIdentities().of(connection);
 let folder: string;
 let plain: string;
 let encrypted: string;
@@ -100,6 +109,66 @@ describe("an identity file", () => {
   });
 });
 
+describe("a command", () => {
+  const key = { type: "publickey", from: "identityCommand" };
+
+  test("prints the key, whatever it says besides on standard error", async () => {
+    const identityCommand = `echo unlocked >&2; cat '${plain}'`;
+    expect(await loadIdentity({ ...base, identityCommand })).toMatchObject(key);
+    // It comes before a file, and after a key that is given.
+    expect(await loadIdentity({ ...base, identityCommand, identityFile: "/nowhere" })).toMatchObject(key);
+    const privateKey = readFileSync(plain, "utf8");
+    expect(await loadIdentity({ ...base, identityCommand: "false", privateKey })).toMatchObject({
+      from: "privateKey",
+    });
+  });
+
+  test("is asked once for all nodes and connections, and again when it failed", async () => {
+    const asked = join(folder, "asked");
+    const identityCommand = `echo . >>'${asked}'; [ "$(wc -l <'${asked}')" -ge 2 ] && cat '${plain}'`;
+    const identities = createIdentities();
+    const both = await Promise.allSettled(
+      ["pi-1", "pi-2"].map((node) => identities.of({ ...base, node, identityCommand })),
+    );
+    // Each error names its own node.
+    expect(both.map((each) => String((each as PromiseRejectedResult).reason))).toEqual([
+      expect.stringContaining("pi-1: the command in identityCommand ended with exit status 1"),
+      expect.stringContaining("pi-2: the command in identityCommand ended with exit status 1"),
+    ]);
+    expect(readFileSync(asked, "utf8")).toBe(".\n");
+    for (const node of ["pi-1", "pi-2", "pi-1"])
+      expect(await identities.of({ ...base, node, identityCommand })).toMatchObject(key);
+    expect(readFileSync(asked, "utf8")).toBe(".\n.\n");
+  });
+
+  test.each([
+    ["echo a-secret; echo a-secret >&2; exit 3", /ended with exit status 3; run it in a shell/],
+    ["echo a-secret >&2", /printed nothing/],
+    ["echo a-secret", /the private key from identityCommand can't be read/],
+    ["kill -9 $$", /was killed/],
+    ["head -c 70000 /dev/zero", /printed 70000 bytes, which is no private key/],
+  ])("that gives none is refused, and nothing that it said is quoted: %s", async (identityCommand, what) => {
+    const error = await refusal({ identityCommand });
+    expect(error).toMatchObject({ kind: "refused" });
+    expect(error.message).toMatch(what);
+    expect(JSON.stringify([error.message, error.stack, error.originalMessage])).not.toContain("a-secret");
+  });
+
+  test("that does not end is ended, with all that it started, when the operation is cancelled", async () => {
+    const pid = join(folder, "pid");
+    const cancel = new AbortController();
+    const asking = createIdentities().of(
+      { ...base, identityCommand: `sleep 600 & echo $! >'${pid}'; wait` },
+      cancel.signal,
+    );
+    await vi.waitFor(() => expect(readFileSync(pid, "utf8")).toMatch(/\n/));
+    cancel.abort();
+    await expect(asking).rejects.toMatchObject({ kind: "cancelled" });
+    // One that nobody waited for yet has no program any more.
+    await vi.waitFor(() => expect(existsSync(`/proc/${readFileSync(pid, "utf8").trim()}/exe`)).toBe(false));
+  });
+});
+
 describe("without a key", () => {
   test("the agent that the connection names comes before that of the environment", async () => {
     vi.stubEnv("SSH_AUTH_SOCK", "/run/env-agent");
@@ -117,7 +186,7 @@ describe("without a key", () => {
     vi.stubEnv("SSH_AUTH_SOCK", "");
     try {
       expect((await refusal({})).message).toMatch(
-        /no key to log in with; give the connection a `privateKey`/,
+        /no key to log in with; give the connection an `identityFile`, an `identityCommand`/,
       );
     } finally {
       vi.unstubAllEnvs();

@@ -36,6 +36,7 @@ describe("a site", () => {
 defaults:
   user: pi
   identityFile: ~/.ssh/fleet
+  identityCommand: pass edge
   firewall:
     management: [192.0.2.0/24]
     dns: [192.0.2.53]
@@ -49,6 +50,7 @@ nodes:
     hostKey: ${hostKey}
     user: admin
     identityFile: null
+    identityCommand: null
     swap: { leftoverFiles: keep }
     firewall: { allow: [], dns: null, egress: open }
 `;
@@ -61,6 +63,7 @@ nodes:
       hostKey,
       user: "pi",
       identityFile: "~/.ssh/fleet",
+      identityCommand: "pass edge",
       statements: {},
       blocks: {
         swap: { mode: "off", leftoverFiles: "remove" },
@@ -84,6 +87,7 @@ nodes:
   test("objects merge, lists and values replace, null removes", () => {
     expect(second).toMatchObject({ user: "admin", blocks: { swap: { mode: "off", leftoverFiles: "keep" } } });
     expect(second).not.toHaveProperty("identityFile");
+    expect(second).not.toHaveProperty("identityCommand");
     expect(second?.blocks.firewall).toMatchObject({
       management: ["192.0.2.0/24"],
       allow: [],
@@ -108,7 +112,7 @@ nodes:
   test("a fault in defaults is told once, in defaults, however many nodes inherit it", () => {
     const found = faults(text.replace("203.0.113.5", "203.0.113.0"));
     expect(found).toHaveLength(1);
-    expect(found[0]).toMatch(/^stacks\/test\.yaml:8:28: defaults\.firewall\.allow\[0\]\.to: /);
+    expect(found[0]).toMatch(/^stacks\/test\.yaml:9:28: defaults\.firewall\.allow\[0\]\.to: /);
   });
 
   test("statements go to the nodes they name", () => {
