@@ -246,10 +246,7 @@ export interface Blocks {
   readonly appArmorProfile?: Filled<AppArmorProfileArgs, "name" | "variant">;
   readonly inference?: Filled<
     InferenceContainerArgs,
-    Exclude<
-      keyof InferenceContainerArgs,
-      "archive" | "registryAuth" | "port" | "nodeMemoryMiB" | "cpuQuotaPercent"
-    >
+    Exclude<keyof InferenceContainerArgs, "archive" | "registryAuth" | "port" | "nodeMemoryMiB">
   > & { readonly confinement: Required<ConfinementArgs> };
 }
 
@@ -308,6 +305,7 @@ export const blockDefaults = {
     contextTokens: 4096,
     threads: 3,
     parallel: 1,
+    cpuQuotaPercent: 350,
     tasksMax: 64,
     tmpMiB: 16,
     startTimeoutSeconds: 600,

@@ -110,7 +110,7 @@ export interface InferenceContainerArgs {
   readonly memoryMaxMiB: number;
   /** Memory of the node, in MiB; a node with less is refused. @default not judged. */
   readonly nodeMemoryMiB?: number;
-  /** Processor time, in percent of one core. @default no limit but `threads`. */
+  /** Processor time, in percent of one core. @default 350: of a Pi 5's 4 cores half of one stays for the rest of the node. */
   readonly cpuQuotaPercent?: number;
   /** Processes and threads. @default 64. */
   readonly tasksMax?: number;

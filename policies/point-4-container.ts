@@ -127,15 +127,15 @@ export const containerControls = [
     mend: "give `inference` a `memoryMaxMiB` that the node's memory holds (docs/resources/inference-container.md)",
     block: "inference",
     declared: {
-      reads: ["memoryMaxMiB", "tasksMax", "tmpMiB"],
-      judge: ({ memoryMaxMiB, tasksMax, tmpMiB }) =>
+      reads: ["memoryMaxMiB", "tasksMax", "tmpMiB", "cpuQuotaPercent"],
+      judge: ({ memoryMaxMiB, tasksMax, tmpMiB, cpuQuotaPercent }) =>
         verdict(
           memoryMaxMiB < largestMemoryMiB
             ? []
             : [
                 `inference.memoryMaxMiB is ${memoryMaxMiB}, and no Raspberry Pi 5 has more than ${largestMemoryMiB}`,
               ],
-          `${memoryMaxMiB} MiB of memory, ${tasksMax} tasks, ${tmpMiB} MiB of /tmp`,
+          `${memoryMaxMiB} MiB of memory, ${cpuQuotaPercent} % of a core, ${tasksMax} tasks, ${tmpMiB} MiB of /tmp`,
         ),
     },
     observed: {
@@ -143,7 +143,12 @@ export const containerControls = [
       judge: (state, node) =>
         whereServing(state, ({ confinement, nodeMemory }) => {
           const { memoryMaxMiB, nodeMemoryMiB, tasksMax, tmpMiB, cpuQuotaPercent } = askedContainer(node);
-          if (memoryMaxMiB === undefined || tasksMax === undefined || tmpMiB === undefined)
+          if (
+            memoryMaxMiB === undefined ||
+            tasksMax === undefined ||
+            tmpMiB === undefined ||
+            cpuQuotaPercent === undefined
+          )
             return unknown("which limits are declared is not known");
           return verdict(
             [
@@ -151,14 +156,14 @@ export const containerControls = [
                 memoryMax: `${memoryMaxMiB} MiB`,
                 swapMax: "0 MiB",
                 tasksMax: String(tasksMax),
-                cpuMax: cpuQuotaPercent === undefined ? "none" : `${cpuQuotaPercent} %`,
+                cpuMax: `${cpuQuotaPercent} %`,
                 writable: `/run/inference, /tmp of ${tmpMiB} MiB without exec`,
               }),
               ...(nodeMemoryMiB === undefined || nodeMemory === "as declared"
                 ? []
                 : [`the node's memory: ${nodeMemory}`]),
             ],
-            `memory ${confinement.memoryMax ?? ""}, swap ${confinement.swapMax ?? ""}, ${confinement.tasksMax ?? ""} tasks; it can write to ${confinement.writable ?? ""}`,
+            `memory ${confinement.memoryMax ?? ""}, swap ${confinement.swapMax ?? ""}, ${confinement.cpuMax ?? ""} of a core, ${confinement.tasksMax ?? ""} tasks; it can write to ${confinement.writable ?? ""}`,
           );
         }),
     },

@@ -56,7 +56,7 @@ export function desiredConfinement(inputs: InferenceContainerInputs): Record<str
     memoryMax: `${memoryMaxMiB} MiB`,
     swapMax: "0 MiB",
     tasksMax: String(tasksMax),
-    cpuMax: cpuQuotaPercent === undefined ? "none" : `${cpuQuotaPercent} %`,
+    cpuMax: `${cpuQuotaPercent} %`,
     ...(variant === "llama-server" ? { modelLocked: memoryLock ? "all" : "none" } : {}),
   };
 }

@@ -163,14 +163,13 @@ export const inferenceContainerInputs = Type.Object({
         "Memory of the node, in MiB: 2048, 4096, 8192 or 16384 on a Pi 5. A node that has less, beyond what firmware and kernel keep of it (a 64th and 128 MiB), is refused. Default: not judged.",
     }),
   ),
-  cpuQuotaPercent: Type.Optional(
-    Type.Integer({
-      minimum: 5,
-      maximum: 6400,
-      description:
-        "Processor time that it may use, in percent of one core, e.g. 300 for three. Default: no limit but `threads`.",
-    }),
-  ),
+  cpuQuotaPercent: Type.Integer({
+    minimum: 100,
+    maximum: 6450,
+    default: 350,
+    description:
+      "Processor time that it may use, in percent of one core; at least 100 for each of `threads`, which would stand still together for part of the time otherwise. Default 350: of a Pi 5's 4 cores half of one stays for ssh and the rest of the node, whatever the container does.",
+  }),
   tasksMax: Type.Integer({
     minimum: 16,
     maximum: 4096,
@@ -204,7 +203,7 @@ const takenEndings = ["-health", "-port", "-pull"];
 /** Every fault of the inputs that the schema can't express. */
 export function inferenceContainerProblems(inputs: InferenceContainerInputs): readonly InputProblem[] {
   const { name, image, archive, registryAuth, modelDirectory, storage } = inputs;
-  const { threads, parallel, tasksMax, memoryMaxMiB, tmpMiB } = inputs;
+  const { threads, parallel, tasksMax, memoryMaxMiB, tmpMiB, cpuQuotaPercent } = inputs;
   return [
     ...problemsAt("name", nameFault(name)),
     ...problemsAt("image", imageFault(image)),
@@ -225,6 +224,12 @@ export function inferenceContainerProblems(inputs: InferenceContainerInputs): re
       tasksMax >= threads + parallel + 36
         ? undefined
         : `${threads} threads, those that take requests and what podman needs are at least ${threads + parallel + 36}, got ${tasksMax}`,
+    ),
+    ...problemsAt(
+      "cpuQuotaPercent",
+      cpuQuotaPercent >= threads * 100
+        ? undefined
+        : `${threads} threads compute in ${threads * 100} % of a core, got ${cpuQuotaPercent}: raise it, or lower \`threads\``,
     ),
     ...problemsAt(
       "tmpMiB",

@@ -217,7 +217,7 @@ export function serviceUnit(inputs: InferenceContainerInputs): string {
     `MemoryMax=${memoryMaxMiB}M`,
     "MemorySwapMax=0",
     `TasksMax=${tasksMax}`,
-    cpuQuotaPercent !== undefined && `CPUQuota=${cpuQuotaPercent}%`,
+    `CPUQuota=${cpuQuotaPercent}%`,
     "OOMScoreAdjust=500",
     `LimitMEMLOCK=${confinement.memoryLock ? "infinity" : "0"}`,
     "LimitCORE=0",

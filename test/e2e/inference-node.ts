@@ -136,6 +136,7 @@ export const serviceOf = (
     threads: 1,
     parallel: 1,
     port,
+    cpuQuotaPercent: 350,
     memoryMaxMiB: 700,
     tasksMax: 64,
     tmpMiB: 16,

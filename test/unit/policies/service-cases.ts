@@ -136,7 +136,7 @@ export const goodServiceStates: Pick<BlockStates, ServiceBlock> = {
       memoryMax: "1024 MiB",
       swapMax: "0 MiB",
       tasksMax: "64",
-      cpuMax: "none",
+      cpuMax: "350 %",
       modelLocked: "all",
     },
     account: {

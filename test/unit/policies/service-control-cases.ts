@@ -55,7 +55,7 @@ const inMemory =
 const confined =
   "user edgeseal-inference, no capability, no_new_privs, own cgroup ipc mnt net pid user uts, root file system read-only, no interface but lo";
 const limited =
-  "memory 1024 MiB, swap 0 MiB, 64 tasks; it can write to /run/inference, /tmp of 16 MiB without exec";
+  "memory 1024 MiB, swap 0 MiB, 350 % of a core, 64 tasks; it can write to /run/inference, /tmp of 16 MiB without exec";
 const label = "edgeseal-inference and edgeseal-inference-podman (enforce)";
 const { modes } = goodServiceStates.appArmorProfile;
 const { account } = goodServiceStates.inference;
@@ -260,7 +260,7 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
     ...always,
   ],
   "4.limits": [
-    pass("limited", declared(), "1024 MiB of memory, 64 tasks, 16 MiB of /tmp"),
+    pass("limited", declared(), "1024 MiB of memory, 350 % of a core, 64 tasks, 16 MiB of /tmp"),
     unclear(
       "not given",
       declared({ inference: { memoryMaxMiB: undefined } }),
@@ -288,7 +288,7 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
         ...observed(),
         asked: { inference: { ...goodServiceInputs.inference, cpuQuotaPercent: 300 } },
       },
-      "cpuMax: none",
+      "cpuMax: 350 %",
     ),
     fail(
       "on a node with less memory than the sums were made with",
@@ -311,9 +311,10 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
         memoryMax: "max",
         swapMax: "max",
         tasksMax: "max",
+        cpuMax: "none",
         writable: "/run/inference, /tmp of any size without exec, /var",
       }),
-      "memoryMax: max; swapMax: max; tasksMax: max; writable: /run/inference, /tmp of any size without exec, /var",
+      "memoryMax: max; swapMax: max; tasksMax: max; cpuMax: none; writable: /run/inference, /tmp of any size without exec, /var",
     ),
     ...always,
   ],

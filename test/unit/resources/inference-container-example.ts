@@ -11,6 +11,7 @@ export const example: InferenceContainerInputs = {
   contextTokens: 4096,
   threads: 3,
   parallel: 1,
+  cpuQuotaPercent: 350,
   memoryMaxMiB: 1024,
   tasksMax: 64,
   tmpMiB: 16,

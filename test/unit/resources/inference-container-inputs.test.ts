@@ -44,7 +44,8 @@ describe("inputs that are refused, with what, where and the mend", () => {
     ["/var/tmp", { storage: "/var/tmp/x" }, "storage", /\/var\/tmp is no place/],
     ["folders in one another", { storage: "/srv/models/models/containers" }, "storage", /lie in one another/],
     ["the same folder", { storage: "/srv/models/models" }, "storage", /lie in one another/],
-    ["too few tasks", { tasksMax: 42, threads: 8 }, "tasksMax", /at least 45, got 42/],
+    ["too few tasks", { tasksMax: 39, threads: 3 }, "tasksMax", /at least 40, got 39/],
+    ["more threads than time", { threads: 4 }, "cpuQuotaPercent", /4 threads compute in 400 % .*, got 350/],
     ["a /tmp that eats the memory", { tmpMiB: 600 }, "tmpMiB", /600 MiB of the 1024/],
     [
       "an accelerator that is none",
