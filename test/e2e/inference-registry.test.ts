@@ -10,7 +10,7 @@ import { formsOf } from "../secret-forms.ts";
 import { probeImage } from "./escape/image.ts";
 import { driftOf, InferenceSupply, policyOf, serviceOf, startPrepared, stateOf } from "./inference-node.ts";
 import { bringUp, onPi, type Declared } from "./provider-on-pi.ts";
-import { makeImage, push } from "./signed-images.ts";
+import { attach, makeImage, push, signatureOf, signingKey } from "./signed-images.ts";
 
 /*
  * An image that a node pulls itself, from a registry that asks for a login: by digest, under the node's policy. What serves is the escape suite's small program, which starts at once.
@@ -20,6 +20,14 @@ const supplies = new InferenceSupply();
 const folder = mkdtempSync(join(tmpdir(), "edgeseal-login-"));
 const login = { username: "puller", password: "pAsSwOrD-4f1d7c92e6b3" };
 const environment = { ...process.env };
+
+/** containers-auth.json(5) */
+const authsOf = (host: string): string =>
+  JSON.stringify({
+    auths: {
+      [host]: { auth: Buffer.from(`${login.username}:${login.password}`).toString("base64") },
+    },
+  });
 
 let pi: VirtualPi;
 let registry: Registry;
@@ -31,10 +39,7 @@ let base: InferenceContainerInputs;
 beforeAll(async () => {
   registry = await Registry.start(login);
   // As `podman login` would leave it, for what `edgeseal image push` pushes with.
-  const auths = {
-    [registry.host]: { auth: Buffer.from(`${login.username}:${login.password}`).toString("base64") },
-  };
-  writeFileSync(join(folder, "auth.json"), JSON.stringify({ auths }), { mode: 0o600 });
+  writeFileSync(join(folder, "auth.json"), authsOf(registry.host), { mode: 0o600 });
   process.env["REGISTRY_AUTH_FILE"] = join(folder, "auth.json");
   // The registry as the node names it.
   repository = `10.0.2.2:${registry.port}/edge/llama-server`;
@@ -165,4 +170,39 @@ test("what the login lets in, the policy does not, unless it is signed; and what
   expect(await onPi(pi, invocation)).toBe(before);
   expect(await driftOf(pi, declared)).toEqual([]);
   expect(await traces()).toBe("");
+});
+
+test("by hand, as the service's own user and with its login, nothing else is pulled either: unsigned, by another key, a tag that was moved", async () => {
+  const name = "edge/llama-server";
+  const other = await makeImage("signed by another key");
+  await push(registry, name, "other", other);
+  await attach(registry, name, other, await signatureOf(other.digest, `${repository}:other`, signingKey()));
+  await push(registry, name, "2", await makeImage("what its tag says before"));
+  const moved = await makeImage("what its tag says now");
+  await push(registry, name, "2", moved);
+  await attach(registry, name, moved, await signatureOf(moved.digest, `${repository}:before`, supplies.key));
+  const auth = "/run/edgeseal-inference/by-hand.json";
+  const byHand = (...words: readonly string[]): Promise<string> =>
+    onPi(
+      pi,
+      `cd /; runuser -u edgeseal-inference -- env $(systemctl show -P Environment edgeseal-inference) REGISTRY_AUTH_FILE=${auth} podman --root ${base.storage} ${words.join(" ")} 2>&1 || :`,
+    );
+  const digests = async (): Promise<ReadonlySet<string>> =>
+    new Set((await byHand("images", "--digests", "--format", "'{{.Digest}}'")).trim().split("\n"));
+  const had = await digests();
+  const { code } = await pi.exec(`sudo -n install -m 600 -o edgeseal-inference /dev/stdin ${auth}`, {
+    stdin: authsOf(`10.0.2.2:${registry.port}`),
+  });
+  expect(code).toBe(0);
+
+  expect(await byHand("pull", `${repository}:unsigned`)).toMatch(/signature was required, but no signature/);
+  expect(await byHand("pull", `${repository}:other`)).toMatch(/cryptographic signature verification failed/);
+  expect(await byHand("pull", `${repository}:2`)).toMatch(
+    /Signature for identity .*:before" is not accepted/,
+  );
+  // The control: with the same words what is signed is taken.
+  const [signed = ""] = image.split("@");
+  expect(await byHand("pull", "-q", signed)).toMatch(/^[0-9a-f]{64}\n$/);
+  expect(await digests()).toEqual(had);
+  await onPi(pi, `rm ${auth}`);
 });
