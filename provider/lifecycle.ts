@@ -400,14 +400,17 @@ function told(error: unknown, node: string, label: string): Error {
   return error instanceof Error ? error : new Error(String(error), { cause: error });
 }
 
+/** Ways in which a connection fails that the program may have put right by now: the key, its command, the pinned host key. */
+const noWayIn = new Set<DeviceErrorKind>(["unreachable", "refused", "denied", "hostKeyMismatch"]);
+
 /**
- * A refresh goes by the recorded connection, which is not what the program says when the node has moved. And the engine changes nothing at all when one
+ * A refresh goes by the recorded connection, which is not what the program says when the node has moved, or is reached otherwise. And the engine changes nothing at all when one
  * read fails: whoever wants the other nodes mended meanwhile has to leave this one out (its resources are named `NODE-...` by components/edge-node.ts).
  */
 function withHint(error: unknown): unknown {
   const cause = error instanceof CallFailed && error.cause instanceof DeviceError ? error.cause : undefined;
-  if (!(error instanceof CallFailed) || cause?.kind !== "unreachable") return error;
-  const hint = `its recorded state is untouched; to go on with the other nodes: \`pulumi up --exclude '**::${cause.node}-*'\`; if the node has moved, \`pulumi up --refresh=false\` records its new connection`;
+  if (!(error instanceof CallFailed) || cause === undefined || !noWayIn.has(cause.kind)) return error;
+  const hint = `its recorded state is untouched; to go on with the other nodes: \`pulumi up --exclude '**::${cause.node}-*'\`; if the program says by now how it is reached, \`pulumi up --refresh=false\` records that`;
   return new CallFailed(error.reason, `${error.message}; ${hint}`, { cause });
 }
 

@@ -10,7 +10,7 @@ export interface Violated {
 }
 
 /**
- * Holds that a run failed, and that the Site's own gate named each violated control, on its node, with the mend below it.
+ * Holds that a run failed, and that the Site's own gate named each violated control, on its node, with the mend below it, and no other.
  * @throws NotAsItShouldBe
  */
 export function refusedByGate(
@@ -32,6 +32,8 @@ export function refusedByGate(
     const named = lines.some((line, at) => names(line, each) && lines[at + 1] === `mend: ${mendOf(each)}`);
     holds(voice, named, `it names ${each.control} on ${each.node}, with the mend`, said(result));
   }
+  const others = lines.flatMap(found).filter((each) => !violated.some((wanted) => same(each, wanted)));
+  holds(voice, others.length === 0, "and nothing else", said(result));
 }
 
 /**
@@ -55,10 +57,14 @@ export function refusedByPack(voice: Voice, result: RunResult, violated: readonl
 }
 
 /** `CONTROL (checklist point N) on NODE, ...: violation: ...`, as both write it. */
-function names(line: string, { control, node }: Violated): boolean {
-  const [id, nodes] = /^(\S+) \(checklist point \d\) on ([^:]+): violation: /.exec(line)?.slice(1) ?? [];
-  return id === control && nodes?.split(", ").includes(node) === true;
+function found(line: string): readonly Violated[] {
+  const [control, nodes] = /^(\S+) \(checklist point \d\) on ([^:]+): violation: /.exec(line)?.slice(1) ?? [];
+  return nodes?.split(", ").map((node) => ({ control: control as Control["id"], node })) ?? [];
 }
+
+const same = (a: Violated, b: Violated): boolean => a.control === b.control && a.node === b.node;
+
+const names = (line: string, wanted: Violated): boolean => found(line).some((each) => same(each, wanted));
 
 function mendOf({ control }: Violated): string {
   const found = checklist.find(({ id }) => id === control);

@@ -9,6 +9,10 @@ export interface Tampering {
   readonly shows: string;
 }
 
+/** Whether what a refresh found is this property, or a part of it. */
+export const isShown = (found: string, { shows }: Tampering): boolean =>
+  found === shows || found.startsWith(`${shows}[`) || found.startsWith(`${shows}.`);
+
 /**
  * Does each of them on the node, and holds that a refresh names it.
  * @returns all that the refresh found
@@ -22,11 +26,11 @@ export async function tamper(
     context.say(`      behind our back: ${what}`);
   }
   const { drifted: found } = await refresh(context);
-  for (const { what, shows } of tamperings) {
+  for (const tampering of tamperings) {
     holds(
       context,
-      found.some((each) => each.startsWith(shows)),
-      `refresh names it: ${what} (${shows})`,
+      found.some((each) => isShown(each, tampering)),
+      `refresh names it: ${tampering.what} (${tampering.shows})`,
       found.join("\n"),
     );
   }

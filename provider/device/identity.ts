@@ -1,12 +1,10 @@
-import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { readFile, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { buffer } from "node:stream/consumers";
 import ssh2, { type ParsedKey } from "ssh2";
 import type { Connection } from "../connection.ts";
 import { cancelled, DeviceError } from "./errors.ts";
+import { IdentityCommands, type Answer } from "./identity-command.ts";
 
 /** How we prove who we are: a private key, or an agent that holds some. */
 export type Identity =
@@ -72,47 +70,11 @@ async function readIdentityFile(node: string, name: string): Promise<Identity> {
   return parsePrivateKey(node, text, from);
 }
 
-/** A person may have to unlock a vault, or touch a token. */
-const commandPatienceMs = 120_000;
-/** More than any private key has. */
-const longestKey = 64 * 1024;
-
-type Answer = { readonly printed: string } | { readonly fault: string } | "cancelled";
-
-/** What a command prints on standard output. Nothing of that, nor of what it says on standard error, is in a fault: either could hold a piece of the key. */
-async function ask(command: string, signal: AbortSignal | undefined): Promise<Answer> {
-  // A group of its own, so that what the shell started ends with it.
-  const child = spawn("/bin/sh", ["-c", command], { stdio: ["ignore", "pipe", "ignore"], detached: true });
-  const deadline = AbortSignal.timeout(commandPatienceMs);
-  const end = signal === undefined ? deadline : AbortSignal.any([signal, deadline]);
-  const stop = (): void => {
-    if (child.pid !== undefined && child.exitCode === null && child.signalCode === null)
-      process.kill(-child.pid, "SIGKILL");
-  };
-  end.addEventListener("abort", stop, { once: true });
-  if (end.aborted) stop();
-  try {
-    const [output, [code]] = await Promise.all([
-      buffer(child.stdout),
-      once(child, "close") as Promise<[number | null]>,
-    ]);
-    if (signal?.aborted === true) return "cancelled";
-    if (deadline.aborted) return { fault: `did not end within ${commandPatienceMs / 1000} s` };
-    if (code !== 0) return { fault: code === null ? "was killed" : `ended with exit status ${code}` };
-    if (output.length === 0) return { fault: "printed nothing" };
-    if (output.length > longestKey)
-      return { fault: `printed ${output.length} bytes, which is no private key` };
-    return { printed: output.toString("utf8") };
-  } finally {
-    end.removeEventListener("abort", stop);
-  }
-}
-
-function keyOf(node: string, answer: Answer): Identity {
-  if (answer === "cancelled") throw cancelled(node, "while the command in identityCommand ran");
+function keyOf(node: string, answer: Answer | undefined): Identity {
+  if (answer === undefined) throw cancelled(node, "while the command in identityCommand ran");
   if ("printed" in answer) return parsePrivateKey(node, answer.printed, "identityCommand");
   throw new DeviceError("refused", node, `the command in identityCommand ${answer.fault}`, {
-    hint: "run it in a shell, as the user and in the environment that Pulumi runs in, and see what it says; it has to print the private key, and nothing else, on standard output",
+    hint: "run it in a shell, as the user and in the environment that Pulumi runs in, and see what it says: it has to print the private key, and nothing else, on standard output. It has no terminal here, and can ask by a window or an agent alone",
   });
 }
 
@@ -125,21 +87,13 @@ export interface Identities {
   of(connection: Connection, signal?: AbortSignal): Promise<Identity>;
 }
 
-/** Asks each command once, however many nodes and connections it is for: it may ask a person. One that failed is asked again. */
 export function createIdentities(): Identities {
-  const asked = new Map<string, Promise<Answer>>();
-  const answerOf = async (command: string, signal: AbortSignal | undefined): Promise<Answer> => {
-    const asking = asked.get(command) ?? ask(command, signal);
-    asked.set(command, asking);
-    const answer = await asking;
-    if (!(typeof answer === "object" && "printed" in answer)) asked.delete(command);
-    return answer;
-  };
+  const commands = new IdentityCommands();
   return {
     async of(connection, signal) {
       const { node, privateKey, identityCommand, identityFile } = connection;
       if (privateKey !== undefined) return parsePrivateKey(node, privateKey, "privateKey");
-      if (identityCommand !== undefined) return keyOf(node, await answerOf(identityCommand, signal));
+      if (identityCommand !== undefined) return keyOf(node, await commands.ask(identityCommand, signal));
       if (identityFile !== undefined) return readIdentityFile(node, identityFile);
       const agent = connection.agent ?? process.env["SSH_AUTH_SOCK"];
       if (agent !== undefined && agent !== "")

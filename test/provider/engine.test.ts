@@ -264,7 +264,7 @@ describe("with a project of its own", () => {
         const stuck = await project.pulumi("up", "--yes", "--skip-preview");
         expect(stuck.code).not.toBe(0);
         expect(stuck.text).toContain(
-          "if the node has moved, `pulumi up --refresh=false` records its new connection",
+          "if the program says by now how it is reached, `pulumi up --refresh=false` records that",
         );
         await project.must("up", "--yes", "--skip-preview", "--refresh=false", "--expect-no-changes");
         await project.must("up", "--yes", "--skip-preview", "--expect-no-changes");
@@ -414,7 +414,7 @@ describe("with a project of its own", () => {
     },
   );
 
-  test("a secret is in no state, log or output", { timeout: 3 * minute }, async () => {
+  test("a secret that came through the engine is in no state or output, and in no log but the engine's own trace", { timeout: 3 * minute }, async () => {
     await withProject(async (project) => {
       await project.must("config", "set", "--secret", "key", canary);
       await project.must("config", "set", "--secret", "password", `${canary}-password`);
@@ -435,7 +435,7 @@ describe("with a project of its own", () => {
       const forms = formsOf("canary", canary);
       const leaks = lines.filter((line) => formsIn(line, forms).length > 0);
       // The engine itself traces each property that it sends or gets at -v=9, the inside of secrets, too, already between the program and itself
-      // (3.259: its filter looks at texts only, not at property values). No provider can help that: a key that must not be in such a trace is given by file or agent.
+      // (3.259: its filter looks at texts only, not at property values). No provider can help that: a key that must not be in such a trace is given by file, command or agent (test/device/engine-on-nodes.test.ts).
       const ofEngine = /"msg":"(Unm|M)arshaling property for RPC\[.*\]: value=/;
       expect(leaks.filter((line) => !ofEngine.test(line))).toEqual([]);
       // The controls: the logs are what they are taken for, and the provider did get the secret.

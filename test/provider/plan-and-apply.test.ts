@@ -235,7 +235,7 @@ describe("read", () => {
     const { message } = await failureOf(provider.read("pi-1/test:Note", noteInputs(), seen));
     expect(message).toBe(
       "pi-1: can't be reached (connection refused); check its power and network; its recorded state is untouched; " +
-        "to go on with the other nodes: `pulumi up --exclude '**::pi-1-*'`; if the node has moved, `pulumi up --refresh=false` records its new connection",
+        "to go on with the other nodes: `pulumi up --exclude '**::pi-1-*'`; if the program says by now how it is reached, `pulumi up --refresh=false` records that",
     );
   });
 

@@ -8,6 +8,7 @@ import { demoSite } from "../site.ts";
 const violated: readonly Violated[] = [
   { control: "3.swap-off", node: "pi-demo" },
   { control: "5.egress-allowlist", node: "pi-demo" },
+  { control: "1.verified-boot", node: "pi-second" },
   { control: "5.default-deny", node: "pi-second" },
   { control: "5.egress-allowlist", node: "pi-second" },
 ];

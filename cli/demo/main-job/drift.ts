@@ -1,6 +1,6 @@
 import { nothingToDo } from "../refresh.ts";
 import { holds, onNode, type DemoStep } from "../step.ts";
-import { tamper, type Tampering } from "../tampering.ts";
+import { isShown, tamper, type Tampering } from "../tampering.ts";
 import { inForce } from "./apply.ts";
 
 const tamperings: readonly Tampering[] = [
@@ -40,12 +40,13 @@ export const drift: DemoStep = {
     "pulumi refresh names exactly what was changed behind our back, property by property; up mends it; then there is nothing left to do",
   async run(context) {
     const found = await tamper(context, tamperings);
-    const others = found.filter((each) => !tamperings.some(({ shows }) => each.startsWith(shows)));
+    const others = found.filter((each) => !tamperings.some((tampering) => isShown(each, tampering)));
     holds(context, others.length === 0, "and nothing else", others.join("\n"));
 
     const mend = await context.pulumi.run(["up", "--yes", "--stack", "demo"], { signal: context.signal });
     holds(context, mend.code === 0, "pulumi up mends it", mend.stdout + mend.stderr);
-    await onNode(context, "rm -f /root/behind");
+    const left = await onNode(context, "ls /root/behind 2>/dev/null || :");
+    holds(context, left === "", "the file that was swapped to is gone: prompts may be in it", left);
     await inForce(context);
     await nothingToDo(context);
   },

@@ -44,7 +44,7 @@ export const lockout: DemoStep = {
 
     roaming.arm();
     const cut = up(context);
-    await pendingChange(context);
+    await lockedOut(context, rules);
     await context.pi.powerCut();
     context.say("      power was cut inside the window");
     await context.pi.boot();
@@ -56,7 +56,7 @@ export const lockout: DemoStep = {
     roaming.arm();
     let engine = 0;
     const killed = up(context, (pid) => (engine = pid));
-    await pendingChange(context);
+    await lockedOut(context, rules);
     process.kill(await providerOf(engine), "SIGKILL");
     context.say("      the provider was killed inside the window");
     const afterKill = await killed;
@@ -93,9 +93,11 @@ function up(context: DemoContext, onStart: (pid: number) => void = () => undefin
   });
 }
 
-/** Returns once the device says that a change waits for its confirmation. */
-async function pendingChange(context: DemoContext): Promise<void> {
-  await onNode(context, "until [ -e /var/lib/edgeseal/pending ]; do sleep 0.2; done");
+/** Returns once the rules that lock us out are in force, and wait for their confirmation. */
+async function lockedOut(context: DemoContext, former: string): Promise<void> {
+  await onNode(context, "until [ -e /var/lib/edgeseal/pending/applied ]; do sleep 0.2; done");
+  const loaded = await loadedRules(context);
+  holds(context, loaded !== former, "the rules that lock us out are in force", loaded);
 }
 
 /** The provider process that an engine started. */

@@ -534,6 +534,9 @@ describe("a node of a site file", () => {
       ...{ node: "pi-1", address: "192.0.2.1", hostKey, port: 22, user: "edgeseal" },
       identityFile: "~/.ssh/id",
     });
+    expect(await connectionOf(site(", identityCommand: pass edge"))).toMatchObject({
+      identityCommand: "pass edge",
+    });
     expect(await connectionOf(site(", port: 2222, user: root, agent: /run/agent"))).toMatchObject({
       ...{ port: 2222, user: "root", agent: "/run/agent" },
     });

@@ -15,6 +15,7 @@ function finding(control: string, node: string, evidence: string): Finding {
 const findings = [
   finding("3.swap-off", "pi-demo", 'swap.mode is "keep"'),
   finding("5.egress-allowlist", "pi-demo", 'firewall.egress is "open"'),
+  finding("1.verified-boot", "pi-second", "boot.require is not declared"),
   finding("5.default-deny", "pi-second", "the node has no `firewall` block"),
   finding("5.egress-allowlist", "pi-second", "the node has no `firewall` block"),
 ];
