@@ -414,37 +414,41 @@ describe("with a project of its own", () => {
     },
   );
 
-  test("a secret that came through the engine is in no state or output, and in no log but the engine's own trace", { timeout: 3 * minute }, async () => {
-    await withProject(async (project) => {
-      await project.must("config", "set", "--secret", "key", canary);
-      await project.must("config", "set", "--secret", "password", `${canary}-password`);
-      const withKey = note(project, "pi-1", { privateKey: { $config: "key" } });
-      project.declare([{ ...withKey, props: { ...withKey.props, password: { $config: "password" } } }]);
-      const verbose = ["-v=9", "--logtostderr", "--logflow"];
-      const said = [
-        await project.must("preview", "--diff", ...verbose),
-        await project.must("up", "--yes", "--skip-preview", ...verbose),
-        await project.must("refresh", "--yes", "--skip-preview", "--diff", ...verbose),
-        (await project.exported()).text,
-      ];
-      project.putNode("pi-1", { ...fresh(), broken: [notePath] });
-      said.push((await project.pulumi("up", "--yes", "--refresh", "--skip-preview", ...verbose)).text);
-      project.removeNode("pi-1");
-      said.push((await project.pulumi("refresh", "--yes", "--skip-preview", ...verbose)).text);
-      const lines = said.join("\n").split("\n");
-      const forms = formsOf("canary", canary);
-      const leaks = lines.filter((line) => formsIn(line, forms).length > 0);
-      // The engine itself traces each property that it sends or gets at -v=9, the inside of secrets, too, already between the program and itself
-      // (3.259: its filter looks at texts only, not at property values). No provider can help that: a key that must not be in such a trace is given by file, command or agent (test/device/engine-on-nodes.test.ts).
-      const ofEngine = /"msg":"(Unm|M)arshaling property for RPC\[.*\]: value=/;
-      expect(leaks.filter((line) => !ofEngine.test(line))).toEqual([]);
-      // The controls: the logs are what they are taken for, and the provider did get the secret.
-      expect(
-        lines.some((line) => line.includes("Create(urn:pulumi:dev::engine-test::edgeseal:test:Note")),
-      ).toBe(true);
-      expect(leaks.some((line) => line.includes(".Create("))).toBe(true);
-    });
-  });
+  test(
+    "a secret that came through the engine is in no state or output, and in no log but the engine's own trace",
+    { timeout: 3 * minute },
+    async () => {
+      await withProject(async (project) => {
+        await project.must("config", "set", "--secret", "key", canary);
+        await project.must("config", "set", "--secret", "password", `${canary}-password`);
+        const withKey = note(project, "pi-1", { privateKey: { $config: "key" } });
+        project.declare([{ ...withKey, props: { ...withKey.props, password: { $config: "password" } } }]);
+        const verbose = ["-v=9", "--logtostderr", "--logflow"];
+        const said = [
+          await project.must("preview", "--diff", ...verbose),
+          await project.must("up", "--yes", "--skip-preview", ...verbose),
+          await project.must("refresh", "--yes", "--skip-preview", "--diff", ...verbose),
+          (await project.exported()).text,
+        ];
+        project.putNode("pi-1", { ...fresh(), broken: [notePath] });
+        said.push((await project.pulumi("up", "--yes", "--refresh", "--skip-preview", ...verbose)).text);
+        project.removeNode("pi-1");
+        said.push((await project.pulumi("refresh", "--yes", "--skip-preview", ...verbose)).text);
+        const lines = said.join("\n").split("\n");
+        const forms = formsOf("canary", canary);
+        const leaks = lines.filter((line) => formsIn(line, forms).length > 0);
+        // The engine itself traces each property that it sends or gets at -v=9, the inside of secrets, too, already between the program and itself
+        // (3.259: its filter looks at texts only, not at property values). No provider can help that: a key that must not be in such a trace is given by file, command or agent (test/device/engine-on-nodes.test.ts).
+        const ofEngine = /"msg":"(Unm|M)arshaling property for RPC\[.*\]: value=/;
+        expect(leaks.filter((line) => !ofEngine.test(line))).toEqual([]);
+        // The controls: the logs are what they are taken for, and the provider did get the secret.
+        expect(
+          lines.some((line) => line.includes("Create(urn:pulumi:dev::engine-test::edgeseal:test:Note")),
+        ).toBe(true);
+        expect(leaks.some((line) => line.includes(".Create("))).toBe(true);
+      });
+    },
+  );
 });
 
 /** Without its engine a provider ends by itself, if it is quicker than we are. */
