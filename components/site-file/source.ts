@@ -85,9 +85,11 @@ function syntaxMessage(code: string, message: string): string {
       return "a second YAML document starts here; a site is one document: remove the `---`";
     case "TAB_AS_INDENT":
       return "a tab as indentation; YAML takes spaces only";
+    case "TAG_RESOLVE_FAILED":
+      return "a tag (`!...`) means nothing in a site file: remove it, or quote the text if it is one";
     default:
       // Some messages quote the text they stumbled on.
-      return `not valid YAML: ${message.replace(/"(?:[^"\\]|\\.){16,}"/g, "(text not shown)")}`;
+      return `not valid YAML: ${message.replace(/"(?:[^"\\]|\\.){16,}"/g, "(text not shown)")}; see that brackets, quotes and indentation before this are as they should be`;
   }
 }
 

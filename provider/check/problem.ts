@@ -44,6 +44,12 @@ export function describeProblem(error: ErrorObject, hidden: boolean): string {
       return String(parameters["pattern"]).length > longestPattern && schema.description !== undefined
         ? `not of the expected form, got ${given}${about(schema)}`
         : `expected a string that matches ${String(parameters["pattern"])}, got ${given}${about(schema)}`;
+    case "minItems":
+    case "minLength": {
+      const what = error.keyword === "minItems" ? "item" : "character";
+      const limit = Number(parameters["limit"]);
+      return `expected at least ${limit} ${what}${limit === 1 ? "" : "s"}, got ${given}${about(schema)}`;
+    }
     default:
       // minimum, maxLength, uniqueItems, ...: ajv's own words name the limit, and no value.
       return `${error.message ?? `fails '${error.keyword}'`}, got ${given}${about(schema)}`;

@@ -114,7 +114,7 @@ test("never quotes a secret, however short, and whatever is wrong with it", asyn
   );
   expect(failures.map(({ property, reason }) => `${property}: ${reason}`)).toEqual([
     "level: expected an integer, got a secret value",
-    expect.stringMatching(/^connection\.user: must NOT have fewer than 1 characters, got a secret value/),
+    expect.stringMatching(/^connection\.user: expected at least 1 character, got a secret value/),
     expect.stringMatching(/^connection\.privateKey: expected a string, got a secret value/),
   ]);
 });

@@ -56,7 +56,7 @@ describe("each fault is told with its line and column, its path, what was expect
       "site: x\nnodes: { name: pi-1 }\n",
       /^stacks\/test\.yaml:2:1: nodes: expected an array, got an object/,
     ],
-    ["no nodes", "site: x\nnodes: []\n", /^stacks\/test\.yaml:2:1: nodes: must NOT have fewer than 1 items/],
+    ["no nodes", "site: x\nnodes: []\n", /^stacks\/test\.yaml:2:1: nodes: expected at least 1 item, got a list of 0/],
     ["no text", "", /^stacks\/test\.yaml:1:1: expected the fields of a site/],
     ["only a word", "demo\n", /^stacks\/test\.yaml:1:1: expected the fields of a site/],
     [
@@ -91,7 +91,7 @@ describe("YAML", () => {
     [
       "a tag that means nothing here",
       siteText("", "    user: !secret x\n"),
-      "stacks/test.yaml:8:11: not valid YAML: Unresolved tag",
+      "stacks/test.yaml:8:11: a tag (`!...`) means nothing in a site file: remove it",
     ],
     [
       "an open bracket",
