@@ -135,6 +135,7 @@ export class FirmwareConfig extends deviceResource<FirmwareArgs & ShippedArgs, "
   appArmor: undefined,
   memoryCgroup: undefined,
   tpm: undefined,
+  marks: undefined,
   ownSettings: undefined,
   settingsElsewhere: undefined,
   commandLineFile: undefined,

@@ -4,14 +4,7 @@ import { outputOf, UnknownObservation, type PartOutput, type Probe } from "../de
 import type { Observed } from "../resource.ts";
 import { kernelValue, parseFiles, readFiles, type ConfigFiles } from "./config-files.ts";
 import { absence, isMadeOf, presence, trialOf, withoutTrial } from "./firmware-config-command-line.ts";
-import {
-  blockBegin,
-  blockEnd,
-  inForce,
-  readConfig,
-  statusOf,
-  type ConfigLine,
-} from "./firmware-config-text.ts";
+import { inForce, linesOf, ownBlock, readConfig, statusOf, type ConfigLine } from "./firmware-config-text.ts";
 import { bootFiles, bootFolder, parseBootFiles } from "./firmware-config-files.ts";
 import { parseStaged, phases, staged, trialMark } from "./firmware-config-staged.ts";
 import { rebootState } from "./reboot-inputs.ts";
@@ -44,6 +37,10 @@ export const firmwareConfigState = Type.Object({
     "Whether the running kernel limits memory (cgroup.controllers has `memory`).",
   ),
   tpm: oneOf(["2.0", "1.2", "none"], "The TPM that the running kernel drives; `none` without /dev/tpm0."),
+  marks: oneOf(
+    ["pair", "none", "broken"],
+    "The marks around edgeseal's lines in config.txt: `broken` when they are not one pair in order, so that nothing is known to be edgeseal's, and nothing is written.",
+  ),
   ownSettings: texts("edgeseal's lines in config.txt."),
   settingsElsewhere: texts("Declared settings that are in force without edgeseal's lines."),
   commandLineFile: Type.String({ description: "The file of the command line on the boot partition." }),
@@ -143,7 +140,7 @@ function parseFirmwareConfig(
   const commandLineFile = `${valueOf(config, "os_prefix") ?? ""}${valueOf(config, "cmdline") ?? "cmdline.txt"}`;
   const commandLineText = boot.get(commandLineFile);
   const line = firstLine(commandLineText ?? "");
-  const own = ownLines(text);
+  const block = ownBlock(linesOf(text));
   const withoutOwn = config.filter(({ ours }) => !ours);
   const tryboot = boot.get("tryboot.txt");
   const judge = (commandLine: string): Record<string, string> => {
@@ -184,7 +181,8 @@ function parseFirmwareConfig(
       ? "enabled"
       : "disabled",
     tpm: tpmOf(kernelValue(system, "/sys/class/tpm/tpm0/tpm_version_major")),
-    ownSettings: own,
+    marks: typeof block === "object" ? "pair" : block,
+    ownSettings: ownLines(text),
     settingsElsewhere: declared.settings.filter((each) => statusOf(withoutOwn, each) === inForce),
     commandLineFile,
     commandLineText: line,
@@ -210,15 +208,10 @@ const firstLine = (text: string): string => (text.split("\n")[0] ?? "").replace(
 
 /** What stands between edgeseal's marks, without the section and the end of an overlay's reach, which are no settings. */
 function ownLines(text: string): string[] {
-  const all = text.split("\n").map((line) => line.replace(/\r$/, ""));
-  let within = false;
-  const own: string[] = [];
-  for (const line of all) {
-    if (line === blockBegin) within = true;
-    else if (line === blockEnd) within = false;
-    else if (within && line !== "[all]" && line !== "dtoverlay=") own.push(line);
-  }
-  return own;
+  const lines = linesOf(text);
+  const block = ownBlock(lines);
+  if (typeof block === "string") return [];
+  return lines.slice(block.begin + 1, block.end).filter((line) => line !== "[all]" && line !== "dtoverlay=");
 }
 
 const isAppArmorEnabled = (system: ConfigFiles): boolean =>

@@ -162,17 +162,19 @@ sync -f .
 `;
 }
 
-/** Shell that prints config.txt without edgeseal's lines, then with these; with its own line ends. Needs a place for a file at `$new.kept`. */
+/**
+ * Shell that prints config.txt without edgeseal's lines, then with these; with its own line ends. Fails where the marks are broken, as `ownBlock` tells it: whose the lines there are is
+ * not guessed. Needs a place for a file at `$new.kept`.
+ */
 export const newConfig = (block: readonly string[]): string => `
   block=${quote(block.length === 0 ? "" : [blockBegin, ...block, blockEnd].join("\n"))}
   cr=$(printf '\\r')
-  begin=$(grep -c "^${blockBegin}$cr*\\$" config.txt || :)
-  end=$(grep -c "^${blockEnd}$cr*\\$" config.txt || :)
-  if [ "$begin" -ne "$end" ] || [ "$begin" -gt 1 ]; then
+  marks=$(sed -n "s/$cr\\$//;/^${blockBegin}\\$/p;/^${blockEnd}\\$/p" config.txt)
+  if [ -n "$marks" ] && [ "$marks" != ${quote(`${blockBegin}\n${blockEnd}`)} ]; then
     echo "the marks around edgeseal's lines in config.txt are not one pair: put them in order, or remove them" >&2
     exit 1
   fi
-  sed "/^${blockBegin}$cr*\\$/,/^${blockEnd}$cr*\\$/d" config.txt >"$new.kept"
+  sed "/^${blockBegin}$cr\\{0,1\\}\\$/,/^${blockEnd}$cr\\{0,1\\}\\$/d" config.txt >"$new.kept"
   cat "$new.kept"
   if [ -n "$block" ]; then
     grep -q "$cr\\$" config.txt || cr=
@@ -217,7 +219,8 @@ ${writeBootFile(commandLineFile, newCommandLine(line, commandLineFile))}`,
 
 /** Steps that take edgeseal's lines out of config.txt, and bring back the parameters of cmdline.txt that it changed. */
 export function takeBack(declared: Declared, observed: FirmwareConfigState): readonly Step[] {
-  const hasOwn = observed.ownSettings.length > 0;
+  // With broken marks the step fails, and says so: else edgeseal's lines would be left without a word.
+  const hasOwn = observed.ownSettings.length > 0 || observed.marks === "broken";
   const commandLine =
     observed.formerCommandLine === ""
       ? observed.commandLineText

@@ -12,6 +12,22 @@ export const longestLine = 98;
 export const blockBegin = "# edgeseal begin: written by edgeseal, and overwritten by it";
 export const blockEnd = "# edgeseal end";
 
+/** What is edgeseal's in config.txt: the lines between its marks; `none` without any; `broken` where the marks are not one pair in order, so that nothing there is known to be edgeseal's. */
+export type OwnBlock = { readonly begin: number; readonly end: number } | "none" | "broken";
+
+/** @param lines of config.txt, without their ends */
+export function ownBlock(lines: readonly string[]): OwnBlock {
+  const marks = lines.flatMap((line, at) => (line === blockBegin || line === blockEnd ? [at] : []));
+  const [begin, end, ...more] = marks;
+  if (begin === undefined) return "none";
+  if (end === undefined || more.length > 0 || lines[begin] !== blockBegin || lines[end] !== blockEnd)
+    return "broken";
+  return { begin, end };
+}
+
+export const linesOf = (text: string): readonly string[] =>
+  text.split("\n").map((line) => line.replace(/\r$/, ""));
+
 /** Whether a line counts on this board. What depends on a display, a serial number or a pin is `maybe`. */
 export type Applies = "yes" | "no" | "maybe";
 
@@ -64,12 +80,10 @@ export function readConfig(files: ReadonlyMap<string, string>, model: string): r
   const lines: ConfigLine[] = [];
   // The sections in force, by what they are about.
   const sections = new Map<string, { readonly name: string; readonly applies: Applies }>();
-  let ours = false;
+  const block = ownBlock(linesOf(files.get("config.txt") ?? ""));
   const read = (file: string, depth: number): void => {
-    for (const [index, raw] of (files.get(file) ?? "").split("\n").entries()) {
-      const whole = raw.replace(/\r$/, "");
-      if (whole === blockBegin) ours = true;
-      if (whole === blockEnd) ours = false;
+    for (const [index, whole] of linesOf(files.get(file) ?? "").entries()) {
+      const ours = depth === 0 && typeof block === "object" && block.begin < index && index < block.end;
       const text = whole.slice(0, longestLine).trim();
       if (text === "" || text.startsWith("#")) continue;
       const section = /^\[(.*)\]$/.exec(text)?.[1];

@@ -195,6 +195,7 @@ export const goodStates: BlockStates = {
     appArmor: "enabled",
     memoryCgroup: "enabled",
     tpm: "2.0",
+    marks: "none",
     ownSettings: [],
     settingsElsewhere: [],
     commandLineFile: "cmdline.txt",

@@ -125,6 +125,41 @@ describe("what is not ours stays byte for byte", () => {
     expect(root.boot("config.txt")).toContain("b=2");
   });
 
+  describe.each([
+    ["in reversed order", (begin: string, end: string) => [end, "mine=1", begin, "user=2"]],
+    ["two pairs", (begin: string, end: string) => [begin, "mine=1", end, begin, "user=2", end]],
+    ["one within the other", (begin: string, end: string) => [begin, "mine=1", begin, "user=2", end]],
+    ["an end alone", (_begin: string, end: string) => ["mine=1", end, "user=2"]],
+  ])("marks that are no pair: %s", (_, lines) => {
+    const [begin = "", end = ""] = ourBlock.split("\n").filter((line) => line.startsWith("#"));
+    const text = ["a=1", ...lines(begin, end), "dtoverlay=vc4-kms-v3d", ""].join("\n");
+
+    test.each(["\n", "\r\n"])("nothing is taken for edgeseal's, and nothing is written (%j)", (lineEnd) => {
+      const config = text.replaceAll("\n", lineEnd);
+      const root = stockRoot(config);
+      const given = inputs({ settings: ["c=1", "user=2"], commandLine: { present: [] } });
+      expect(stateOf(root, given)).toMatchObject({
+        marks: "broken",
+        ownSettings: [],
+        staleSettings: [],
+        settings: { "c=1": "missing", "user=2": "in force" },
+        settingsElsewhere: ["user=2"],
+      });
+      expect(() => apply(root, planFor(root, given))).toThrow("are not one pair");
+      expect(root.boot("config.txt")).toBe(config);
+    });
+
+    test("they are not taken back without a word", () => {
+      const root = stockRoot(text);
+      const given = inputs({ settings: [], commandLine: { present: [] } });
+      const state = stateOf(root, given);
+      expect(() => apply(root, firmwareConfig.revert(given, { outcome: "present", state }))).toThrow(
+        "are not one pair",
+      );
+      expect(root.boot("config.txt")).toBe(text);
+    });
+  });
+
   test("a file that changed since it was looked at is not written", () => {
     const root = stockRoot();
     const steps = planFor(root, inputs());
