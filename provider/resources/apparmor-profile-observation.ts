@@ -56,20 +56,22 @@ export type AppArmorProfileState = Static<typeof appArmorProfileState>;
 
 const securityfs = "/sys/kernel/security/apparmor";
 
+/** Shell patterns of what the kernel has loaded of both profiles, as it was given it; in the order of their names, in which apparmor_parser writes them. */
+export const loadedPolicy = (name: string): string =>
+  [innerName(name), outerName(name)]
+    .map((each) => `${securityfs}/policy/profiles/${each}.*/raw_data`)
+    .join(" ");
+
 export function appArmorProfileProbe(inputs: AppArmorProfileInputs): Probe<Observed<AppArmorProfileState>> {
   const { name } = inputs;
   const path = appArmorPath(name);
   const both = `${innerName(name)}|${outerName(name)}`;
-  // apparmor_parser writes profiles in the order of their names.
-  const loaded = [innerName(name), outerName(name)]
-    .map((each) => `${securityfs}/policy/profiles/${each}.*/raw_data`)
-    .join(" ");
   return {
     id: `edgeseal:security:AppArmorProfile#${name}`,
     parts: {
       kernel: `f=/sys/module/apparmor/parameters/enabled; [ ! -e $f ] || cat $f`,
       modes: `f=${securityfs}/profiles; [ ! -e $f ] || grep -E '^(${both}) ' $f || [ $? -eq 1 ]`,
-      loaded: `set -- ${loaded}
+      loaded: `set -- ${loadedPolicy(name)}
 [ -e "$1" ] && [ -e "\${2-}" ] || exit 0
 cat -- "$@" | sha256sum`,
       // The cache of compiled profiles could be older than the file, or somebody's.

@@ -9,6 +9,7 @@ import {
 } from "./apparmor-profile-observation.ts";
 import { innerName, outerName } from "./apparmor-profile-rules.ts";
 import { inferenceUnit } from "./container-process.ts";
+import { restartWhereItRuns } from "./container-restart.ts";
 import { desiredMarks, differingFiles } from "./managed-files.ts";
 
 /** What has to be observed. */
@@ -81,12 +82,7 @@ export function enforceAppArmorProfile(
           }),
           // A process that was confined by a profile which was taken away is not confined by the next one of that name, and one with two profiles keeps what it had
           // when they are replaced.
-          run({
-            title: `start ${inferenceUnit(inputs.name)} anew, where it runs, under these profiles`,
-            // Without the unit try-restart would be an error.
-            script: `! systemctl is-active -q -- ${inferenceUnit(inputs.name)} || systemctl restart -- ${inferenceUnit(inputs.name)}`,
-            timeoutSeconds: 600,
-          }),
+          restartWhereItRuns(inputs.name, "under these profiles"),
         ]
       : []),
     ...(atBoot === "loaded"

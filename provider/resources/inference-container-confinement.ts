@@ -14,6 +14,15 @@ export interface AccountIds {
   readonly gid: number | undefined;
 }
 
+/** How what a running container was started from compares with what is there now: the same, another, or its start left no record. */
+export type StartedFrom = "this" | "other" | "none";
+
+/** What the node says beside the process itself. */
+export interface Around {
+  readonly ids: AccountIds;
+  readonly startedFrom: Readonly<Record<"seccomp" | "appArmor", StartedFrom>>;
+}
+
 /** capabilities(7), by number. */
 const capabilityNames =
   "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE".split(
@@ -65,13 +74,13 @@ export function desiredConfinement(inputs: InferenceContainerInputs): Record<str
  * What the process is confined by; empty when none runs.
  * @param processes what `readContainerProcesses` printed
  * @param container its mounts, network, limits, and how much of the model is locked
- * @param ids the service's user, by number
+ * @param around the service's user, by number, and what the container was started from
  */
 export function confinementOfContainer(
   inputs: InferenceContainerInputs,
   processes: string,
   container: string,
-  ids: AccountIds,
+  { ids, startedFrom }: Around,
 ): Record<string, string> {
   const [first] = parseContainerProcesses(processes);
   if (first === undefined) return {};
@@ -87,8 +96,8 @@ export function confinementOfContainer(
     groups: first.groups.filter((gid) => gid !== ids.gid).join(" ") || "none",
     capabilities: namesIn(Object.values(first.capabilities)),
     noNewPrivileges: first.noNewPrivileges ? "yes" : "no",
-    seccomp: seccompOf(first, Number(/^main Seccomp_filters:\s*(\d+)/m.exec(container)?.[1] ?? Number.NaN)),
-    appArmor: labelText(first.appArmorLabel),
+    seccomp: seccompOf(first, container, startedFrom.seccomp),
+    appArmor: labelText(first.appArmorLabel, inputs.name, startedFrom.appArmor),
     namespaces: first.ownNamespaces.join(" "),
     rootFilesystem: mounts.find(({ point }) => point === "/")?.writable === false ? "read-only" : "writable",
     writable: writableOf(mounts),
@@ -117,18 +126,31 @@ function ownerOf(
 }
 
 /** podman's filter comes on top of those that systemd set, which podman's own processes have, too. */
-function seccompOf({ seccompMode, seccompFilters }: ContainerProcess, ofMain: number): string {
+function seccompOf(
+  { seccompMode, seccompFilters }: ContainerProcess,
+  container: string,
+  startedFrom: StartedFrom,
+): string {
   if (seccompMode !== 2) return "off";
-  return seccompFilters > ofMain ? "profile" : "none of its own";
+  const ofMain = Number(/^main Seccomp_filters:\s*(\d+)/m.exec(container)?.[1] ?? Number.NaN);
+  return seccompFilters > ofMain ? `profile${asItWas[startedFrom]}` : "none of its own";
 }
+
+/** A process keeps what it was started with: nothing else tells a profile that was changed since, in force or not. */
+const asItWas: Readonly<Record<StartedFrom, string>> = {
+  this: "",
+  other: ", as it was before a change",
+  none: ", of which its start left no record",
+};
 
 /** Debian's profiles of the programs that start a container (/etc/apparmor.d, flags=(unconfined)): they name a process and confine nothing. Another name tells of a profile of somebody's. */
 const confineNothing = ["crun (unconfined)", "podman (unconfined)"];
 
-function labelText(label: string | undefined): string {
+function labelText(label: string | undefined, name: string, startedFrom: StartedFrom): string {
   const { profiles, mode } = confinementOf(label);
   const text = profiles.length === 0 ? mode : `${profiles.join(" and ")} (${mode})`;
-  return confineNothing.includes(text) ? "unconfined" : text;
+  if (confineNothing.includes(text)) return "unconfined";
+  return text === labelOf(name) ? `${text}${asItWas[startedFrom]}` : text;
 }
 
 interface Mount {

@@ -35,8 +35,18 @@ export const allUnits = (name: string): readonly string[] => [
 export const imagesDirectory = "/var/lib/edgeseal/images";
 /** The unit that answered last: what is gone back to. */
 export const recordOf = (name: string): string => `/var/lib/edgeseal/inference/${inferenceUnit(name)}`;
-/** The unit's file as it was when the server was started last, by the check before each start. */
-export const startedUnitOf = (name: string): string => `/run/edgeseal/inference/${name}.unit`;
+/** Copies of what the server was started from last, as it was then: made by the check before each start. */
+export const startedFrom = (
+  name: string,
+): {
+  readonly unit: string;
+  readonly seccomp: string;
+  /** What the kernel had loaded of both profiles. */
+  readonly appArmor: string;
+} => {
+  const status = `/run/edgeseal/inference/${name}`;
+  return { unit: `${status}.unit`, seccomp: `${status}.seccomp`, appArmor: `${status}.apparmor` };
+};
 
 /** The label of what the container runs: both profiles have to allow what it does. */
 export const labelOf = (name: string): string =>

@@ -1,17 +1,28 @@
 import { outputOf, UnknownObservation, type PartOutput, type Probe } from "../device/probe.ts";
 import type { Observed } from "../resource.ts";
+import { loadedPolicy } from "./apparmor-profile-observation.ts";
 import { unitDirectories } from "./boot-units.ts";
 import { byteOrder, parseFiles, readFiles } from "./config-files.ts";
 import { inferenceUnit, readContainerProcesses } from "./container-process.ts";
-import { confinementOfContainer, type AccountIds } from "./inference-container-confinement.ts";
-import { allUnits, managedFiles, recordOf, startedUnitOf, unitPath } from "./inference-container-files.ts";
+import {
+  confinementOfContainer,
+  type AccountIds,
+  type StartedFrom,
+} from "./inference-container-confinement.ts";
+import { allUnits, managedFiles, recordOf, startedFrom, unitPath } from "./inference-container-files.ts";
 import { readRemnants } from "./inference-container-image.ts";
 import { parseImage, type InferenceContainerInputs } from "./inference-container-inputs.ts";
 import { parseMemory, readMemory } from "./inference-container-memory.ts";
 import { parsePlaces, readPlaces } from "./inference-container-places.ts";
 import type { InferenceContainerState } from "./inference-container-state.ts";
 import { digestOf, otherImages, parseStorage, readStorage } from "./inference-container-storage.ts";
-import { askProgram, emptyHome, healthAddress, userOf } from "./inference-container-unit.ts";
+import {
+  askProgram,
+  emptyHome,
+  healthAddress,
+  seccompProfileOf,
+  userOf,
+} from "./inference-container-unit.ts";
 import { contentOf, parseMarks, readMarks } from "./managed-files.ts";
 
 /** The container's first process, as `$p`; nothing is printed when there is none. */
@@ -29,6 +40,7 @@ export function inferenceContainerProbe(
   const user = userOf(name);
   const unit = inferenceUnit(name);
   const units = allUnits(name);
+  const started = startedFrom(name);
   const services = units.filter((each) => each.endsWith(".service"));
   const { address, path, inNamespace } = healthAddress(inputs);
   const ask = `${askProgram} ${address} ${path} 10`;
@@ -48,9 +60,11 @@ if [ -e /var/lib/systemd/linger/${user} ]; then echo lingering; fi`,
 for d in ${unitDirectories.join(" ")}; do
   for f in ${units.map((each) => `"$d/${each}.d"/*.conf`).join(" ")}; do if [ -e "$f" ]; then echo "changed $f"; fi; done
 done`,
-      record: `for f in ${recordOf(name)} ${startedUnitOf(name)}; do
-  if [ ! -e "$f" ]; then echo none; elif cmp -s "$f" ${unitPath(unit)}; then echo this; else echo other; fi
-done`,
+      record: `is() { if [ ! -e "$1" ]; then echo none; elif cmp -s "$1" "$2"; then echo this; else echo other; fi; }
+is ${recordOf(name)} ${unitPath(unit)}
+is ${started.unit} ${unitPath(unit)}
+is ${started.seccomp} ${seccompProfileOf(name)}
+cat ${loadedPolicy(name)} 2>/dev/null | is ${started.appArmor} -`,
       processes: readContainerProcesses(name),
       container: `${firstProcess(unit)}
 [ -n "$p" ] || exit 0
@@ -97,9 +111,9 @@ function parseState(
 ): InferenceContainerState {
   const { name } = inputs;
   const container = outputOf(parts, "container");
-  const [lastGood, startedFrom] = outputOf(parts, "record").split("\n");
+  const [lastGood, ofUnit, seccomp, appArmor] = outputOf(parts, "record").split("\n").map(recorded);
   const { failure, ...units } = readUnits(inputs, outputOf(parts, "units"), {
-    startedFromOther: container !== "" && startedFrom === "other",
+    startedFromOther: container !== "" && ofUnit === "other",
   });
   const storage = parseStorage(outputOf(parts, "storage"));
   const id = /^id (.*)$/m.exec(container)?.[1] ?? "";
@@ -118,10 +132,13 @@ function parseState(
     ...units,
     health: readHealth(outputOf(parts, "health")),
     reason: outputOf(parts, "reason").trim() || failure,
-    lastGood: lastGood === "this" || lastGood === "other" ? lastGood : "none",
+    lastGood: lastGood ?? "none",
     image: running === undefined ? "" : digestOf(storage, running, parseImage(inputs.image)?.digest),
     model: mountedModel(container),
-    confinement: confinementOfContainer(inputs, outputOf(parts, "processes"), container, ids),
+    confinement: confinementOfContainer(inputs, outputOf(parts, "processes"), container, {
+      ids,
+      startedFrom: { seccomp: seccomp ?? "none", appArmor: appArmor ?? "none" },
+    }),
     foreignContainers: storage.containers
       .filter((each) => !each.names.includes(userOf(name)))
       .map((each) => `${each.names.join(" ")} of ${digestOf(storage, each)}`)
@@ -134,6 +151,8 @@ function parseState(
     exposure: readExposure(outputOf(parts, "exposure")),
   };
 }
+
+const recorded = (line: string): StartedFrom => (line === "this" || line === "other" ? line : "none");
 
 const lines = (output: string): string[] => output.split("\n").filter(Boolean).sort(byteOrder);
 

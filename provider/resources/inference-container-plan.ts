@@ -10,7 +10,7 @@ import {
   type Concerns,
 } from "./inference-container-account.ts";
 import { desiredConfinement } from "./inference-container-confinement.ts";
-import { allUnits, managedFiles, recordOf, startedUnitOf, unitPath } from "./inference-container-files.ts";
+import { allUnits, managedFiles, recordOf, startedFrom, unitPath } from "./inference-container-files.ts";
 import { hasImage, pull, removeLeftovers, uploads } from "./inference-container-image.ts";
 import { parseImage, type InferenceContainerInputs } from "./inference-container-inputs.ts";
 import { isOnDemand } from "./inference-container-observation.ts";
@@ -280,7 +280,7 @@ export function removeContainer(
       title: `remove the user ${user}`,
       script: `set -eu
 systemctl daemon-reload
-rm -f ${recordOf(name)} ${recordOf(name)}.asked /run/edgeseal/inference/${name} ${startedUnitOf(name)}
+rm -f ${recordOf(name)} ${recordOf(name)}.asked /run/edgeseal/inference/${name} ${Object.values(startedFrom(name)).join(" ")}
 ! getent passwd ${user} >/dev/null || userdel ${user}
 ! getent group ${user} >/dev/null || groupdel ${user}`,
     }),

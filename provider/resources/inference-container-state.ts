@@ -19,7 +19,7 @@ export const inferenceContainerState = Type.Object({
     description: "Digest of the model that is mounted in the running container; empty when none runs.",
   }),
   confinement: textsByName(
-    "What holds of the container's first process, read from the kernel: `user`, `groups`, `capabilities` (of all five sets), `noNewPrivileges`, `seccomp`, `appArmor`, `namespaces` of its own, `rootFilesystem`, `writable` (what else it can write to), `mounts` (what else of the node is mounted in it), `interfaces` of its network, `oomScoreAdjust`, `memoryMax`, `swapMax`, `tasksMax`, `cpuMax`, and for llama-server `modelLocked`. Empty when none runs.",
+    "What holds of the container's first process, read from the kernel: `user`, `groups`, `capabilities` (of all five sets), `noNewPrivileges`, `seccomp` and `appArmor` (`..., as it was before a change` where the profile has been another one since its start), `namespaces` of its own, `rootFilesystem`, `writable` (what else it can write to), `mounts` (what else of the node is mounted in it), `interfaces` of its network, `oomScoreAdjust`, `memoryMax`, `swapMax`, `tasksMax`, `cpuMax`, and for llama-server `modelLocked`. Empty when none runs.",
   ),
   account: textsByName(
     "The service's user: `uid` (`its own`, `root's` or `shared with USER`), `home`, `shell`, `password`, and its user database entry's `group`; empty without such a user.",

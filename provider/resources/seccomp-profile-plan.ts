@@ -1,7 +1,7 @@
-import { debianPackage, directory, file, remove, run, type Step } from "../device/step.ts";
+import { debianPackage, directory, file, remove, type Step } from "../device/step.ts";
 import { diffState } from "../diff.ts";
 import { PlanRefused } from "../resource.ts";
-import { inferenceUnit } from "./container-process.ts";
+import { restartWhereItRuns } from "./container-restart.ts";
 import { desiredMarks } from "./managed-files.ts";
 import type { SeccompProfileInputs } from "./seccomp-profile-inputs.ts";
 import {
@@ -46,13 +46,7 @@ export function writeSeccompProfile(
     ...(wrong(path)
       ? [
           file({ title: `write the seccomp profile of ${inputs.name}`, ...seccompFile(inputs) }),
-          // A filter is loaded when a process starts, and stays.
-          run({
-            title: `start ${inferenceUnit(inputs.name)} anew, where it runs, under that profile`,
-            // Without the unit try-restart would be an error.
-            script: `! systemctl is-active -q -- ${inferenceUnit(inputs.name)} || systemctl restart -- ${inferenceUnit(inputs.name)}`,
-            timeoutSeconds: 600,
-          }),
+          restartWhereItRuns(inputs.name, "under that profile"),
         ]
       : []),
   ];

@@ -105,6 +105,13 @@ until [ "$(cat /sys/fs/cgroup/system.slice/edgeseal-inference.service/memory.max
 describe("drift", () => {
   /** Each start takes a minute here, so that all of them are mended by one. */
   test.each<[string, string, readonly string[]]>([
+    [
+      "the service is started while its seccomp profile is looser, which is put back",
+      `cd /etc/edgeseal/seccomp && cp inference.json kept
+sed -i 's/"brk",/"brk", "ptrace",/' inference.json && ! cmp -s inference.json kept
+systemctl restart edgeseal-inference && mv kept inference.json`,
+      ["confinement.seccomp"],
+    ],
     ["the user is added to video", "usermod -aG video edgeseal-inference", ["groups"]],
     ["an override is dropped in", override, ["confinement.memoryMax", "unitOverrides"]],
     [

@@ -348,6 +348,11 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
     ),
     fail("another filter than ours", found({ seccomp: "none of its own" }), "seccomp: none of its own"),
     fail(
+      "the filter of a profile that was changed since",
+      found({ seccomp: "profile, as it was before a change" }),
+      "seccomp: profile, as it was before a change",
+    ),
+    fail(
       "a profile that lets all through",
       observed({ seccompProfile: { defaultAction: "allowed", dangerousCalls: ["ptrace"] } }),
       "what the profile does not list: allowed; the profile lets ptrace through",
@@ -402,6 +407,7 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
     ...[
       "unconfined",
       "edgeseal-inference and edgeseal-inference-podman (complain)",
+      `${label}, as it was before a change`,
       "edgeseal-inference-podman (enforce)",
       "edgeseal-other and edgeseal-other-podman (enforce)",
       "crun (unconfined)",

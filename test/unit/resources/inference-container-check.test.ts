@@ -75,6 +75,30 @@ test("a signed model on a mounted volume may be served, and an earlier reason is
   expect(root.read("/run/edgeseal/inference/inference.unit")).toBe("[Unit]\n");
 });
 
+const policy = "/sys/kernel/security/apparmor/policy/profiles";
+const copies = "/run/edgeseal/inference/inference";
+
+test("the profiles that it starts under are kept, too: what the file says, and what the kernel has loaded", () => {
+  using root = goodNode();
+  root.write("/etc/edgeseal/seccomp/inference.json", "{}\n");
+  root.write(`${policy}/edgeseal-inference.4/raw_data`, "inner;");
+  root.write(`${policy}/edgeseal-inference-podman.5/raw_data`, "outer;");
+  root.write(`${policy}/edgeseal-inference-other.6/raw_data`, "of another service;");
+  expect(check(root).code).toBe(0);
+  expect(root.read(`${copies}.seccomp`)).toBe("{}\n");
+  expect(root.read(`${copies}.apparmor`)).toBe("inner;outer;");
+});
+
+test("of what is not there nothing is kept, nor what an earlier start kept", () => {
+  using root = goodNode();
+  root.write(`${copies}.seccomp`, "{}\n");
+  root.write(`${copies}.apparmor`, "inner;outer;");
+  root.write(`${policy}/edgeseal-inference.4/raw_data`, "inner;");
+  expect(check(root).code).toBe(0);
+  expect(root.exists(`${copies}.seccomp`)).toBe(false);
+  expect(root.exists(`${copies}.apparmor`)).toBe(false);
+});
+
 /** A sealed volume that belongs at /var, with another one around it. */
 const sealed = (root: FakeRoot, mountPoint: string, source: string): void => {
   root.write("/mount-point", `@ROOT${mountPoint}\n`);

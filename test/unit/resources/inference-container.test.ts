@@ -126,6 +126,12 @@ describe("drift is named by what it means, and mended", () => {
       [start],
     ],
     [
+      "a profile that was changed, and the server not started anew under it",
+      { confinement: { ...good.confinement, seccomp: "profile, as it was before a change" } },
+      ["confinement.seccomp"],
+      [start],
+    ],
+    [
       "a drop-in",
       { unitOverrides: ["/etc/systemd/system/edgeseal-inference.service.d/x.conf"] },
       ["unitOverrides"],
