@@ -30,8 +30,9 @@ const unitStates = (units: readonly string[]): Readonly<Record<string, RegExp>> 
     ]),
   );
 
-/** No Raspberry Pi 5 has more memory: what is not below it limits nothing. */
+/** No Raspberry Pi 5 has more: what is not below it limits nothing. */
 const largestMemoryMiB = 16 * 1024;
+const coresPercent = 400;
 
 /** Namespaces that have to be the container's own, as they are listed in byte order. */
 const ownNamespaces = "cgroup ipc mnt net pid user uts";
@@ -123,20 +124,34 @@ export const containerControls = [
   control({
     id: "4.limits",
     point: 4,
-    title: "What the container takes of memory, processes and scratch space is limited, and it has no swap",
-    mend: "give `inference` a `memoryMaxMiB` that the node's memory holds (docs/resources/inference-container.md)",
+    title:
+      "What the container takes of memory, processor time, processes and scratch space is limited, and it has no swap",
+    mend: "give `inference` a `memoryMaxMiB` that the node's memory holds, and a `cpuQuotaPercent` below 400, with 3 `threads` at most (docs/resources/inference-container.md)",
     block: "inference",
     declared: {
       reads: ["memoryMaxMiB", "tasksMax", "tmpMiB", "cpuQuotaPercent"],
-      judge: ({ memoryMaxMiB, tasksMax, tmpMiB, cpuQuotaPercent }) =>
-        verdict(
-          memoryMaxMiB < largestMemoryMiB
-            ? []
-            : [
-                `inference.memoryMaxMiB is ${memoryMaxMiB}, and no Raspberry Pi 5 has more than ${largestMemoryMiB}`,
-              ],
+      judge: ({ memoryMaxMiB, nodeMemoryMiB, tasksMax, tmpMiB, cpuQuotaPercent }) => {
+        if (holdsUnknown(nodeMemoryMiB)) return unknown("inference.nodeMemoryMiB is not known at this time");
+        // `tasksMax` is 4096 at most, which is always a limit: the kernel lets a node of 2 GiB have 16384.
+        return verdict(
+          [
+            ...(memoryMaxMiB < (nodeMemoryMiB ?? largestMemoryMiB)
+              ? []
+              : [
+                  `inference.memoryMaxMiB is ${memoryMaxMiB}, and ${nodeMemoryMiB === undefined ? `no Raspberry Pi 5 has more than ${largestMemoryMiB}` : `the node has ${nodeMemoryMiB}`}`,
+                ]),
+            ...(cpuQuotaPercent < coresPercent
+              ? []
+              : [
+                  `inference.cpuQuotaPercent is ${cpuQuotaPercent}, and the four cores of a Raspberry Pi 5 are ${coresPercent}: nothing is left for ssh`,
+                ]),
+            ...(tmpMiB < memoryMaxMiB
+              ? []
+              : [`inference.tmpMiB is ${tmpMiB}, and all that it may have is ${memoryMaxMiB}`]),
+          ],
           `${memoryMaxMiB} MiB of memory, ${cpuQuotaPercent} % of a core, ${tasksMax} tasks, ${tmpMiB} MiB of /tmp`,
-        ),
+        );
+      },
     },
     observed: {
       reads: ["health", "confinement", "nodeMemory"],

@@ -268,8 +268,33 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
     ),
     fail(
       "by more memory than there is",
-      declared({ inference: { memoryMaxMiB: 999_999 } }),
+      declared({ inference: { memoryMaxMiB: 999_999, nodeMemoryMiB: undefined } }),
       "inference.memoryMaxMiB is 999999, and no Raspberry Pi 5 has more than 16384",
+    ),
+    fail(
+      "by all the memory that the node has",
+      declared({ inference: { memoryMaxMiB: 8192 } }),
+      "inference.memoryMaxMiB is 8192, and the node has 8192",
+    ),
+    unclear(
+      "on a node whose memory is not yet known",
+      declared({ inference: { nodeMemoryMiB: unknownValue } }),
+      "inference.nodeMemoryMiB is not known at this time",
+    ),
+    fail(
+      "by all four cores, as four threads ask for",
+      declared({ inference: { threads: 4, cpuQuotaPercent: 400 } }),
+      "inference.cpuQuotaPercent is 400, and the four cores of a Raspberry Pi 5 are 400: nothing is left for ssh",
+    ),
+    pass(
+      "by a little less than all four",
+      declared({ inference: { cpuQuotaPercent: 399 } }),
+      "1024 MiB of memory, 399 % of a core, 64 tasks, 16 MiB of /tmp",
+    ),
+    fail(
+      "with a /tmp that may be all of its memory",
+      declared({ inference: { tmpMiB: 1024 } }),
+      "inference.tmpMiB is 1024, and all that it may have is 1024",
     ),
     pass("limited", observed(), limited),
     fail(

@@ -43,6 +43,7 @@ const hardening = [
   "MemoryMax=1024M",
   "MemorySwapMax=0",
   "TasksMax=64",
+  "CPUQuota=350%",
   "OOMScoreAdjust=500",
   "LimitCORE=0",
   "Delegate=yes",

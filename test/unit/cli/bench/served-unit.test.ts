@@ -63,7 +63,16 @@ test("a comparable unit starts once, beside nothing, and confines all the same",
 });
 
 test("each layer that is taken away takes its lines, and leaves the others", () => {
-  expect(withoutLimits(text)).not.toMatch(/^(MemoryMax|MemorySwapMax|TasksMax|CPUQuota)=|--pids-limit/m);
+  for (const limit of [
+    /^MemoryMax=/m,
+    /^MemorySwapMax=/m,
+    /^TasksMax=/m,
+    /^CPUQuota=200%$/m,
+    / --pids-limit /,
+  ]) {
+    expect(text).toMatch(limit);
+    expect(withoutLimits(text)).not.toMatch(limit);
+  }
   expect(withoutLimits(text)).toContain("SystemCallFilter=");
   const bare = withoutHardening(text);
   expect(bare).not.toMatch(
