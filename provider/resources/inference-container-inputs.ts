@@ -196,9 +196,13 @@ export const inferenceContainerInputs = Type.Object({
 export type InferenceContainerInputs = Static<typeof inferenceContainerInputs>;
 
 /** Names of edgeseal's other units (`edgeseal-NAME.service`). */
-const takenNames = ["cap-pcr15", "firewall", "revert", "trial", "update", "volumes"];
-/** Endings of the units that a service has beside its own. */
-const takenEndings = ["-health", "-port", "-pull"];
+const takenNames = ["cap-pcr15", "firewall", "revert", "trial", "trial-end", "update", "volumes"];
+/** Endings of what a service has beside its own unit and profile: units that stay or come and go, of an update's and of `edgeseal bench`, and podman's profile. */
+const takenEndings = [
+  ...["-health", "-port", "-podman"],
+  ...["-prune", "-pull", "-remove", "-tag"],
+  ...["-back", "-bench", "-compare"],
+];
 
 /** Every fault of the inputs that the schema can't express. */
 export function inferenceContainerProblems(inputs: InferenceContainerInputs): readonly InputProblem[] {
@@ -254,7 +258,7 @@ function nameFault(name: string): string | undefined {
   const ending = takenEndings.find((each) => name.endsWith(each));
   return ending === undefined
     ? undefined
-    : `names that end with ${ending} are those of units that each service has beside its own; name it otherwise`;
+    : `names that end with ${ending} are those of what each service has beside its own unit and profile; name it otherwise`;
 }
 
 const reference =

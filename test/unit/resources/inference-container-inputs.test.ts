@@ -1,6 +1,13 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { comparedUnit, comparingUnit, guardUnit } from "../../../cli/bench/comparison.ts";
 import { inputSchema } from "../../../provider/check/input-schema.ts";
 import { inputValidator } from "../../../provider/check/input-validator.ts";
+import { windowUnit } from "../../../provider/device/commit-confirm.ts";
+import { outerName } from "../../../provider/resources/apparmor-profile-rules.ts";
+import { serviceName } from "../../../provider/resources/container-process.ts";
+import { allUnits } from "../../../provider/resources/inference-container-files.ts";
 import { inferenceContainer } from "../../../provider/resources/inference-container.ts";
 import {
   isStrict,
@@ -19,6 +26,56 @@ test("what has to be given is little, and every default is the strict one", () =
   expect(faults.filter(({ path }) => !path.startsWith("connection"))).toEqual([]);
   expect(inputs).toMatchObject({ ...example, name });
   expect(isStrict(inputs as never)).toBe(true);
+});
+
+/** Texts of all that goes to nodes, and of what runs there by hand. */
+const sources = ["provider", "cli"].flatMap((folder) => {
+  const root = new URL(`../../../${folder}/`, import.meta.url);
+  const entries = readdirSync(root, { recursive: true, withFileTypes: true });
+  return entries
+    .filter((entry) => entry.isFile())
+    .map((entry) => ({
+      name: entry.name,
+      text: readFileSync(join(entry.parentPath, entry.name), "utf8"),
+    }));
+});
+const matchesIn = (pattern: RegExp): ReadonlySet<string> =>
+  new Set(
+    sources.flatMap(({ name, text }) =>
+      [...`${name}\n${text}`.matchAll(pattern)].map(([, found = ""]) => found),
+    ),
+  );
+
+describe("a service may not have the name of something else of edgeseal's", () => {
+  const faultOf = (name: string): string | undefined =>
+    problems({ ...example, name }).find(({ path }) => path === "name")?.message;
+  const isName = (name: string): boolean => new RegExp(serviceName).test(name);
+
+  test("as each unit that is named in what edgeseal writes", () => {
+    const units = [...matchesIn(/\bedgeseal-([a-z0-9-]+)\.(?:service|socket|timer|path|mount|target)\b/g)];
+    // The services' own, by the name that a service has by default.
+    const others = units.filter((each) => !each.startsWith("inference"));
+    expect(others).toEqual(
+      expect.arrayContaining(["cap-pcr15", "firewall", "trial-end", "update", "volumes"]),
+    );
+    for (const name of others) expect(faultOf(name), name).toMatch(/is a unit of edgeseal's own already/);
+    // Longer than a service's name may be.
+    expect(isName(windowUnit("0".repeat(64)).slice("edgeseal-".length))).toBe(false);
+  });
+
+  test("or as what another service has beside its own", () => {
+    const purposes = [...matchesIn(/\basService\([^"]*?, "([a-z]+)",/g)];
+    expect(purposes).toEqual(expect.arrayContaining(["pull", "tag"]));
+    const units = [...allUnits("chat"), comparingUnit("chat"), guardUnit("chat"), comparedUnit("chat")];
+    const beside = [
+      ...units.map((unit) => unit.slice("edgeseal-".length).replace(/\.[a-z]+$/, "")),
+      ...purposes.map((purpose) => `chat-${purpose}`),
+      outerName("chat").slice("edgeseal-".length),
+    ];
+    for (const name of beside.filter((each) => each !== "chat"))
+      expect(faultOf(name), name).toMatch(/^names that end with -/);
+    expect(faultOf("chat")).toBeUndefined();
+  });
 });
 
 describe("inputs that are refused, with what, where and the mend", () => {
