@@ -12,8 +12,8 @@ export const ownershipRecords = "/var/lib/edgeseal/tpm";
 
 const authorization = (of: string) =>
   oneOf(
-    ["ours", "foreign", "empty", "unknown"],
-    `The ${of} authorization: \`ours\`: set by edgeseal, with its recovery ciphertext. \`foreign\`: set, and nobody here knows to what. \`empty\`: anyone who is root owns the TPM.`,
+    ["ours", "pending", "foreign", "empty", "unknown"],
+    `The ${of} authorization: \`ours\`: set by edgeseal, with its recovery ciphertext. \`pending\`: set, and edgeseal's setting of it was cut off, so that it may be what the ciphertext holds, or somebody else's. \`foreign\`: set, and nobody here knows to what. \`empty\`: anyone who is root owns the TPM.`,
   );
 
 const persistentKey = (what: string) =>
@@ -85,7 +85,7 @@ for handle in ${endorsementKeyHandle} ${storageKeyHandle}; do
   fi
 done`),
   records: `cd ${ownershipRecords} 2>/dev/null || exit 0
-for file in */owner.recovery */lockout.recovery */owner.key */lockout.key; do
+for file in */owner.recovery */lockout.recovery */owner.pending */lockout.pending */owner.key */lockout.key; do
   [ ! -f "$file" ] || printf '%s %s\\n' "$file" "$(head -c 4096 <"$file" | base64 -w 0)"
 done`,
 };
@@ -126,11 +126,12 @@ function parseTpmOwnership(given: Readonly<Record<string, PartOutput>>): TpmOwne
     storage === undefined ? undefined : records.get(`${storage.digest}/${name}`);
   const authorizationOf = (name: "owner" | "lockout"): TpmOwnershipState["ownerAuth"] => {
     if (!flag(properties, `${name}AuthSet`)) return "empty";
+    if (recordOf(`${name}.pending`) !== undefined) return "pending";
     return recordOf(`${name}.recovery`) === undefined ? "foreign" : "ours";
   };
   const recovery = Object.fromEntries(
     ["owner", "lockout"].flatMap((name): [string, string][] => {
-      const ciphertext = recordOf(`${name}.recovery`);
+      const ciphertext = recordOf(`${name}.pending`) ?? recordOf(`${name}.recovery`);
       return ciphertext === undefined || !flag(properties, `${name}AuthSet`) ? [] : [[name, ciphertext]];
     }),
   );

@@ -37,7 +37,7 @@ ${command}
 
 /**
  * Steps that take ownership. The keys come first, since making them persistent needs the owner authorization; the limits before the lockout authorization, which guards them.
- * @throws PlanRefused when there is no TPM 2.0, it is not the pinned one, or somebody else owns it.
+ * @throws PlanRefused when there is no TPM 2.0, it is not the pinned one, or somebody else owns it or may own it.
  */
 export function takeOwnership(wanted: Ownership, observed: TpmOwnershipState): readonly Step[] {
   requireOurs(wanted, observed);
@@ -109,6 +109,13 @@ function requireOurs(wanted: Ownership, observed: TpmOwnershipState): void {
       );
     }
   }
+  for (const name of ["owner", "lockout"] as const) {
+    if (observed[`${name}Auth`] !== "pending") continue;
+    throw new PlanRefused(
+      `the ${name} authorization of the TPM is set, and setting it was cut off here: it is what \`recovery.${name}\` of the state holds, or somebody else's`,
+      `have the TPM tell, and take it back if it is edgeseal's: ./edgeseal keys open ${wanted.node} tpm/${name} ... | ssh ... sudo tpm2_changeauth -c ${name} -p file:- (docs/resources/tpm-ownership.md, "Pending"); the next plan sets another then`,
+    );
+  }
   const foreign = (["ownerAuth", "lockoutAuth"] as const).filter((name) => observed[name] === "foreign");
   if (foreign.length === 0) return;
   const names = foreign.map((name) => name.replace("Auth", "")).join(" and ");
@@ -119,7 +126,7 @@ function requireOurs(wanted: Ownership, observed: TpmOwnershipState): void {
   if (observed.storageKey === "none") {
     throw new PlanRefused(
       `${which}, and there is no storage root key by which to tell whether edgeseal set them`,
-      `whoever took it away had the owner authorization; if that is in ${ownershipRecords}/*/owner.recovery, decrypt it with the site's recovery key and make the key persistent again (docs/resources/tpm-ownership.md), or clear the TPM (tpm2_clear)`,
+      `whoever took it away had the owner authorization; if that is in ${ownershipRecords}/*/owner.recovery (or owner.pending), decrypt it with the site's recovery key and make the key persistent again (docs/resources/tpm-ownership.md), or clear the TPM (tpm2_clear)`,
     );
   }
   throw new PlanRefused(

@@ -128,7 +128,7 @@ test("power is cut after the ciphertext is on the disk and before the TPM has th
   expect(await cut).toBeInstanceOf(Error);
   await pi.boot();
   await onPi(pi, `rm ${held}`);
-  expect(await onPi(pi, "ls /var/lib/edgeseal/tpm/*/owner.recovery")).not.toBe("");
+  expect(await onPi(pi, "ls /var/lib/edgeseal/tpm/*/owner.pending")).not.toBe("");
   expect(await stateOf()).toMatchObject({ ownerAuth: "empty", lockoutAuth: "empty", recovery: {} });
   await bringUp(pi, declared);
   // The TPM takes what the ciphertext holds.

@@ -163,6 +163,7 @@ const cases: Readonly<Record<string, readonly Case[]>> = {
       "TPM none",
     ),
     fail("somebody else's", observed({ tpm: { ownerAuth: "foreign" } }), "owner authorization foreign"),
+    fail("perhaps ours", observed({ tpm: { lockoutAuth: "pending" } }), "lockout authorization pending"),
     fail(
       "cleared",
       asking({}, { tpm: { storageKey: "none", ownerAuth: "empty", lockoutAuth: "empty" } }),

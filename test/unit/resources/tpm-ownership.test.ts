@@ -180,37 +180,80 @@ describe("with a TPM", () => {
     expect(stateOf()).toEqual(before);
   });
 
-  test("cut off between the ciphertext and the TPM, the next plan makes another, and no set authorization is ever without its own", async (context) => {
-    const tpm = await fresh(context);
-    const steps = planFor();
-    apply(steps.slice(0, -2));
-    // The TPM's last word is lost on the way: the step ends right before it.
-    root.write("/bin/tpm2_changeauth", "#!/bin/sh\nexit 143\n");
-    root.sh('chmod 755 "$ROOT/bin/tpm2_changeauth"');
-    const [owner] = steps.slice(-2);
-    if (owner === undefined) throw new Error("no step");
-    expect(() => apply([owner])).toThrow("the TPM did not take the owner authorization");
-    const lost = root.sh("base64 -w 0 /var/lib/edgeseal/tpm/*/owner.recovery").stdout;
-    expect(lost).toMatch(/^[A-Za-z0-9+/]{600,}=*$/);
-    expect(stateOf()).toMatchObject({ ownerAuth: "empty", recovery: {} });
-    root.remove("/bin/tpm2_changeauth");
-    apply(planFor());
-    expect(stateOf().ownerAuth).toBe("ours");
-    expect(stateOf().recovery["owner"]).not.toBe(lost);
-    await tpm.run("tpm2_evictcontrol", "-C", "o", "-P", await authorization("owner"), "-c", "0x81000001");
-  });
+  describe("cut off while an authorization is set", () => {
+    /** Has what stands for `tpm2_changeauth` end the step as a power cut does. */
+    const cutOff = (script: string): void => {
+      root.write("/bin/tpm2_changeauth", `#!/bin/sh\n${script}\n`);
+      root.sh('chmod 755 "$ROOT/bin/tpm2_changeauth"');
+      const [owner] = planFor();
+      if (owner === undefined) throw new Error("no step");
+      expect(() => apply([owner])).toThrow("the TPM did not take the owner authorization");
+      root.remove("/bin/tpm2_changeauth");
+    };
+    const beforeTheTpm = "exit 143";
+    const afterTheTpm = '/usr/bin/tpm2_changeauth "$@" && exit 143';
+    const record = (): string => root.sh("base64 -w 0 /var/lib/edgeseal/tpm/*/owner.pending").stdout;
+    /** What there is before: everything but the authorizations. */
+    const withKeys = async (context: TestContext): Promise<SoftwareTpm> => {
+      const tpm = await fresh(context);
+      apply(planFor().slice(0, -2));
+      return tpm;
+    };
 
-  test("cut off after the TPM took it, it is ours with its ciphertext", async (context) => {
-    await fresh(context);
-    const steps = planFor();
-    apply(steps.slice(0, -2));
-    root.write("/bin/tpm2_changeauth", '#!/bin/sh\n/usr/bin/tpm2_changeauth "$@" && exit 143\n');
-    root.sh('chmod 755 "$ROOT/bin/tpm2_changeauth"');
-    expect(() => apply(steps.slice(-2, -1))).toThrow();
-    root.remove("/bin/tpm2_changeauth");
-    expect(stateOf().ownerAuth).toBe("ours");
-    expect(await authorization("owner")).toMatch(/^[0-9a-f]{32}$/);
-    expect(planFor().map(({ title }) => title)).toEqual(["set the lockout authorization of the TPM"]);
+    test("before the TPM has it, the next plan makes another, and no set authorization is ever without its own", async (context) => {
+      const tpm = await withKeys(context);
+      cutOff(beforeTheTpm);
+      const lost = record();
+      expect(lost).toMatch(/^[A-Za-z0-9+/]{600,}=*$/);
+      expect(stateOf()).toMatchObject({ ownerAuth: "empty", recovery: {} });
+      apply(planFor());
+      expect(stateOf().ownerAuth).toBe("ours");
+      expect(stateOf().recovery["owner"]).not.toBe(lost);
+      expect(record()).toBe("");
+      await tpm.run("tpm2_evictcontrol", "-C", "o", "-P", await authorization("owner"), "-c", "0x81000001");
+    });
+
+    test("after the TPM took it, it is pending: its ciphertext is kept, and with it the TPM gives it back; the next plan goes on", async (context) => {
+      const tpm = await withKeys(context);
+      cutOff(afterTheTpm);
+      expect(stateOf()).toMatchObject({ ownerAuth: "pending", recovery: { owner: record() } });
+      expect(differences()).toContain("ownerAuth");
+      expect(() => planFor()).toThrow("setting it was cut off here");
+      await tpm.write("value", await authorization("owner"));
+      await tpm.run("tpm2_changeauth", "-c", "owner", "-p", "file:value");
+      expect(stateOf().ownerAuth).toBe("empty");
+      apply(planFor());
+      expect(differences()).toEqual([]);
+    });
+
+    test("what somebody else sets then is not taken for ours, nor is anything written over", async (context) => {
+      const tpm = await withKeys(context);
+      const steps = planFor();
+      cutOff(beforeTheTpm);
+      const kept = record();
+      await tpm.run("tpm2_changeauth", "-c", "owner", "theirs");
+      expect(stateOf().ownerAuth).toBe("pending");
+      expect(() => planFor()).toThrow("or somebody else's");
+      expect(() => apply(steps.slice(0, 1))).toThrow("whether it is edgeseal's is not known");
+      expect(record()).toBe(kept);
+      await tpm.write("value", await authorization("owner"));
+      await expect(tpm.run("tpm2_changeauth", "-c", "owner", "-p", "file:value")).rejects.toThrow();
+      await tpm.run("tpm2_changeauth", "-c", "owner", "-p", "theirs");
+    });
+
+    test("the ciphertext of one that was taken back does not speak for the next one", async (context) => {
+      const tpm = await withKeys(context);
+      apply(planFor());
+      await tpm.run("tpm2_changeauth", "-c", "owner", "-p", await authorization("owner"));
+      expect(stateOf().ownerAuth).toBe("empty");
+      root.write("/bin/tpm2_changeauth", "#!/bin/sh\nexit 143\n");
+      root.sh('chmod 755 "$ROOT/bin/tpm2_changeauth"');
+      expect(() => apply(planFor())).toThrow("did not take the owner");
+      root.remove("/bin/tpm2_changeauth");
+      await tpm.run("tpm2_changeauth", "-c", "owner", "theirs");
+      expect(stateOf()).toMatchObject({ ownerAuth: "pending", lockoutAuth: "ours" });
+      expect(root.sh("ls /var/lib/edgeseal/tpm/*/").stdout.split("\n")).not.toContain("owner.recovery");
+    });
   });
 
   test("a TPM2_Clear behind our back is drift, property by property; ownership is taken anew", async (context) => {
