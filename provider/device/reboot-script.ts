@@ -1,5 +1,5 @@
 import { killAfterSeconds } from "./bounded-step.ts";
-import { policyKeyOfPins } from "./policy-key-of-pins.ts";
+import { lockedVolumes } from "./locked-volumes.ts";
 import { quote } from "./shell-quote.ts";
 import type { RebootStep } from "./step.ts";
 
@@ -28,7 +28,7 @@ const isUnapproved = 3;
 
 /**
  * Whether sealed volumes would open after the next boot, or, with the path of a folder, after one with the files of that folder on the boot partition: 0 when there are none, or when the node has a signature for the state that the next boot would measure, for each volume by the policy key
- * that it is sealed to (the fingerprint, as approvals have it, of the key in its pins; of one that is not finished any key). Where nothing measures, no boot has an approval. systemd's signature file names each by the digest of its policy, which the measuring program works out as it does for the log of a boot.
+ * that it is sealed to. Where nothing measures, no boot has an approval. systemd's signature file names each by the digest of its policy, which the measuring program works out as it does for the log of a boot.
  */
 export const approvalCheck = (folder?: string): string => `set -eu
 set -- /etc/edgeseal/volumes/*.conf
@@ -42,17 +42,7 @@ log=$($measure --next${folder === undefined ? "" : ` --with ${quote(folder)}`}) 
 policy=$(printf '%s\\n' "$log" | $measure --policy) || tell "$measure --policy failed"
 case $policy in *[!0-9a-f]*) policy= ;; esac
 [ "\${#policy}" -eq 64 ] || tell "$measure --policy printed no digest"
-signed=
-approvals=/etc/edgeseal/trust/approvals.json
-if [ -f $approvals ]; then signed=$(tr -d ' \\t\\r\\n' <$approvals | sed 's/},{/}\\n{/g' | grep -iF '"pol":"'"$policy"'"' || :); fi
-${policyKeyOfPins}locked=
-for each; do
-  by=
-  if [ -f "\${each%.conf}.pins" ]; then by=$(printf '"pkfp":"%s"' "$(bound "\${each%.conf}.pins")"); fi
-  if [ -n "$signed" ] && printf '%s\\n' "$signed" | grep -qF -e "$by"; then continue; fi
-  each=\${each##*/}
-  locked="$locked \${each%.conf}"
-done
+${lockedVolumes}locked_in "$policy" /etc/edgeseal/trust/approvals.json "$@"
 [ -n "$locked" ] || exit 0
 [ -z "$signed" ] || signed='; it is approved, by another policy key than they are sealed to: edgeseal volume recover'
 printf 'sealed volumes:%s; policy of the next boot: %s%s\\n' "$locked" "$policy" "$signed" >&2

@@ -1,3 +1,4 @@
+import { lockedVolumes } from "../device/locked-volumes.ts";
 import { sha256Hex } from "../trust/digest.ts";
 import { onDevice, type ManagedFile } from "./managed-files.ts";
 
@@ -10,6 +11,8 @@ export const measuredBootPaths = {
   panic: "/etc/initramfs-tools/scripts/panic/edgeseal",
   record: "/etc/initramfs/post-update.d/edgeseal",
   aptHook: "/usr/lib/edgeseal/apt-hook",
+  // By its name after what copies the image to the boot partition (z50-raspi-firmware).
+  warn: "/etc/initramfs/post-update.d/zz-edgeseal",
   keepBoot: "/usr/lib/edgeseal/keep-boot",
   aptConf: "/etc/apt/apt.conf.d/90edgeseal",
 } as const;
@@ -34,7 +37,8 @@ const contents = {
   script: onDevice("initramfs-script"),
   panic: onDevice("initramfs-panic"),
   record: onDevice("initramfs-record"),
-  aptHook: onDevice("apt-hook"),
+  aptHook: `#!/bin/sh\n${lockedVolumes}\n${onDevice("apt-hook")}`,
+  warn: onDevice("initramfs-warn"),
   keepBoot: onDevice("keep-boot"),
   aptConf: onDevice("apt.conf"),
 } as const;
@@ -57,6 +61,7 @@ export function managedFiles(node: string): readonly MeasuringFile[] {
     ["record", "0755", contents.record],
     ["hook", "0755", contents.hook],
     ["aptHook", "0755", contents.aptHook],
+    ["warn", "0755", contents.warn],
     ["keepBoot", "0755", contents.keepBoot],
     ["aptConf", "0644", contents.aptConf],
   ];

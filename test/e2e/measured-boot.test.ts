@@ -121,19 +121,24 @@ test("what an update and an administrator change is predicted, named, warned of,
   const approved = [first.pcr11].map((pcr11) => ({ pcr11, pol: policyPcrDigest(pcr11), sig: "c2ln" }));
   const json = JSON.stringify(systemdSignature("ab".repeat(32), approved));
   await onPi(pi, `mkdir -p /etc/edgeseal/trust && printf '%s' '${json}' >/etc/edgeseal/trust/approvals.json`);
-  await onPi(
+  // What stands for a volume, until there is nothing to be warned of any more.
+  await onPi(pi, "mkdir -p /etc/edgeseal/volumes && touch /etc/edgeseal/volumes/models.conf");
+  const warning =
+    "edgeseal: the next boot would not be an approved one, and these sealed volumes would stay locked: models\n";
+  const built = await onPi(
     pi,
     `sed -i 's/ quiet/ quiet lsm=apparmor/' /boot/firmware/cmdline.txt
 echo dtparam=audio=off >>/boot/firmware/config.txt
 echo 'Another overlay' >>/boot/firmware/overlays/README
-update-initramfs -u`,
+update-initramfs -u 2>&1`,
   );
+  expect(built.split(warning)).toHaveLength(2);
+  expect(built).toContain("edgeseal:   changed: file initramfs_2712\n");
   const warned = await onPi(pi, "apt-get -y purge less 2>&1");
-  expect(warned).toContain(
-    "edgeseal: the next boot would not be an approved one: its sealed volumes would stay locked.",
-  );
+  expect(warned.split(warning)).toHaveLength(2);
   expect(warned).toContain("edgeseal:   changed: file config.txt\n");
   expect(await onPi(pi, "journalctl --no-pager -t edgeseal -o cat")).toContain("edgeseal update pi-1");
+  await onPi(pi, "rm -r /etc/edgeseal/volumes");
 
   const before = await stateOf();
   expect(before).toMatchObject({ initramfs: "current", pendingReboot: true });

@@ -36,6 +36,7 @@ export const CHECKS: readonly Check[] = [
         "initramfs-script",
         "initramfs-record",
         "initramfs-rebuild",
+        "initramfs-warn",
         "apt-hook",
         "keep-boot",
         "own-tpm",

@@ -1,25 +1,36 @@
 import { spawnSync } from "node:child_process";
-import { copyFileSync, readFileSync } from "node:fs";
+import { chmodSync, copyFileSync, mkdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { mkdirSync } from "node:fs";
 import { describe, expect, test } from "vitest";
+import { managedFiles, type MeasuredBootFile } from "../../../provider/resources/measured-boot-files.ts";
 import { parseEventLog, pcr11Of } from "../../../provider/trust/event-log.ts";
 import { policyPcrDigest, systemdSignature } from "../../../provider/trust/pcr-policy.ts";
+import { fingerprint, readPublicKey } from "../../../provider/trust/public-key.ts";
+import { testKey } from "../trust/keys.ts";
 import { bootFiles, FakeTpm, MeasuredNode, onDevice, systemFiles } from "./measure-fixture.ts";
 
-/** A node with the program where the hook looks for it. */
+const hook = "/usr/lib/edgeseal/apt-hook";
+const installed = (name: MeasuredBootFile): { readonly path: string; readonly content: string } => {
+  const found = managedFiles("pi-1").find((each) => each.name === name);
+  if (found === undefined) throw new Error(`no ${name}`);
+  return found;
+};
+
+/** A node with two sealed volumes, and the program where the hook looks for it. */
 function aNode(): MeasuredNode {
   const node = new MeasuredNode({ ...systemFiles, ...bootFiles });
   const program = join(node.root, "usr/lib/edgeseal/measure");
   mkdirSync(dirname(program), { recursive: true });
   copyFileSync(onDevice("measure"), program);
+  node.write(hook, installed("aptHook").content);
+  for (const name of ["logs", "models"]) node.write(`/etc/edgeseal/volumes/${name}.conf`, "");
   node.tool("logger", `printf '%s\\n' "$*" >>"${node.root}/args"; cat >>"${node.root}/journal"`);
   return node;
 }
 
 /** What apt runs once dpkg is done. */
 function afterDpkg(node: MeasuredNode): { readonly warning: string; readonly journal: string } {
-  const { status, stdout, stderr } = spawnSync("sh", [onDevice("apt-hook"), node.root], {
+  const { status, stdout, stderr } = spawnSync("sh", [join(node.root, hook), node.root], {
     env: { PATH: node.path },
     encoding: "utf8",
   });
@@ -29,8 +40,8 @@ function afterDpkg(node: MeasuredNode): { readonly warning: string; readonly jou
   return { warning: stderr, journal };
 }
 
-/** Approves the state that the next boot will have now, beside another one. */
-async function approveNext(node: MeasuredNode, spaces?: number): Promise<void> {
+/** Approves the state that the next boot will have now, beside another one, by this policy key. */
+async function approveNext(node: MeasuredNode, spaces?: number, by = "ab".repeat(32)): Promise<void> {
   const { stdout } = await node.measure(["--next"]);
   const policies = [pcr11Of(parseEventLog(stdout).events), "0".repeat(64)].map((pcr11) => ({
     pcr11,
@@ -39,7 +50,7 @@ async function approveNext(node: MeasuredNode, spaces?: number): Promise<void> {
   }));
   node.write(
     "/etc/edgeseal/trust/approvals.json",
-    JSON.stringify(systemdSignature("ab".repeat(32), policies), null, spaces),
+    JSON.stringify(systemdSignature(by, policies), null, spaces),
   );
 }
 
@@ -53,9 +64,38 @@ describe("after dpkg", () => {
     },
   );
 
-  test("nothing is said where nobody approves states", () => {
+  test("nothing is said where nothing is sealed, whatever is approved", async () => {
     using node = aNode();
+    node.remove("/etc/edgeseal/volumes");
+    await approveNext(node);
+    node.write("/boot/firmware/kernel_2712.img", "a new kernel");
     expect(afterDpkg(node)).toEqual({ warning: "", journal: "" });
+  });
+
+  test("without any approval the volumes would stay locked", () => {
+    using node = aNode();
+    expect(afterDpkg(node).warning).toContain("these sealed volumes would stay locked: logs models\n");
+  });
+
+  test("an approval by another policy key than a volume is sealed to opens nothing of it", async () => {
+    using node = aNode();
+    const [former, current] = [testKey("policy"), testKey("policy")];
+    const of = ({ publicKeyPem }: typeof former): string =>
+      fingerprint(readPublicKey(publicKeyPem, "policy"));
+    const sealedTo = (name: string, { publicKeyPem }: typeof former): void =>
+      node.write(
+        `/etc/edgeseal/volumes/${name}.pins`,
+        `uuid=x\nfact tokens.0.tpm2_pubkey ${Buffer.from(publicKeyPem).toString("base64")}\n`,
+      );
+    sealedTo("logs", former);
+    sealedTo("models", current);
+    await approveNext(node, undefined, of(current));
+    expect(afterDpkg(node).warning)
+      .toBe(`edgeseal: the next boot is approved by another policy key than these volumes are sealed to, which would stay locked: logs
+edgeseal: seal them to that one before a reboot, at the operator's: edgeseal volume recover pi-1
+`);
+    sealedTo("logs", current);
+    expect(afterDpkg(node).warning).toBe("");
   });
 
   test("a change of what the next boot measures is told, by name, with the mend, and in the journal", async () => {
@@ -66,7 +106,7 @@ describe("after dpkg", () => {
     node.write("/boot/firmware/overlays/README", "other overlays");
     node.write("/boot/firmware/kernel8.img", "one more");
     node.remove("/boot/firmware/bcm2712-rpi-5-b.dtb");
-    const expected = `edgeseal: the next boot would not be an approved one: its sealed volumes would stay locked.
+    const expected = `edgeseal: the next boot would not be an approved one, and these sealed volumes would stay locked: logs models
 edgeseal:   changed: file initramfs_2712
 edgeseal:   changed: tree overlays
 edgeseal:   gone:    file bcm2712-rpi-5-b.dtb
@@ -95,6 +135,56 @@ edgeseal: approve it before a reboot, at the operator's: edgeseal update pi-1
     expect(afterDpkg(node).warning).toContain("would not be an approved one");
     node.remove("/usr/lib/edgeseal/measure");
     expect(afterDpkg(node).warning).toContain("would not be an approved one");
+  });
+});
+
+describe("after an initramfs was built", () => {
+  /** What update-initramfs runs, with what a distribution copies an image by; `env` is what it was run in. */
+  const afterUpdate = (node: MeasuredNode, env: Readonly<Record<string, string>> = {}): string => {
+    const folder = "/etc/initramfs/post-update.d";
+    const { path, content } = installed("warn");
+    expect(dirname(path)).toBe(folder);
+    node.write(path, content.replaceAll("/usr/lib/edgeseal/apt-hook", `${node.root}/run-hook`));
+    node.write("/run-hook", `#!/bin/sh\nexec sh ${node.root}${hook} ${node.root}\n`);
+    node.write(
+      `${folder}/z50-raspi-firmware`,
+      `#!/bin/sh\ncp "$2" ${node.root}/boot/firmware/initramfs_2712\n`,
+    );
+    node.write("/boot/initrd.img-6.12", "a new initramfs");
+    for (const each of [path, "/run-hook", `${folder}/z50-raspi-firmware`])
+      chmodSync(join(node.root, each), 0o755);
+    // As initramfs-tools calls it.
+    const words = ["--exit-on-error", "--arg=6.12", `--arg=${node.root}/boot/initrd.img-6.12`];
+    const { status, stderr } = spawnSync("run-parts", [...words, join(node.root, folder)], {
+      env: { PATH: node.path, ...env },
+      encoding: "utf8",
+    });
+    expect(status).toBe(0);
+    return stderr;
+  };
+
+  test("by hand, it is told of what is on the boot partition by then", async () => {
+    using node = aNode();
+    expect((await node.extend(new FakeTpm())).code).toBe(0);
+    await approveNext(node);
+    expect(afterUpdate(node)).toContain(
+      "stay locked: logs models\nedgeseal:   changed: file initramfs_2712\n",
+    );
+    await approveNext(node);
+    expect(afterUpdate(node)).toBe("");
+  });
+
+  test("under apt, its own hook tells it", async () => {
+    using node = aNode();
+    await approveNext(node);
+    expect(afterUpdate(node, { DPKG_FRONTEND_LOCKED: "true" })).toBe("");
+    expect(afterDpkg(node).warning).toContain("stay locked: logs models\n");
+  });
+
+  test("it fails nothing where the rest was taken away", () => {
+    using node = aNode();
+    node.remove(hook);
+    expect(() => afterUpdate(node)).not.toThrow();
   });
 });
 

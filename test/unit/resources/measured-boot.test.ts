@@ -191,6 +191,7 @@ describe("a node that is not measured yet", () => {
       "write /etc/initramfs/post-update.d/edgeseal",
       "write /etc/initramfs-tools/hooks/edgeseal",
       "write /usr/lib/edgeseal/apt-hook",
+      "write /etc/initramfs/post-update.d/zz-edgeseal",
       "write /usr/lib/edgeseal/keep-boot",
       "write /etc/apt/apt.conf.d/90edgeseal",
       "build the initramfs with the measuring program",

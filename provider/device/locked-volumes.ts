@@ -1,0 +1,21 @@
+import { policyKeyOfPins } from "./policy-key-of-pins.ts";
+
+/**
+ * Shell function `locked_in POLICY APPROVALS CONF...`: sets `locked`, the names of those volumes that stay locked in a boot whose state has this policy, and `signed`, the approvals of that state,
+ * a line each. A volume opens by an approval of the policy key that it is sealed to (the fingerprint, as approvals have it, of the key in its pins; one that is not finished by any).
+ */
+export const lockedVolumes = `${policyKeyOfPins}locked_in() {
+  locked='' signed=''
+  if [ -f "$2" ]; then
+    signed=$(tr -d ' \\t\\r\\n' <"$2" | sed 's/},{/}\\n{/g' | grep -iF '"pol":"'"$1"'"' || :)
+  fi
+  shift 2
+  for conf; do
+    by=''
+    if [ -f "\${conf%.conf}.pins" ]; then by=$(printf '"pkfp":"%s"' "$(bound "\${conf%.conf}.pins")"); fi
+    if [ -n "$signed" ] && printf '%s\\n' "$signed" | grep -qF -e "$by"; then continue; fi
+    conf=\${conf##*/}
+    locked="$locked \${conf%.conf}"
+  done
+}
+`;
