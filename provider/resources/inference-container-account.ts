@@ -131,29 +131,42 @@ chmod 0700 -- ${quote(storage)}`,
   ];
 }
 
-/** What others run as the service's user, or in its storage, ends: with the service, which is started anew. */
+/**
+ * What others run as the service's user, or in its storage, ends. The service goes on: whether it can be started anew is not known yet. Before an image is taken, which such a process could change
+ * once it is in storage.
+ */
 export function endForeign(
   { name, storage }: InferenceContainerInputs,
   state: InferenceContainerState,
 ): readonly Step[] {
   if (state.foreignContainers.length === 0 && state.foreignProcesses.length === 0) return [];
   const user = userOf(name);
+  const podman = (...words: readonly string[]): string => asService({ name, storage }, "remove", words);
   return [
     run({
       title: `end what ${user} runs beside its service, and remove its other containers`,
       script: `set -eu
-systemctl stop ${inferenceUnit(name)} 2>/dev/null || :
 uid=$(id -u ${user})
 # Whatever was read before: never another user's, and never root's.
 [ "$uid" -gt 0 ] && [ "$(getent passwd | awk -F: -v u="$uid" '$3 == u' | wc -l)" -eq 1 ] ||
   { echo "the user id $uid of ${user} is not its own alone" >&2; exit 1; }
+foreign() {
+  for p in $(pgrep -U "$uid"); do
+    # One that ended meanwhile is none.
+    { read -r cgroup <"/proc/$p/cgroup"; } 2>/dev/null || continue
+    case $cgroup/ in */${inferenceUnit(name)}/*) ;; *) echo "$p" ;; esac
+  done
+}
 tries=0
-while pkill -KILL -U "$uid"; do
+while pids=$(foreign) && [ -n "$pids" ]; do
   tries=$((tries + 1))
   [ "$tries" -lt 50 ] || { echo "processes of ${user} come back: see what starts them" >&2; exit 1; }
+  kill -KILL $pids 2>/dev/null || :
   sleep 0.1
 done
-${asService({ name, storage }, "remove", ["rm", "--all", "--force"])}`,
+containers=$(${podman("ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}}")})
+others=$(printf '%s\\n' "$containers" | awk '$2 != "${user}" { print $1 }')
+[ -z "$others" ] || { ${podman("rm", "--force", "OTHERS").replace("OTHERS", "$others")} >/dev/null; }`,
       timeoutSeconds: unitSeconds,
     }),
   ];

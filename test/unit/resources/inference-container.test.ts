@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -361,40 +362,98 @@ test("an image has its name last, once all of it is on the disk, and what it cam
   expect(places).toEqual(places.toSorted((a, b) => a - b));
 });
 
-/** The step that ends what others run, with a user database that says this of numbers. */
-function ending(passwd: string): {
-  readonly code: number;
-  readonly stderr: string;
-  readonly calls: readonly string[];
-} {
+/** The step that ends what others run, with a user database that says this of numbers; beside a process of the service's own and one of somebody's, which are real. */
+function ending(passwd: string) {
   using root = new FakeRoot();
   const step = planFor({ ...good, foreignProcesses: ["sleep in /user.slice"] }).find(({ title }) =>
     title.startsWith("end what"),
   );
+  const [own = "", foreign = ""] = spawnSync(
+    "sh",
+    ["-c", "for i in 1 2; do sleep 100 >/dev/null 2>&1 & echo $!; done"],
+    { encoding: "utf8" },
+  )
+    .stdout.trim()
+    .split("\n");
+  // One that ended may wait for somebody to ask what became of it.
+  const alive = `alive() { case $(cut -d' ' -f3 "/proc/$1/stat" 2>/dev/null) in '' | Z) return 1 ;; esac; }`;
+  root.write(`/proc/${own}/cgroup`, "0::/system.slice/edgeseal-inference.service/libpod-payload-1\n");
+  root.write(`/proc/${foreign}/cgroup`, "0::/user.slice/edgeseal-inference.service.evil\n");
   for (const [name, script] of Object.entries({
     getent: `printf '${passwd}'`,
     id: `printf '${passwd}' | sed -n 's/^edgeseal-inference:x:\\([0-9]*\\):.*/\\1/p'`,
-    pkill: `echo "pkill $*" >>"$ROOT/calls"; exit 1`,
-    "systemd-run": "exit 0",
+    pgrep: `${alive}\necho "pgrep $*" >>"$ROOT/calls"; for p in ${own} ${foreign}; do ! alive $p || echo $p; done`,
+    "systemd-run": `case "$*" in
+*' ps --all '*) printf 'aa edgeseal-inference\nbb by-hand\ncc other\n' ;;
+*) echo "$*" | sed 's/.* --events-backend none /podman /' >>"$ROOT/calls" ;;
+esac`,
     install: "exit 0",
   })) {
     root.write(`/bin/${name}`, `#!/bin/sh\n${script}\n`);
     chmodSync(join(root.root, "bin", name), 0o755);
   }
-  const { code, stderr } = root.sh(step?.kind === "run" ? step.script : "exit 99");
-  return { code, stderr, calls: root.calls().filter((call) => call.startsWith("pkill")) };
+  try {
+    const { code, stderr } = root.sh(step?.kind === "run" ? step.script : "exit 99");
+    const left = spawnSync(
+      "sh",
+      ["-c", `${alive}\nfor p in ${own} ${foreign}; do ! alive $p || echo $p; done`],
+      {
+        encoding: "utf8",
+      },
+    );
+    const names: Readonly<Record<string, string>> = { [own]: "its own", [foreign]: "somebody's" };
+    const calls = root.calls();
+    return {
+      code,
+      stderr,
+      left: left.stdout
+        .trim()
+        .split("\n")
+        .map((pid) => names[pid]),
+      removed: calls.filter((call) => call.startsWith("podman")),
+      asked: new Set(calls.filter((call) => call.startsWith("pgrep"))),
+    };
+  } finally {
+    spawnSync("kill", ["-KILL", own, foreign]);
+  }
 }
 
-test("what others run as the service's user is ended, and never what another user runs, or root", () => {
+test("what others run as the service's user is ended, and never the service, what another user runs, or root", () => {
   const other = "root:x:0:0::/:/bin/sh\\nedge:x:1000:1000::/:/bin/sh\\n";
   const own = (uid: number): string => `${other}edgeseal-inference:x:${uid}:989::/:/bin/sh\\n`;
-  expect(ending(own(989))).toMatchObject({ code: 0, calls: ["pkill -KILL -U 989"] });
+  expect(ending(own(989))).toEqual({
+    code: 0,
+    stderr: "",
+    left: ["its own"],
+    removed: ["podman rm --force bb cc"],
+    asked: new Set(["pgrep -U 989"]),
+  });
   for (const uid of [0, 1000])
     expect(ending(own(uid))).toEqual({
       code: 1,
       stderr: `the user id ${uid} of edgeseal-inference is not its own alone`,
-      calls: [],
+      left: ["its own", "somebody's"],
+      removed: [],
+      asked: new Set(),
     });
+});
+
+test("until the image is there nothing stops the service, whatever else is amiss", () => {
+  const steps = planFor({
+    ...good,
+    images: [],
+    image: "sha256:c",
+    foreignContainers: ["x of y"],
+    foreignProcesses: ["sleep in /user.slice"],
+    groups: ["video"],
+    subordinateIds: ["/etc/subuid: x"],
+  });
+  const pull = steps.findIndex(({ title }) => title.startsWith("take the image"));
+  expect(pull).toBeGreaterThan(0);
+  // What such a process could change it must not be there for.
+  expect(titles(steps.slice(0, pull))).toContainEqual(expect.stringMatching(/^end what/));
+  const scripts = steps.slice(0, pull).map((step) => (step.kind === "run" ? step.script : ""));
+  expect(scripts.join("\n")).not.toMatch(/systemctl (stop|restart|start)|pkill|rm' --all|rm --all/);
 });
 
 test("without a port the units of a former one go", () => {
