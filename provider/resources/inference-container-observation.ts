@@ -71,7 +71,12 @@ cat ${loadedPolicy(name)} 2>/dev/null | is ${started.appArmor} -`,
 echo "id $id"
 sed 's/^/mount /' "/proc/$p/mountinfo" 2>/dev/null
 sed 's/^/net /' "/proc/$p/net/dev" 2>/dev/null
-awk '/^[0-9a-f]+-/ { model = $6 == "/models/model.gguf" } model && /^(Size|Locked):/ { sum[$1] += $2 } END { for (k in sum) print "map " k " " sum[k] }' "/proc/$p/smaps" 2>/dev/null
+# Not Locked:, which is the process's share of what others have mapped, too (another service with this model).
+awk '/^[0-9a-f]+-/ { model = $6 == "/models/model.gguf" }
+model && /^Size:/ { size += $2 }
+model && /^Rss:/ { resident = $2 }
+model && /^VmFlags:.* lo( |$)/ { locked += resident }
+END { if (size) print "map Size: " size "\\nmap Locked: " locked + 0 }' "/proc/$p/smaps" 2>/dev/null
 c=\${f%/libpod-payload-*}
 for k in memory.max memory.swap.max pids.max cpu.max; do if [ -r "$c/$k" ] && read -r v <"$c/$k"; then echo "limit $k $v"; fi; done
 main=$(systemctl show -P MainPID ${unit})

@@ -4,6 +4,7 @@ import { UnknownObservation, type PartOutput } from "../../../provider/device/pr
 import { inferenceContainer } from "../../../provider/resources/inference-container.ts";
 import type { InferenceContainerInputs } from "../../../provider/resources/inference-container-inputs.ts";
 import type { InferenceContainerState } from "../../../provider/resources/inference-container-state.ts";
+import { addPayload, processFiles, rootWithInit } from "./container-root.ts";
 import {
   account,
   digest,
@@ -231,6 +232,57 @@ describe("each fault of the process is told by its name", () => {
     ["another model", replaced("container", model, "c".repeat(64)), { model: `sha256:${"c".repeat(64)}` }],
   ])("%s", (_, changed, expected) => {
     expect(drift(changed)).toEqual(expected);
+  });
+});
+
+describe("how much of the model is locked", () => {
+  /** A mapping of smaps, in KiB (proc_pid_smaps(5)); half of it counts as this process's where another has it mapped, too. */
+  const mapping = (path: string, size: number, marks: { rss?: number; shared?: boolean; flags: string }) => {
+    const { rss = size, shared = false, flags } = marks;
+    const share = shared ? rss / 2 : rss;
+    const sizes = [`Size: ${size} kB`, `Rss: ${rss} kB`, `Pss: ${share} kB`];
+    const locked = `Locked: ${/ lo( |$)/.test(flags) ? share : 0} kB`;
+    return [
+      `7f3a1c000000-7f3a2ab28000 r--s 00000000 fe:00 131 ${path}`,
+      ...sizes,
+      locked,
+      `VmFlags: ${flags}`,
+      "",
+    ].join("\n");
+  };
+  const model = "/models/model.gguf";
+  const locked = "rd mr me ms lo sd";
+  const library = mapping("/usr/lib/libggml.so", 800, { flags: "rd mr mw me sd" });
+
+  const read = (...mappings: readonly string[]): string | undefined => {
+    using root = rootWithInit();
+    addPayload(root, [7]);
+    processFiles(root, 7, {});
+    root.write("/proc/7/smaps", mappings.join(""));
+    const said = root.sh(inferenceContainer.observe(wanted).parts["container"] ?? "").stdout;
+    const maps = said.split("\n").filter((line) => line.startsWith("map "));
+    return stateOf(replaced("container", /map Size: .*\nmap Locked: .*/, maps.join("\n"))).confinement[
+      "modelLocked"
+    ];
+  };
+
+  test.each<[string, string | undefined, readonly string[]]>([
+    ["all of it", "all", [library, mapping(model, 240_000, { flags: locked })]],
+    [
+      "all of it, which another service has mapped, too",
+      "all",
+      [mapping(model, 240_000, { shared: true, flags: locked }), library],
+    ],
+    [
+      "the first half, as where the limit of locked memory ends",
+      "part",
+      [mapping(model, 1000, { flags: locked }), mapping(model, 1000, { flags: "rd mr me ms sd" })],
+    ],
+    ["what is to be locked once it is there", "part", [mapping(model, 1000, { rss: 400, flags: locked })]],
+    ["none of it, though all is in memory", "none", [mapping(model, 1000, { flags: "rd mr me ms sd" })]],
+    ["none of it, and another file", "none", [mapping("/usr/lib/x", 1000, { flags: locked })]],
+  ])("%s: %s", (_, expected, mappings) => {
+    expect(read(...mappings)).toBe(expected);
   });
 });
 
