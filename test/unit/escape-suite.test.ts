@@ -1,4 +1,8 @@
-import { readFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { getSystemErrorName } from "node:util";
 import { expect, test } from "vitest";
 import {
   alone,
@@ -29,6 +33,40 @@ test("docs/escape-suite.md shows each layer and each attempt, and no other", () 
 test("the probe knows the attempts, in the same order", () => {
   const named = [...read("../e2e/escape/probe.c").matchAll(/^ {2}\{"([a-z-]+)", try_\w+\},$/gm)];
   expect(named.map(([, name]) => name)).toEqual(attempts.map(({ name }) => name));
+});
+
+/** An attempt of the probe's in a process of its own, which ends in one of these ways; `cc` makes a program of it that does nothing else. */
+const inChild = `#define serve serve_requests
+#include "probe.c"
+#undef serve
+static long through(long unused) { return 0; }
+static long refused(long error) { return -error; }
+static long killed(long signal) { return call(sys_kill, raw(39, 0, 0, 0, 0, 0, 0), signal); }
+void serve(long *arguments) {
+  const char *how = (char *)arguments[2];
+  call(sys_exit_group, -in_child(*how == 't' ? through : *how == 'r' ? refused : killed, *how == 'r' ? 13 : 9));
+}
+`;
+const compiles = process.arch === "x64" && spawnSync("cc", ["--version"]).status === 0;
+
+test.skipIf(!compiles)("an attempt whose process is killed did not go through", () => {
+  const folder = mkdtempSync(join(tmpdir(), "edgeseal-in-child-"));
+  try {
+    const source = join(folder, "in-child.c");
+    const program = join(folder, "in-child");
+    writeFileSync(source, inChild);
+    const flags = "-w -O0 -nostdlib -static -ffreestanding -fno-stack-protector -fno-pie -no-pie".split(" ");
+    const probes = new URL("../e2e/escape", import.meta.url).pathname;
+    const compiled = spawnSync("cc", [...flags, "-I", probes, "-o", program, source], { encoding: "utf8" });
+    expect(compiled.stderr).toBe("");
+    const errors = ["through", "refused", "killed"].map((how) => spawnSync(program, [how]).status);
+    const [, , killed] = errors;
+    expect(errors).toEqual([0, 13, 4]);
+    const named = attempts.flatMap(({ stoppedBy }) => stoppedBy.map(({ error }) => error));
+    expect(named).not.toContain(getSystemErrorName(-(killed ?? 0)));
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
 
 test("each attempt is stopped by something, by no layer twice, and by each that is in its row", () => {

@@ -18,6 +18,7 @@ enum {
 enum { AT_FDCWD = -100, O_RDONLY = 0, O_WRONLY = 1, O_CREAT = 0100, O_EXCL = 0200, O_CLOEXEC = 02000000 };
 enum { AF_UNIX = 1, AF_INET = 2, AF_NETLINK = 16, AF_PACKET = 17, SOCK_STREAM = 1, SOCK_DGRAM = 2, SOCK_RAW = 3 };
 enum { PROT_READ = 1, PROT_WRITE = 2, PROT_EXEC = 4, MAP_SHARED = 1, MAP_PRIVATE = 2, MAP_ANONYMOUS = 0x20 };
+enum { EINTR = 4 };
 enum { SIGTERM = 15, SIGCHLD = 17, CLONE_NEWUSER = 0x10000000 };
 /* CLONE_VM, FS, FILES, SIGHAND, THREAD and SYSVSEM: as the C library makes threads. */
 enum { thread_flags = 0x50f00 };
@@ -62,7 +63,8 @@ static long in_child(long (*attempt)(long), long number) {
   long child = call(sys_clone, SIGCHLD);
   if (child < 0) return attempt(number);
   if (child == 0) call(sys_exit_group, -attempt(number));
-  call(sys_wait4, child, &status, 0, 0);
+  /* One that was ended by a signal, or is not told of, did not go through: an error that no row names. */
+  if (call(sys_wait4, child, &status, 0, 0) != child || status & 0x7f) return -EINTR;
   return -(status >> 8 & 0xff);
 }
 
