@@ -37,6 +37,10 @@ const coresPercent = 400;
 /** Namespaces that have to be the container's own, as they are listed in byte order. */
 const ownNamespaces = "cgroup ipc mnt net pid user uts";
 
+/** The one device that a server is let use: what `hailo` serves from, as the kind itself asks for. */
+const isOneAccelerator = (variant: string, devices: readonly string[]): boolean =>
+  variant === "hailo" && devices.length === 1 && /^\/dev\/(hailo\d+|h1x-\d+)$/.test(devices[0] ?? "");
+
 /** Point 4: inference in a rootless container with a strict seccomp profile and an AppArmor profile, both in effect. */
 export const containerControls = [
   control({
@@ -56,7 +60,9 @@ export const containerControls = [
             ...(noNewPrivileges ? [] : ["inference.confinement.noNewPrivileges is false"]),
             ...(network === "none" ? [] : [`inference.confinement.network is ${JSON.stringify(network)}`]),
             ...(capabilities.length === 0 ? [] : [`added capabilities: ${capabilities.join(", ")}`]),
-            ...(devices.length === 0 || variant === "hailo" ? [] : [`added devices: ${devices.join(", ")}`]),
+            ...(devices.length === 0 || isOneAccelerator(variant, devices)
+              ? []
+              : [`added devices: ${devices.join(", ")}`]),
           ],
           "a system user of its own, no capability, no network, root file system read-only",
         );

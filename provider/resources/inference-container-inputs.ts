@@ -322,13 +322,15 @@ function nestingFault(storage: string, modelDirectory: string): string | undefin
 }
 
 const hailoDevice = new RegExp(acceleratorPath);
+const isAccelerator = (devices: readonly string[]): boolean =>
+  devices.length === 1 && hailoDevice.test(devices[0] ?? "");
 
 function confinementProblems({
   variant,
   confinement: { devices },
 }: InferenceContainerInputs): readonly InputProblem[] {
   if (variant === "hailo")
-    return devices.length === 1 && hailoDevice.test(devices[0] ?? "")
+    return isAccelerator(devices)
       ? []
       : problemsAt(
           "confinement.devices",
@@ -347,6 +349,6 @@ export function isStrict({ variant, confinement: given }: InferenceContainerInpu
     given.memoryLock &&
     given.network === "none" &&
     given.capabilities.length === 0 &&
-    (variant === "hailo" || given.devices.length === 0)
+    (given.devices.length === 0 || (variant === "hailo" && isAccelerator(given.devices)))
   );
 }

@@ -158,6 +158,13 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
       loose({ devices: ["/dev/hailo0"] }, { variant: "hailo" }),
       "a system user of its own, no capability, no network, root file system read-only",
     ),
+    ...[["/dev/mem"], ["/dev/hailo0", "/dev/mem"], ["/dev/hailo0", "/dev/hailo1"]].map((devices) =>
+      fail(
+        `for hailo ${devices.join(" and ")}`,
+        loose({ devices }, { variant: "hailo" }),
+        `added devices: ${devices.join(", ")}`,
+      ),
+    ),
     fail(
       "loose, in every way there is",
       loose({

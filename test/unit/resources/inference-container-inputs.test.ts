@@ -156,5 +156,6 @@ describe("what is loosened is not strict", () => {
 
   test("the control: the accelerator of hailo is a part of it", () => {
     expect(isStrict({ ...loosened({ devices: ["/dev/hailo0"] }), variant: "hailo" })).toBe(true);
+    expect(isStrict({ ...loosened({ devices: ["/dev/mem"] }), variant: "hailo" })).toBe(false);
   });
 });
