@@ -8,7 +8,13 @@ const engineAddress = process.argv.slice(2).find((argument) => !argument.startsW
 const server = await serve({
   version: packageVersion(),
   kinds: async () => (await import("./registry.ts")).kinds,
-  devices: async (kinds) => (await import("./device/devices.ts")).createDevices({ kinds }),
+  devices: async (kinds) => {
+    const [{ createDevices }, { challengeTpmForSecret: challengeTpm }] = await Promise.all([
+      import("./device/devices.ts"),
+      import("./resources/tpm-challenge.ts"),
+    ]);
+    return createDevices({ kinds, challengeTpm });
+  },
   engineAddress,
 });
 runAsPlugin(server);

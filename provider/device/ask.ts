@@ -1,6 +1,6 @@
 import { newNonce, parseProbes, renderProbes, renderScript, requireComplete } from "./batch.ts";
 import type { PartOutput, Probe } from "./probe.ts";
-import type { RunOptions, Session } from "./session.ts";
+import type { Runner, RunOptions } from "./session.ts";
 
 /** What became of each part of a probe, by its name. */
 export type Parts = Readonly<Record<string, PartOutput>>;
@@ -14,14 +14,14 @@ export type Question = Pick<Probe<unknown>, "id" | "parts">;
  * @throws DeviceError as `Session.run`, and when the answer does not come whole
  */
 export async function ask(
-  session: Session,
+  on: Runner,
   questions: readonly Question[],
   options: RunOptions,
 ): Promise<(question: Question) => Parts> {
   const nonce = newNonce();
   const probes = questions.map(({ id, parts }) => ({ id, parts, parse: () => undefined }));
-  const result = await session.run(renderScript(renderProbes(probes, nonce), nonce), options);
-  requireComplete(session.node, result, nonce);
+  const result = await on.run(renderScript(renderProbes(probes, nonce), nonce), options);
+  requireComplete(on.node, result, nonce);
   const answers = parseProbes(result.stdout, result.stderr, nonce);
   return ({ id }) => answers.get(id) ?? {};
 }

@@ -5,6 +5,7 @@ import type { ResourceKind } from "../resource.ts";
 import type { Device, Devices } from "./device.ts";
 import { cancelled } from "./errors.ts";
 import type { Breakpoint } from "./plan-points.ts";
+import type { ChallengeTpm } from "./required-tpm.ts";
 import { createSession, type SessionOptions } from "./session.ts";
 import { SshDevice } from "./ssh-device.ts";
 import { ssh2Transport } from "./ssh2-transport.ts";
@@ -21,6 +22,8 @@ export interface DevicesOptions {
   readonly maxAgeMs?: number;
   /** Deadline for one batch of probes, in milliseconds. Default 60 000. */
   readonly observeTimeoutMs?: number;
+  /** How a TPM is challenged before a plan with a secret for it is sent. Default: such a plan is not sent. */
+  readonly challengeTpm?: ChallengeTpm;
   /** Where a plan stops and waits to be killed; for tests only. */
   readonly breakpoint?: Breakpoint;
   /** How connections are made; the defaults of `SessionOptions`. */
@@ -53,6 +56,7 @@ export function createDevices(options: DevicesOptions): Devices {
         owner,
         maxAgeMs: options.maxAgeMs ?? 60_000,
         observeTimeoutMs: options.observeTimeoutMs ?? 60_000,
+        challengeTpm: options.challengeTpm,
         breakpoint: options.breakpoint,
       });
       devices.set(identity, device);

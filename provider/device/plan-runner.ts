@@ -6,10 +6,11 @@ import { cancelled, DeviceError } from "./errors.ts";
 import type { ManifestChange } from "./manifest.ts";
 import { failureIn } from "./plan-failure.ts";
 import { parsePlanOutput, said, type PlanOutput } from "./plan-output.ts";
-import { isReboot, type Breakpoint, type PlanPoint } from "./plan-points.ts";
+import { isReboot, stepsOf, type Breakpoint, type PlanPoint } from "./plan-points.ts";
 import { changeOf, renderPlan } from "./plan-script.ts";
 import type { Probe } from "./probe.ts";
 import { throughReboot } from "./reboot.ts";
+import { challenged, requiredTpm, type ChallengeTpm } from "./required-tpm.ts";
 import type { Session } from "./session.ts";
 import type { Step } from "./step.ts";
 import type { ExecResult } from "./transport.ts";
@@ -26,6 +27,8 @@ export interface ApplyPlanOptions {
   readonly signal?: AbortSignal;
   readonly manifest?: ManifestChange;
   readonly breakpoint?: Breakpoint;
+  /** How the TPM is challenged that a step asks for. A plan with such a step is malformed without it. */
+  readonly challengeTpm?: ChallengeTpm;
   /** Called with the title of each step as it begins on the device. */
   readonly onProgress?: (message: string) => void;
   /** How long to wait for another plan on this node, in seconds. Default 20: what a killed provider left running ends meanwhile, mostly. */
@@ -60,7 +63,7 @@ class Progress {
 }
 
 /**
- * Applies a plan and reads back, in one exec. Each upload before it takes one exec more; a plan that ends with a commit-confirmed change or a reboot takes one new connection with one exec more; what is read back then is
+ * Applies a plan and reads back, in one exec. Each upload before it takes one exec more; a plan for one TPM only takes the execs of a challenge before it, on the same connection; a plan that ends with a commit-confirmed change or a reboot takes one new connection with one exec more; what is read back then is
  * the state after it.
  *
  * What stopped the plan on the device is in `failure`, beside what was read back.
@@ -79,6 +82,7 @@ export async function applyPlan(
   const script = { changeNonce: newNonce(), owner, purpose, breakpoint, lockWaitSeconds };
   // A malformed plan is found before anything large is on its way.
   renderPlan(steps, readback, { ...script, nonce: newNonce(), manifest: options.manifest });
+  requiredTpm(stepsOf(steps));
   const uploaded = await sendUploads(session, steps, {
     script,
     signal: options.signal,
@@ -113,6 +117,10 @@ async function runPlan(
     lockWaitSeconds,
   });
   const titles = new Map(plan.points.map(({ id, title }) => [id, title]));
+  const tpm = requiredTpm(plan.points);
+  if (tpm !== undefined) options.onProgress?.(`challenge the TPM, for: ${tpm.title}`);
+  const runner =
+    tpm === undefined ? session : await challenged(session, tpm, options.challengeTpm, options.signal);
 
   let armedAtMs: number | undefined;
   const armed = Promise.withResolvers<undefined>();
@@ -132,7 +140,7 @@ async function runPlan(
     options.signal === undefined ? abandon.signal : AbortSignal.any([options.signal, abandon.signal]);
   let heard = "";
   let heardAtMs = performance.now();
-  const exec = session.run(plan.script, {
+  const exec = runner.run(plan.script, {
     timeoutMs: plan.deadlineSeconds * 1000,
     signal,
     onStdout: (chunk) => {

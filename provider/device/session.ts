@@ -31,8 +31,8 @@ export interface RunOptions {
   readonly attempts?: number;
 }
 
-/** One device, reached by one connection that is opened when first needed and kept. */
-export interface Session {
+/** What runs scripts on one device. */
+export interface Runner {
   /** The node's name in its site, for messages. */
   readonly node: string;
   /**
@@ -41,10 +41,18 @@ export interface Session {
    * @throws DeviceError `unreachable`, `hostKeyMismatch`, `denied`, `timedOut`, `refused`, `cancelled`.
    */
   run(script: string, options: RunOptions): Promise<ExecResult>;
+}
+
+/** One device, reached by one connection that is opened when first needed and kept. */
+export interface Session extends Runner {
   /** The same on a new connection, which takes the old one's place once it carried the exec; the old one is closed then. */
   runOnNewConnection(script: string, options: RunOptions): Promise<ExecResult>;
-  /** Opens the connection, when there is none. @throws as `run`, but for `timedOut` of a script. */
-  connect(signal?: AbortSignal): Promise<void>;
+  /**
+   * Opens the connection, when there is none.
+   * @returns what runs scripts over this connection and no other: with it gone that is `unreachable`, and nothing is sent
+   * @throws as `run`, but for `timedOut` of a script
+   */
+  connect(signal?: AbortSignal): Promise<Runner>;
   /** Closes every connection and ends what runs, with `cancelled`; idempotent. Later calls fail with `cancelled`. */
   close(): Promise<void>;
   /** Whether there is a connection that can carry an exec right now. */
@@ -148,8 +156,9 @@ class SshSession implements Session {
     }
   }
 
-  async connect(signal?: AbortSignal): Promise<void> {
-    await this.#orCancelled(this.#ensureLink(), signal);
+  async connect(signal?: AbortSignal): Promise<Runner> {
+    const link = await this.#orCancelled(this.#ensureLink(), signal);
+    return { node: this.node, run: (script, options) => this.#exec(link, script, options) };
   }
 
   async runOnNewConnection(script: string, options: RunOptions): Promise<ExecResult> {

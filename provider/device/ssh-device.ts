@@ -15,6 +15,7 @@ import { manifestEntry, manifestProbe, probesOfManifest } from "./manifest.ts";
 import type { Breakpoint } from "./plan-points.ts";
 import { applyPlan } from "./plan-runner.ts";
 import { extraSecondsOf, type PartOutput, type Probe } from "./probe.ts";
+import type { ChallengeTpm } from "./required-tpm.ts";
 import { routeProbe } from "./route.ts";
 import { Semaphore } from "./semaphore.ts";
 import type { Session } from "./session.ts";
@@ -25,6 +26,7 @@ export interface SshDeviceOptions {
   readonly owner: string;
   readonly maxAgeMs: number;
   readonly observeTimeoutMs: number;
+  readonly challengeTpm?: ChallengeTpm | undefined;
   readonly breakpoint: Breakpoint | undefined;
 }
 
@@ -114,6 +116,7 @@ export class SshDevice implements Device {
           set: new Map(dependent ? [[probe.id, manifestEntry(kind, inputs)]] : []),
           drop,
         },
+        ...(this.#options.challengeTpm === undefined ? {} : { challengeTpm: this.#options.challengeTpm }),
         ...(options.onProgress === undefined ? {} : { onProgress: options.onProgress }),
         ...(this.#options.breakpoint === undefined ? {} : { breakpoint: this.#options.breakpoint }),
       });

@@ -109,6 +109,11 @@ export interface RunStep extends StepBase {
   readonly script: string;
   /** Given to the script as standard input; may be a secret. */
   readonly stdin?: string;
+  /**
+   * For a secret, the TPM that has to be there: SHA-256 of its endorsement key's public area, in lower-case hex. The plan, with all that it carries, is sent once that TPM has answered a challenge on the
+   * same connection, or not at all. No step after a reboot, which is sent over another connection, may ask for it. Default: the pinned host key alone says who gets it.
+   */
+  readonly onlyToTpm?: string;
   /** Deadline on the device, in seconds; default 60. */
   readonly timeoutSeconds?: number;
 }

@@ -1,7 +1,9 @@
 import { randomBytes } from "node:crypto";
 import { ask } from "../device/ask.ts";
+import { DeviceError } from "../device/errors.ts";
 import type { PartOutput } from "../device/probe.ts";
-import type { Session } from "../device/session.ts";
+import type { ChallengeTpm } from "../device/required-tpm.ts";
+import type { Runner } from "../device/session.ts";
 import { quote } from "../device/shell-quote.ts";
 import { AttestationKeyRefused, readAttestationKey, type AttestationKey } from "../trust/attestation-key.ts";
 import {
@@ -67,15 +69,18 @@ export class ChallengeFailed extends Error {
   }
 }
 
-export interface ChallengeOptions {
+interface Whose {
   /**
    * SHA-256 of the public area of the endorsement key that the node's TPM must have, 64 lower-case hex digits. `undefined`: any, which shows of a TPM only that something
    * answers with a key of that form; a program without a TPM can do that.
    */
   readonly pinned: string | undefined;
+  readonly signal?: AbortSignal;
+}
+
+export interface ChallengeOptions extends Whose {
   /** Values of PCR 11 (64 lower-case hex digits), of which the TPM must quote one. They are the operator's, never what the node says that it has. */
   readonly approvedPcr11: readonly string[];
-  readonly signal?: AbortSignal;
 }
 
 /** A challenge that was answered. */
@@ -95,16 +100,44 @@ const nonceBytes = 32;
 const functions = `${onDevice("own-tpm")}\n${onDevice("challenge-tpm")}`;
 
 /**
- * Challenges the TPM of a node. Two execs on the session's connection; nothing stays on the node.
+ * Challenges the TPM of a node, in an approved state. Two execs on the session's connection; nothing stays on the node.
  * @throws ChallengeFailed, DeviceError
  */
-export async function challengeTpm(session: Session, options: ChallengeOptions): Promise<AnsweredChallenge> {
-  const { node } = session;
-  const ask = (call: string): Promise<PartOutput> => runOnNode(session, call, options.signal);
+export async function challengeTpm(on: Runner, options: ChallengeOptions): Promise<AnsweredChallenge> {
+  const { endorsementKeySha256, attestationKey, nonce, stdout } = await answerOf(on, options);
+  const pcr11 = quotedPcr11(on.node, stdout, { attestationKey, nonce, pcr: 11 }, options.approvedPcr11);
+  return { endorsementKeySha256, pcr11 };
+}
+
+/** The same in any state, before a plan with a secret is sent: a node may have no measured boot. */
+export const challengeTpmForSecret: ChallengeTpm = async (on, { endorsementKeySha256, title }, signal) => {
+  try {
+    await answerOf(on, { pinned: endorsementKeySha256, ...(signal === undefined ? {} : { signal }) });
+  } catch (error) {
+    if (!(error instanceof ChallengeFailed)) throw error;
+    throw new DeviceError(
+      "refused",
+      on.node,
+      `'${title}' was not done, nor anything else: what it sends is for the pinned TPM only, and ${error.message}`,
+      { hint: error.hint ?? "nothing secret was sent; look at the node before you try again", cause: error },
+    );
+  }
+};
+
+/** What a TPM answered that has the endorsement key. The quote in it is not judged yet. */
+interface Answer extends Pick<QuoteExpectation, "attestationKey" | "nonce"> {
+  readonly endorsementKeySha256: string;
+  readonly stdout: string;
+}
+
+/** @throws ChallengeFailed, DeviceError */
+async function answerOf(on: Runner, { pinned, signal }: Whose): Promise<Answer> {
+  const { node } = on;
+  const ask = (call: string): Promise<PartOutput> => runOnNode(on, call, signal);
   const shown = introduction(node, await ask("introduce_tpm"));
   let question: Question;
   try {
-    question = questionFor(node, shown, options.pinned);
+    question = questionFor(node, shown, pinned);
   } catch (error) {
     // It is in memory, and goes with the next boot or the next challenge; what is said is why it was refused.
     await ask(`folder=${quote(shown.folder)}\ndrop_challenge`).catch(() => undefined);
@@ -133,8 +166,7 @@ export async function challengeTpm(session: Session, options: ChallengeOptions):
       hint: "nothing secret was sent; something else than this TPM answers there: look at the node before you try again",
     });
   }
-  const pcr11 = quotedPcr11(node, stdout, { attestationKey, nonce, pcr: 11 }, options.approvedPcr11);
-  return { endorsementKeySha256, pcr11 };
+  return { endorsementKeySha256, attestationKey, nonce, stdout };
 }
 
 /** The approved value that was quoted. @throws ChallengeFailed */
@@ -169,12 +201,12 @@ function quotedPcr11(
 
 /** Calls one of the functions on the device. */
 export async function runOnNode(
-  session: Session,
+  on: Runner,
   call: string,
   signal: AbortSignal | undefined,
 ): Promise<PartOutput> {
   const question = { id: "tpm", parts: { call: `${functions}\n${call}` } };
-  const answers = await ask(session, [question], {
+  const answers = await ask(on, [question], {
     timeoutMs,
     ...(signal === undefined ? {} : { signal }),
   });

@@ -34,7 +34,7 @@ export function localSession(node: MeasuredNode): LocalSession {
     node: "pi-1",
     run,
     runOnNewConnection: run,
-    connect: () => Promise.resolve(),
+    connect: () => Promise.resolve({ node: "pi-1", run }),
     close() {
       this.closed = true;
       return Promise.resolve();

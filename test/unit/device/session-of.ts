@@ -5,7 +5,7 @@ export const sessionOf = (run: Session["run"]): Session => ({
   node: "pi-1",
   run,
   runOnNewConnection: run,
-  connect: () => Promise.resolve(),
+  connect: () => Promise.resolve({ node: "pi-1", run }),
   close: () => Promise.resolve(),
   connected: true,
   counts: { connections: 1, execs: 1 },
