@@ -167,7 +167,7 @@ export class EdgeNode extends pulumi.ComponentResource {
       blocks.inference &&
       new InferenceContainer(
         `${name}-inference`,
-        { ...device, ...blocks.inference, ...secretLogin(blocks.inference) },
+        { ...device, ...blocks.inference, ...secretLogin(blocks.inference, blocks.tpm) },
         after(
           ...[this.swap, this.coreDumps, this.firewall, this.imagePolicy, ...Object.values(this.volumes)],
           ...[this.scratch, this.model, this.seccompProfile, this.appArmorProfile],
@@ -190,10 +190,19 @@ export class EdgeNode extends pulumi.ComponentResource {
   }
 }
 
-/** The login to a registry, its password marked secret whatever it came as. */
-function secretLogin({ registryAuth }: NonNullable<Blocks["inference"]>): Partial<InferenceContainerArgs> {
+/** The login to a registry, its password marked secret whatever it came as, and for the node's own TPM only, where that is pinned. */
+function secretLogin(
+  { registryAuth }: NonNullable<Blocks["inference"]>,
+  { endorsementKeySha256 }: Partial<TpmBlock> = {},
+): Partial<InferenceContainerArgs> {
   if (registryAuth === undefined) return {};
-  return { registryAuth: { ...registryAuth, password: pulumi.secret(registryAuth.password) } };
+  return {
+    registryAuth: {
+      ...registryAuth,
+      password: pulumi.secret(registryAuth.password),
+      ...(endorsementKeySha256 === undefined ? {} : { endorsementKeySha256 }),
+    },
+  };
 }
 
 function levelOf({ node, boot, measuredBoot, volumes }: EdgeNode): pulumi.Output<Level> {

@@ -76,8 +76,13 @@ export interface ConfinementArgs {
 /** A login to a registry: of an account that may pull the image, and do nothing else. */
 export interface RegistryAuthArgs {
   readonly username: string;
-  /** Password or token; a Pulumi secret from here on. It is sent to the node when the image is pulled, under its host key, and does not stay there. */
+  /** Password or token; a Pulumi secret from here on. It is sent to the node when the image is pulled, and does not stay there. */
   readonly password: pulumi.Input<string>;
+  /**
+   * The TPM that has to answer before it is sent: SHA-256 of its endorsement key's public area, in lower-case hex. A node with another gets nothing.
+   * @default that of the node's `tpm` block, in an EdgeNode or a Site, where it always is that one; without one the node's host key alone says who gets it.
+   */
+  readonly endorsementKeySha256?: string;
 }
 
 /** The server in its container (edgeseal:inference:InferenceContainer). */

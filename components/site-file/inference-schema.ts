@@ -66,7 +66,7 @@ export const inferenceSchema = Type.Object(
         {
           additionalProperties: false,
           description:
-            "A login to the registry of `image`, for that repository alone: an account that may pull it and do nothing else. Default: pulled without one.",
+            "A login to the registry of `image`, for that repository alone: an account that may pull it and do nothing else. Where the node's TPM is pinned (`tpm.endorsementKeySha256`), it is sent to that one only. Default: pulled without one.",
         },
       ),
     ),

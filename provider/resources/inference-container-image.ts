@@ -99,6 +99,9 @@ chown ${user} ${login}`;
   return run({
     title: `take the image ${reference}, if the node's policy lets it in`,
     ...(registryAuth === undefined ? {} : { stdin: `${registryAuth.username}:${registryAuth.password}` }),
+    ...(registryAuth?.endorsementKeySha256 === undefined
+      ? {}
+      : { onlyToTpm: registryAuth.endorsementKeySha256 }),
     script: `set -eu
 umask 022
 ${keepLogin}

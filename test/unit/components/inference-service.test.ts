@@ -162,6 +162,33 @@ describe("an EdgeNode with a service", () => {
     expect(JSON.stringify(others)).not.toMatch(/canary|puller/);
   });
 
+  test("has the login for its pinned TPM only, whatever else was said; without a pin for what was said", async () => {
+    const { archive: _, ...pulled } = node().inference;
+    const [pinned, given] = ["e1".repeat(32), "e2".repeat(32)];
+    const login = { username: "puller", password: "canary" };
+    const registered = async (endorsementKeySha256: string | undefined, more: object = {}) => {
+      const run = await recorder();
+      new EdgeNode("pi-1", {
+        ...node(),
+        tpm: endorsementKeySha256 === undefined ? {} : { endorsementKeySha256 },
+        inference: { ...pulled, registryAuth: { ...login, ...more } },
+      });
+      await run.settled();
+      const service = run.registered.find(({ name }) => name === "pi-1-inference");
+      return (service?.inputs.registryAuth as { value: unknown }).value;
+    };
+    expect(await registered(pinned)).toEqual({ ...login, endorsementKeySha256: pinned });
+    expect(await registered(pinned, { endorsementKeySha256: given })).toEqual({
+      ...login,
+      endorsementKeySha256: pinned,
+    });
+    expect(await registered(undefined, { endorsementKeySha256: given })).toEqual({
+      ...login,
+      endorsementKeySha256: given,
+    });
+    expect(await registered(undefined)).toEqual(login);
+  });
+
   test("has each after what it stands on, and after whatever may reboot the node", async () => {
     const run = await recorder();
     new EdgeNode("pi-1", node());

@@ -97,6 +97,13 @@ describe("while the image is pulled", () => {
   });
 });
 
+test("is for one TPM where one is pinned, and under the host key alone where none is", () => {
+  const endorsementKeySha256 = "e1".repeat(32);
+  const pinned = { ...wanted, registryAuth: { ...registryAuth, endorsementKeySha256 } };
+  expect(pull(pinned)).toEqual({ ...pull(wanted), onlyToTpm: endorsementKeySha256 });
+  expect(pull(wanted)).not.toHaveProperty("onlyToTpm");
+});
+
 test("without a login there is none", () => {
   const { login, calls, step } = pulling(id, example);
   expect(login).toBeUndefined();
@@ -146,6 +153,15 @@ describe("the password", () => {
     const other = { ...wanted, registryAuth: { ...registryAuth, password: "another" } };
     expect(inferenceContainer.desired(other)).toEqual(inferenceContainer.desired(wanted));
   });
+
+  test("is no other state of the node when another TPM is pinned for it", () => {
+    const pinned = {
+      ...wanted,
+      registryAuth: { ...registryAuth, endorsementKeySha256: "e1".repeat(32) },
+    };
+    expect(inferenceContainer.desired(pinned)).toEqual(inferenceContainer.desired(wanted));
+    expect(inferenceContainer.observe(pinned).parts).toEqual(inferenceContainer.observe(wanted).parts);
+  });
 });
 
 describe("refused before a device is asked", () => {
@@ -158,6 +174,11 @@ describe("refused before a device is asked", () => {
     ["no name", { password }, "registryAuth.username"],
     ["no password", { username: "a" }, "registryAuth.password"],
     ["an empty password", { username: "a", password: "" }, "registryAuth.password"],
+    [
+      "a TPM by another name than the digest of its key",
+      { username: "a", password, endorsementKeySha256: "E1".repeat(32) },
+      "registryAuth.endorsementKeySha256",
+    ],
     ["something else beside them", { username: "a", password, token: "x" }, "registryAuth.token"],
   ])("%s", (_, auth, path) => {
     const found = problems(auth);
