@@ -56,7 +56,11 @@ describe("each fault is told with its line and column, its path, what was expect
       "site: x\nnodes: { name: pi-1 }\n",
       /^stacks\/test\.yaml:2:1: nodes: expected an array, got an object/,
     ],
-    ["no nodes", "site: x\nnodes: []\n", /^stacks\/test\.yaml:2:1: nodes: expected at least 1 item, got a list of 0/],
+    [
+      "no nodes",
+      "site: x\nnodes: []\n",
+      /^stacks\/test\.yaml:2:1: nodes: expected at least 1 item, got a list of 0/,
+    ],
     ["no text", "", /^stacks\/test\.yaml:1:1: expected the fields of a site/],
     ["only a word", "demo\n", /^stacks\/test\.yaml:1:1: expected the fields of a site/],
     [
