@@ -11,7 +11,7 @@ export type ServerVariant = Variant;
 export interface ModelArgs {
   /** Its name on the node, which stays when its content changes. */
   readonly name: string;
-  /** `sha256:` and the SHA-256 of the file. Changed back, the node goes back. */
+  /** `sha256:` and the SHA-256 of the file. With the former one, and its statement, the node goes back. */
   readonly digest: string;
   /** Where the sealed volume is mounted. */
   readonly mountPoint: string;
@@ -111,7 +111,7 @@ export interface InferenceContainerArgs {
   readonly parallel?: number;
   /** TCP port on the node's loopback. @default none: only the UNIX socket. */
   readonly port?: number;
-  /** Memory that it may use, in MiB: model, context, and some 160 more. */
+  /** Memory that it may use, in MiB: model, context, its /tmp, and 160 more. */
   readonly memoryMaxMiB: number;
   /** Memory of the node, in MiB; a node with less is refused. @default not judged. */
   readonly nodeMemoryMiB?: number;

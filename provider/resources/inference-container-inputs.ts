@@ -160,7 +160,7 @@ export const inferenceContainerInputs = Type.Object({
     minimum: 128,
     maximum: 1_048_576,
     description:
-      "Memory that the service may use, in MiB: the model, its context, and some 100 MiB more. What needs more is killed (OOM), it alone.",
+      "Memory that the service may use, in MiB: the model, its context, its /tmp, and 160 MiB more. What needs more is killed (OOM), it alone.",
   }),
   nodeMemoryMiB: Type.Optional(
     Type.Integer({

@@ -28,8 +28,15 @@ const always: readonly Case[] = [
   ),
   fail(
     "nothing runs",
-    observed({ inference: { health: "not running", reason: "volume-locked", confinement: {}, image: "" } }),
-    "nothing runs: volume-locked",
+    observed({
+      inference: {
+        health: "not running",
+        reason: "volume-not-mounted: /srv/models is not on a mounted volume",
+        confinement: {},
+        image: "",
+      },
+    }),
+    "nothing runs: volume-not-mounted: /srv/models is not on a mounted volume",
   ),
   fail(
     "nothing runs, and nobody knows why",

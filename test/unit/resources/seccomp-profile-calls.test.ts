@@ -76,7 +76,7 @@ describe("llama-server as it was recorded", () => {
     expect(comparison.unseen.filter((call) => elsewhere[call] === undefined)).toEqual([]);
   });
 
-  test("its list is minimal: without any one of its calls, the record is refused", () => {
+  test("each call that was recorded is in its list", () => {
     const { times } = recordOf("llama-server-x86_64");
     const listed = [...filterOf("llama-server", "x86_64").calls.keys()].filter((call) => call in times);
     expect(listed).toHaveLength(50);
