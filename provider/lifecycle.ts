@@ -319,6 +319,7 @@ class Lifecycle implements Handler {
     const result = await device.apply<Static<TObject>>(this.#kind, own, steps, {
       signal: call.signal,
       onProgress: (message) => call.log.status(message),
+      onWarning: (message) => call.log.warn(message),
     });
     for (const { title, outcome } of result.steps) call.log.debug(`${title}: ${outcome}`);
     return result;

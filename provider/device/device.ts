@@ -20,6 +20,8 @@ export interface CallOptions {
   readonly signal?: AbortSignal;
   /** Told what a plan is at, by the titles of its steps. */
   readonly onProgress?: (message: string) => void;
+  /** Told what the user has to know of the node, and that nothing is stopped by. */
+  readonly onWarning?: (message: string) => void;
 }
 
 /** One device as the resources see it: observed in batches, changed by plans. One instance per node and provider process. */

@@ -1,5 +1,5 @@
 import { DeviceError, type DeviceErrorDetails } from "./errors.ts";
-import type { PlanOutput, StepFailure } from "./plan-output.ts";
+import type { AllowedReboot, PlanOutput, StepFailure } from "./plan-output.ts";
 import type { PlanPoint } from "./plan-points.ts";
 import { revertJournal } from "./plan-script.ts";
 import { redact } from "./redact.ts";
@@ -198,4 +198,14 @@ function takenBack(output: PlanOutput, change: CommitConfirmStep): string | unde
   if (output.reverted) return `the change was taken back at once; the node is back to: ${change.rollbackTo}`;
   if (output.revertTrouble === undefined) return undefined;
   return `taking the change back (to: ${change.rollbackTo}) has not succeeded yet: ${devicesOwn(output.revertTrouble) || `see ${revertJournal} on the device`}`;
+}
+
+/** What a user is told of a reboot that they allowed. */
+export function lockedAfter(node: string, title: string, { approval, output }: AllowedReboot): string {
+  const why =
+    approval === "none"
+      ? "the state that the node boots into has no approval on it, so its sealed volumes will stay locked"
+      : "it can't be told whether the state that the node boots into is approved, and its sealed volumes may stay locked";
+  const text = shown(output, []);
+  return `${node}: '${title}': ${why}${text === "" ? "" : ` (${text})`}`;
 }

@@ -61,7 +61,7 @@ export interface PlanOutput {
   readonly booted: string | undefined;
 }
 
-interface Said {
+export interface Said {
   readonly verb: string;
   readonly rest: string;
 }
@@ -84,6 +84,24 @@ const fromBase64 = (text: string | undefined): string => Buffer.from(text ?? "",
 
 /** timeout(1): 124 when the command ended on TERM, 137 when it took KILL. */
 const isTimeout = (code: number): boolean => code === 124 || code === 137;
+
+/** A reboot that is made although volumes will stay locked, or may. */
+export interface AllowedReboot {
+  readonly id: string;
+  readonly approval: "none" | "unknown";
+  /** What the check of the approval said. */
+  readonly output: string;
+}
+
+export function allowedRebootOf({ verb, rest }: Said): AllowedReboot | undefined {
+  if (verb !== "allowed-unapproved" && verb !== "allowed-approval-unknown") return undefined;
+  const [id = "", , output] = rest.split(" ");
+  return {
+    id,
+    approval: verb === "allowed-unapproved" ? "none" : "unknown",
+    output: fromBase64(output),
+  };
+}
 
 function failureOf({ verb, rest }: Said): StepFailure | undefined {
   const [id = "", code = "", ...words] = rest.split(" ");

@@ -4,8 +4,8 @@ import { confirmChange, isCancelled, type Readback } from "./confirmation.ts";
 import type { StepReport } from "./device.ts";
 import { cancelled, DeviceError } from "./errors.ts";
 import type { ManifestChange } from "./manifest.ts";
-import { failureIn } from "./plan-failure.ts";
-import { parsePlanOutput, said, type PlanOutput } from "./plan-output.ts";
+import { failureIn, lockedAfter } from "./plan-failure.ts";
+import { allowedRebootOf, parsePlanOutput, said, type PlanOutput } from "./plan-output.ts";
 import { isReboot, stepsOf, type Breakpoint, type PlanPoint } from "./plan-points.ts";
 import { changeOf, renderPlan } from "./plan-script.ts";
 import type { Probe } from "./probe.ts";
@@ -31,6 +31,8 @@ export interface ApplyPlanOptions {
   readonly challengeTpm?: ChallengeTpm;
   /** Called with the title of each step as it begins on the device. */
   readonly onProgress?: (message: string) => void;
+  /** Called with what the user has to know of the node, and that nothing is stopped by. */
+  readonly onWarning?: (message: string) => void;
   /** How long to wait for another plan on this node, in seconds. Default 20: what a killed provider left running ends meanwhile, mostly. */
   readonly lockWaitSeconds?: number;
 }
@@ -126,6 +128,9 @@ async function runPlan(
   const armed = Promise.withResolvers<undefined>();
   const rebooting = Promise.withResolvers<number>();
   const progress = new Progress((verb, rest) => {
+    const allowed = allowedRebootOf({ verb, rest });
+    if (allowed !== undefined)
+      options.onWarning?.(lockedAfter(session.node, titles.get(allowed.id) ?? allowed.id, allowed));
     if (verb === "rebooting") rebooting.resolve(performance.now());
     if (verb === "begin-step") options.onProgress?.(titles.get(rest) ?? rest);
     if (verb === "break") options.breakpoint?.reached();

@@ -61,7 +61,7 @@ systemd-inhibit --list --no-pager --no-legend 2>/dev/null | grep shutdown.*block
 exit "$code"`;
 
 /**
- * Shell function `reboot_step ID WAIT PRECONDITION APPROVAL_CHECK REQUEST`, for a plan's script. It says `rebooting BOOT_ID` and asks for the boot; then it holds the lock and prints line feeds until
+ * Shell function `reboot_step ID WAIT PRECONDITION APPROVAL_CHECK REQUEST UNAPPROVED`, for a plan's script. It says `rebooting BOOT_ID` and asks for the boot; then it holds the lock and prints line feeds until
  * the shutdown ends it, so that the end of the connection is noticed by both sides. It comes back only when there is no boot: refused, or still the same one after WAIT seconds.
  */
 export const rebootFunction = `
@@ -75,8 +75,11 @@ reboot_step() {
   fi
   if [ -n "$4" ]; then
     bounded ${approvalSeconds} ${killAfterSeconds} "$4" ''
-    if [ "$code" -eq ${isUnapproved} ]; then stopped=unapproved; say unapproved "$1" "$code" "$(kept)"; return 0; fi
-    if [ "$code" -ne 0 ]; then stopped=unapproved; say approval-unknown "$1" "$code" "$(kept)"; return 0; fi
+    case $code in 0) verdict= ;; ${isUnapproved}) verdict=unapproved ;; *) verdict=approval-unknown ;; esac
+    if [ -n "$verdict" ]; then
+      if [ "$6" != allow ]; then stopped=unapproved; say "$verdict" "$1" "$code" "$(kept)"; return 0; fi
+      say "allowed-$verdict" "$1" "$code" "$(kept)" || lost
+    fi
   fi
   bounded ${syncSeconds} ${killAfterSeconds} sync ''
   if [ "$code" -ne 0 ]; then stopped=failed; say failed "$1" "$code" ${syncSeconds} "$(kept)"; return 0; fi
@@ -107,8 +110,9 @@ export function rebootSecondsOf(step: RebootStep): number {
 
 /** The call of `reboot_step` for a step of a plan. */
 export function renderReboot(id: string, step: RebootStep): string {
-  const check = step.unapproved === "allow" ? "" : approvalCheck(step.approvedWith);
-  const words = [step.precondition ?? "", check, request(step)].map(quote);
+  const { unapproved = "refuse" } = step;
+  const check = unapproved === "unasked" ? "" : approvalCheck(step.approvedWith);
+  const words = [step.precondition ?? "", check, request(step), unapproved].map(quote);
   return `reboot_step ${quote(id)} ${step.waitSeconds} ${words.join(" ")}`;
 }
 

@@ -118,6 +118,7 @@ export class SshDevice implements Device {
         },
         ...(this.#options.challengeTpm === undefined ? {} : { challengeTpm: this.#options.challengeTpm }),
         ...(options.onProgress === undefined ? {} : { onProgress: options.onProgress }),
+        ...(options.onWarning === undefined ? {} : { onWarning: options.onWarning }),
         ...(this.#options.breakpoint === undefined ? {} : { breakpoint: this.#options.breakpoint }),
       });
       for (const id of drop) this.#forgotten.delete(id);

@@ -151,9 +151,9 @@ export interface RebootStep extends StepBase {
   readonly waitSeconds: number;
   /**
    * What happens when the node has sealed volumes and no approval for the state that the next boot would measure, so that they would stay locked: the plan stops with
-   * `refused`, or the node boots all the same. Default `refuse`.
+   * `refused`, or the node boots all the same, and the user is warned. `unasked`: nothing, where that was settled before, and can't be told in this boot. Default `refuse`.
    */
-  readonly unapproved?: "refuse" | "allow";
+  readonly unapproved?: "refuse" | "allow" | "unasked";
   /** Asks the firmware of a Raspberry Pi to read tryboot.txt in the place of config.txt in the boot that follows, and in that one only. Default `false`. */
   readonly tryboot?: boolean;
   /**

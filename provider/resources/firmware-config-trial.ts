@@ -185,7 +185,7 @@ export const leaveTrial = (): RebootStep =>
   reboot({
     title: "reboot into the approved state",
     waitSeconds: rebootSeconds,
-    unapproved: "allow",
+    unapproved: "unasked",
   });
 
 /** Steps that forget what is staged. */

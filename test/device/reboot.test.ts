@@ -321,8 +321,29 @@ chmod 755 /usr/lib/edgeseal/measure`);
 
       await using session = sessionTo(node.connection);
       const back = node.bootAfterReset();
-      expect((await apply(session, [{ ...step, unapproved: "allow" }])).failure).toBeUndefined();
+      const warnings: string[] = [];
+      const onWarning = (message: string): void => void warnings.push(message);
+      const allowed = { ...step, unapproved: "allow" } as const;
+      expect((await apply(session, [allowed], { onWarning })).failure).toBeUndefined();
       await back;
+      const locked =
+        "the state that the node boots into has no approval on it, so its sealed volumes will stay locked";
+      expect(warnings).toEqual([
+        expect.stringContaining(
+          `${node.name}: 'reboot': ${locked} (sealed volumes: models; policy of the next`,
+        ),
+      ]);
+
+      // What can't be told is said as well, and keeps nobody from a boot that is allowed.
+      await node.must("rm /usr/lib/edgeseal/measure");
+      const again = node.bootAfterReset();
+      expect((await apply(session, [allowed], { onWarning })).failure).toBeUndefined();
+      await again;
+      expect(warnings.slice(1)).toEqual([
+        expect.stringMatching(
+          /it can't be told .* may stay locked \(sealed volumes: models; nothing measures/,
+        ),
+      ]);
     } finally {
       await node.must("rm -r /etc/edgeseal/volumes /usr/lib/edgeseal");
     }

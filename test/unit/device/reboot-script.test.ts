@@ -4,8 +4,8 @@ import { chmodSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { newNonce } from "../../../provider/device/batch.ts";
-import { failureIn } from "../../../provider/device/plan-failure.ts";
-import { parsePlanOutput } from "../../../provider/device/plan-output.ts";
+import { failureIn, lockedAfter } from "../../../provider/device/plan-failure.ts";
+import { allowedRebootOf, parsePlanOutput } from "../../../provider/device/plan-output.ts";
 import { stepsOf } from "../../../provider/device/plan-runner.ts";
 import { renderAfterReboot, renderPlan } from "../../../provider/device/plan-script.ts";
 import { approvalCheck } from "../../../provider/device/reboot-script.ts";
@@ -142,6 +142,24 @@ describe("how a reboot fails is told apart, with the mend", () => {
     expect(message).toContain("the state that the boot after the trial would measure has no approval");
     expect(message).toContain("run `edgeseal approve pi-1`");
     expect(message).not.toContain("edgeseal update");
+  });
+
+  test.each([
+    ["allowed-unapproved", "so its sealed volumes will stay locked (sealed volumes: models)"],
+    ["allowed-approval-unknown", "and its sealed volumes may stay locked (sealed volumes: models)"],
+  ])("one that is allowed all the same is no failure, and is told: %s", (verb, message) => {
+    const rest = `0 3 ${base64("sealed volumes: models\n")}`;
+    const output = parsePlanOutput(`\n@${options.nonce} ${verb} ${rest}\n`, options.nonce);
+    expect(output.failure).toBeUndefined();
+    const allowed = allowedRebootOf({ verb, rest }) ?? expect.fail("not told");
+    expect(lockedAfter("pi-1", "reboot it", allowed)).toMatch(/^pi-1: 'reboot it': /);
+    expect(lockedAfter("pi-1", "reboot it", allowed)).toContain(message);
+  });
+
+  test("it is asked unless that was settled before", () => {
+    const asks = (unapproved: "refuse" | "allow" | "unasked"): boolean =>
+      renderPlan([{ ...step, unapproved }], [], options).script.includes("measure --next");
+    expect([asks("refuse"), asks("allow"), asks("unasked")]).toEqual([true, true, false]);
   });
 
   test("what is no boot id proves no boot", () => {

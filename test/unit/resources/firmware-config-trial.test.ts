@@ -482,7 +482,7 @@ describe("where boots are measured", () => {
     apply(pi.root, [...afterwards].slice(0, 1));
     expect(stateOf(pi.root, given)).toMatchObject({ trialEnds: true, pendingReboot: true, staged: "" });
     expect(planFor(pi.root, given)).toMatchObject([
-      { title: "reboot into the approved state", unapproved: "allow" },
+      { title: "reboot into the approved state", unapproved: "unasked" },
     ]);
   });
 
