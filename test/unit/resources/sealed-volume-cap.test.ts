@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { sha256Hex } from "../../../provider/trust/digest.ts";
 import { zeroPcr } from "../../../provider/trust/pcr.ts";
 import { VolumeNode } from "./sealed-volume-node.ts";
@@ -35,7 +35,14 @@ afterEach(() => {
   node[Symbol.dispose]();
 });
 
+const unit = readFileSync(
+  new URL("../../../provider/resources/on-device/edgeseal-cap-pcr15.service", import.meta.url),
+  "utf8",
+);
+
 const cap = () => node.sh(program);
+/** Seconds since the boot: what stands for `sleep` takes ten. */
+const uptime = (): number => Number(node.read("/proc/uptime").split(" ")[0]);
 
 test("a TPM with PCR 15 at zeros is sent the extension, in one write; one that does not answer is told of, after three tries", () => {
   const { code, stderr } = cap();
@@ -55,13 +62,11 @@ test("one that is capped is left alone", () => {
   expect(node.bytes("/dev/tpmrm0")).toHaveLength(0);
 });
 
-test("none at all is no failure: one that appears later starts the unit again", () => {
+test("none at all, and nothing pinned, is no failure and no wait: one that appears later starts the unit again", () => {
   node.remove("/dev/tpmrm0");
+  const before = uptime();
   expect(cap()).toMatchObject({ code: 0, stderr: "<4>there is no TPM, so there is nothing to cap" });
-  const unit = readFileSync(
-    new URL("../../../provider/resources/on-device/edgeseal-cap-pcr15.service", import.meta.url),
-    "utf8",
-  );
+  expect(uptime()).toBe(before);
   expect(unit).toMatch(/^WantedBy=(.* )?dev-tpmrm0\.device$/m);
   // And before a root shell on the console, which a failed mount leads to: that leaves the way to sysinit.target.
   expect(unit).toMatch(/^WantedBy=.*\bemergency\.target rescue\.target\b/m);
@@ -77,4 +82,26 @@ test("each of several TPMs is capped", () => {
   expect(code).toBe(1);
   expect(stdout).toContain("PCR 15 of /dev/tpmrm0 is capped");
   expect(stderr).toContain("PCR 15 of /dev/tpmrm1 could not be extended");
+});
+
+describe("where a volume is pinned and no TPM is there yet", () => {
+  beforeEach(() => {
+    node.remove("/dev/tpmrm0");
+    node.write("/etc/edgeseal/volumes/models.pins", "");
+  });
+
+  test("it is waited for, and capped", () => {
+    const wait = node.read("/bin/sleep");
+    node.write("/bin/sleep", `${wait}: >"$ROOT/dev/tpmrm0"\n`);
+    const { stdout, stderr } = cap();
+    expect(stdout + stderr).toContain("PCR 15 of /dev/tpmrm0");
+    expect(node.bytes("/dev/tpmrm0").equals(extendCommand(sha256Hex("edgeseal cap")))).toBe(true);
+  });
+
+  test("one that does not come keeps nobody from the node: the wait is bounded, and shorter than what systemd lets it take", () => {
+    const before = uptime();
+    expect(cap()).toMatchObject({ code: 0, stderr: "<4>there is no TPM, so there is nothing to cap" });
+    expect(uptime() - before).toBe(30);
+    expect(Number(/^TimeoutStartSec=(\d+)$/m.exec(unit)?.[1])).toBeGreaterThanOrEqual(90);
+  });
 });
