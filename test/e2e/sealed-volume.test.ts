@@ -142,6 +142,55 @@ test("nothing unseals it again in that boot, not even root", async () => {
   );
 });
 
+/**
+ * What systemd has the TPM do to open the volume, by hand, with what lies on the node: the blob and the policy key's public half in the header, and the approvals. The policy is
+ * PolicyAuthorize, of what the key signed for PCR 11, then PolicyPCR of PCR 15. What is unsealed is tried on the volume.
+ */
+const unsealByHand = `set -e
+cd "$(mktemp -d /run/by-hand.XXXXXX)"
+cryptsetup token export --token-id 0 ${modelDisk} >token
+python3 -c 'import base64, json, struct
+token = json.load(open("token"))
+blob = base64.b64decode(token["tpm2-blob"] if isinstance(token["tpm2-blob"], str) else token["tpm2-blob"][0])
+size = 2 + struct.unpack(">H", blob[:2])[0]
+(approval,) = json.load(open("/etc/edgeseal/trust/approvals.json"))["sha256"]
+for name, content in {
+    "blob.private": blob[:size],
+    "blob.public": blob[size:],
+    "key.pem": base64.b64decode(token["tpm2_pubkey"]),
+    "pcr11.policy": bytes.fromhex(approval["pol"]),
+    "pcr11.signature": base64.b64decode(approval["sig"]),
+    "zeros": bytes(32),
+}.items():
+    open(name, "wb").write(content)'
+tpm2_load -Q -C 0x81000001 -u blob.public -r blob.private -c blob
+tpm2_loadexternal -Q -C o -G rsa -u key.pem -c key -n key.name
+tpm2_verifysignature -Q -c key -g sha256 -f rsassa -m pcr11.policy -s pcr11.signature -t ticket
+authorize() {
+  tpm2_startauthsession -Q --policy-session -S session
+  tpm2_policypcr -Q -S session -l sha256:11
+  tpm2_policyauthorize -Q -S session -i pcr11.policy -n key.name -t ticket
+}
+authorize
+echo AUTHORIZED
+tpm2_policypcr -Q -S session -l sha256:15
+if tpm2_unseal -c blob -p session:session >secret 2>said; then
+  base64 -w 0 secret | cryptsetup open --test-passphrase --key-file - ${modelDisk} && echo OPENS THE VOLUME
+fi
+cat said
+tpm2_flushcontext session
+authorize
+tpm2_policypcr -Q -S session -l sha256:15 -f zeros 2>&1 && echo PCR 15 IS ZEROS || :
+tpm2_flushcontext session
+rm -r "$PWD"`;
+
+test("nor does the TPM unseal it by hand, to who plays its whole policy", async () => {
+  const said = await onPi(pi, unsealByHand);
+  expect(said).toMatch(/^AUTHORIZED$/m);
+  expect(said).toMatch(/policy check failed/);
+  expect(said).not.toMatch(/OPENS THE VOLUME|PCR 15 IS ZEROS/);
+});
+
 describe("in a boot without the cap", () => {
   const disk = modelDisk;
   const saved = "/run/header.good";
@@ -169,6 +218,10 @@ describe("in a boot without the cap", () => {
       pi,
       `cryptsetup close edgeseal-models; dd if=${disk} of=${saved} bs=1M count=16 iflag=direct status=none`,
     );
+  });
+
+  test("and by hand the same script gives what opens it", async () => {
+    expect(await onPi(pi, unsealByHand)).toBe("AUTHORIZED\nOPENS THE VOLUME\nPCR 15 IS ZEROS\n");
   });
 
   /** Both copies of the header with a change to the JSON, their checksums made anew. */
