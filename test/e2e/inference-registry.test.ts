@@ -3,13 +3,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { pushArchive } from "../../cli/image/push.ts";
+import { ssh2Transport } from "../../provider/device/ssh2-transport.ts";
+import type { Transport } from "../../provider/device/transport.ts";
 import type { InferenceContainerInputs } from "../../provider/resources/inference-container-inputs.ts";
 import { Registry } from "../../testbed/registry.ts";
 import type { VirtualPi } from "../../testbed/virtual-pi.ts";
-import { formsOf } from "../secret-forms.ts";
+import { formsIn, formsOf } from "../secret-forms.ts";
 import { probeImage } from "./escape/image.ts";
 import { driftOf, InferenceSupply, policyOf, serviceOf, startPrepared, stateOf } from "./inference-node.ts";
-import { bringUp, onPi, type Declared } from "./provider-on-pi.ts";
+import { bringUp, endorsementKeyOf, onPi, type Declared } from "./provider-on-pi.ts";
 import { attach, makeImage, push, signatureOf, signingKey } from "./signed-images.ts";
 
 /*
@@ -85,9 +87,39 @@ const service = (change: Partial<InferenceContainerInputs> = {}): Declared => ({
   inputs: { ...base, ...change },
 });
 
+/** What goes to the node on standard input, by connection. */
+type Sent = string[][];
+
+/** A transport that notes what goes over it. */
+function noting(sent: Sent): { readonly transport: Transport } {
+  const ssh = ssh2Transport();
+  return {
+    transport: {
+      async connect(connection, options) {
+        const link = await ssh.connect(connection, options);
+        const execs: string[] = [];
+        sent.push(execs);
+        return {
+          exec: (command, given) => {
+            execs.push(`${command}\n${given.stdin ?? ""}`);
+            return link.exec(command, given);
+          },
+          close: () => link.close(),
+          get open() {
+            return link.open;
+          },
+        };
+      },
+    },
+  };
+}
+
+/** The login, for the node's TPM only: the one with this endorsement key. */
+const loginFor = (endorsementKeySha256: string) => ({ ...login, endorsementKeySha256 });
+
 /** What an update fails with. */
-const failure = (declared: Declared): Promise<string> =>
-  bringUp(pi, declared).then(
+const failure = (declared: Declared, sent: Sent = []): Promise<string> =>
+  bringUp(pi, declared, undefined, noting(sent)).then(
     () => "it succeeded",
     (error: unknown) => (error instanceof Error ? error.message : String(error)),
   );
@@ -117,7 +149,24 @@ test("with a wrong password, too; and the password is in no message, nor left on
   expect(await traces()).toBe("");
 });
 
-test("with the right one the image comes from the registry and serves, and the password is in no argument and no environment meanwhile, and nowhere afterwards", async () => {
+test("with a login for another TPM than the node has nothing of the update is sent, and both are named", async () => {
+  const [own, pinned] = [await endorsementKeyOf(pi), "e1".repeat(32)];
+  const sent: Sent = [];
+  const said = await failure(service({ registryAuth: loginFor(pinned) }), sent);
+  expect(said).toMatch(
+    /^pi: 'take the image .*' was not done, nor anything else: what it sends is for the pinned TPM only, and pi has another TPM: /,
+  );
+  expect(said).toContain(`is ${own}, and ${pinned} is pinned; if the TPM was replaced on purpose`);
+  expect(formsIn(sent.flat().join("\n"), formsOf("password", `${login.username}:${login.password}`))).toEqual(
+    [],
+  );
+  expect(sent.flat().filter((script) => script.includes("podman does not take"))).toEqual([]);
+  expect(sent).toHaveLength(1);
+  expect(await traces()).toBe("");
+  expect(await onPi(pi, "ls -A /run/edgeseal/challenge.* 2>/dev/null || :")).toBe("");
+});
+
+test("with the right one, for the TPM that it has, the image comes from the registry and serves, and the password is in no argument and no environment meanwhile, and nowhere afterwards", async () => {
   await onPi(
     pi,
     `cat >/run/sample <<'X'
@@ -130,7 +179,22 @@ done
 X
 systemd-run --quiet --unit=sample --nice=19 sh /run/sample`,
   );
-  await bringUp(pi, service({ registryAuth: login }));
+  const sent: Sent = [];
+  const own = await endorsementKeyOf(pi);
+  await bringUp(pi, service({ registryAuth: loginFor(own) }), undefined, noting(sent));
+  // One connection: the node was looked at, its TPM answered, and the password was in what came right after that, once.
+  expect(sent).toHaveLength(1);
+  const forms = formsOf("password", `${login.username}:${login.password}`);
+  const what = (sent[0] ?? []).map((script) => {
+    if (formsIn(script, forms).length > 0) return "password";
+    return /\n(introduce_tpm|answer_challenge)'/.exec(script)?.[1] ?? "neither";
+  });
+  expect(what.slice(what.indexOf("introduce_tpm"))).toEqual([
+    "introduce_tpm",
+    "answer_challenge",
+    "password",
+  ]);
+  expect(what.filter((each) => each === "password")).toHaveLength(1);
   const { image: served, health, leftovers } = await stateOf(pi, service({ registryAuth: login }));
   expect({ served, health, leftovers }).toEqual({
     served: image.slice(image.indexOf("@") + 1),

@@ -4,13 +4,14 @@ import { join } from "node:path";
 import { expect } from "vitest";
 import type { Connection } from "../../provider/connection.ts";
 import type { Device } from "../../provider/device/device.ts";
-import { createDevices } from "../../provider/device/devices.ts";
+import { createDevices, type DevicesOptions } from "../../provider/device/devices.ts";
 import { stepsOf, type Breakpoint } from "../../provider/device/plan-runner.ts";
 import type { PlanPoint } from "../../provider/device/plan-points.ts";
 import type { Step } from "../../provider/device/step.ts";
 import { diffState } from "../../provider/diff.ts";
 import { kinds } from "../../provider/registry.ts";
 import type { ResourceKind } from "../../provider/resource.ts";
+import { challengeTpmForSecret } from "../../provider/resources/tpm-challenge.ts";
 import type { VirtualPi } from "../../testbed/virtual-pi.ts";
 
 /** A resource as a program declares it. */
@@ -32,9 +33,9 @@ export async function withProvider<T>(
   pi: VirtualPi,
   kind: ResourceKind,
   work: (device: Device) => Promise<T>,
-  breakpoint?: Breakpoint,
+  options: Pick<DevicesOptions, "breakpoint" | "transport"> = {},
 ): Promise<T> {
-  const devices = createDevices({ kinds: [kind], ...(breakpoint === undefined ? {} : { breakpoint }) });
+  const devices = createDevices({ kinds: [kind], challengeTpm: challengeTpmForSecret, ...options });
   try {
     return await work(devices.get(connectionTo(pi)));
   } finally {
@@ -59,13 +60,15 @@ export const planFor = (pi: VirtualPi, { kind, inputs }: Declared): Promise<read
 /**
  * Brings a resource to its desired state as a provider of its own does, one observation and one plan, and holds that nothing is left to do.
  * @param onStep told the title of each step as it begins
+ * @param options of the provider's connections
  */
 export async function bringUp(
   pi: VirtualPi,
   { kind, inputs }: Declared,
   onStep: (title: string) => void = () => undefined,
+  options: Pick<DevicesOptions, "transport"> = {},
 ): Promise<void> {
-  await withProvider(pi, kind, async (device) => {
+  const work = async (device: Device): Promise<void> => {
     let observed = await device.observe(kind, inputs);
     const route = await device.route();
     const steps = kind.plan(inputs as never, observed as never, route);
@@ -77,7 +80,8 @@ export async function bringUp(
     expect(kind.plan(inputs as never, observed as never, route), `what is left to do`).toEqual([]);
     if (observed.outcome === "absent") expect.fail(`${kind.token} is absent after its plan`);
     expect(diffState(kind.desired(inputs as never), observed.state as object)).toEqual([]);
-  });
+  };
+  await withProvider(pi, kind, work, options);
 }
 
 /** A moment of a plan at which it is cut off. */
@@ -127,7 +131,7 @@ export async function cutPowerAt(
     pi,
     kind,
     (device) => expect(device.apply(kind, inputs, steps)).rejects.toMatchObject({ node: "pi" }),
-    { at: cut.at, when: cut.when, reached: () => void (off = pi.powerCut()) },
+    { breakpoint: { at: cut.at, when: cut.when, reached: () => void (off = pi.powerCut()) } },
   );
   expect(off, `the plan came to ${nameOf(cut)}`).toBeDefined();
   await off;
