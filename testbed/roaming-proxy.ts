@@ -3,14 +3,16 @@ import { connect, createServer, type AddressInfo, type Server, type Socket } fro
 
 /**
  * A way in that changes its source address between two connections, as behind a pool of NAT addresses: after `arm()` the first connection goes to one
- * port of the node, every later one to another, which the node sees as coming from another network.
+ * port of the node, every later one to another, which the node sees as coming from another network. A first connection that was given up before there was another
+ * (a handshake that took too long on a busy machine) was none: its next attempt comes from the same address.
  */
 export class RoamingProxy implements AsyncDisposable {
   readonly port: number;
   readonly #server: Server;
   readonly #ports: { readonly first: number; readonly later: number };
   readonly #sockets = new Set<Socket>();
-  #connections = 0;
+  #first: Socket | undefined;
+  #roamed = false;
 
   private constructor(server: Server, ports: { readonly first: number; readonly later: number }) {
     this.#server = server;
@@ -25,9 +27,10 @@ export class RoamingProxy implements AsyncDisposable {
     return new RoamingProxy(server, ports);
   }
 
-  /** Counts anew: the next connection is a first one again. */
+  /** The next connection is a first one again. */
   arm(): void {
-    this.#connections = 0;
+    this.#first = undefined;
+    this.#roamed = false;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -38,7 +41,9 @@ export class RoamingProxy implements AsyncDisposable {
   }
 
   #forward(incoming: Socket): void {
-    const port = this.#connections++ === 0 ? this.#ports.first : this.#ports.later;
+    this.#roamed ||= this.#first?.destroyed === false;
+    if (!this.#roamed) this.#first = incoming;
+    const port = this.#roamed ? this.#ports.later : this.#ports.first;
     const outgoing = connect({ host: "127.0.0.1", port, noDelay: true });
     for (const [socket, other] of [
       [incoming, outgoing],

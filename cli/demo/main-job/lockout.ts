@@ -44,7 +44,7 @@ export const lockout: DemoStep = {
 
     roaming.arm();
     const cut = up(context);
-    await lockedOut(context, rules);
+    await lockedOut(context, rules, cut);
     await context.pi.powerCut();
     context.say("      power was cut inside the window");
     await context.pi.boot();
@@ -56,7 +56,7 @@ export const lockout: DemoStep = {
     roaming.arm();
     let engine = 0;
     const killed = up(context, (pid) => (engine = pid));
-    await lockedOut(context, rules);
+    await lockedOut(context, rules, killed);
     process.kill(await providerOf(engine), "SIGKILL");
     context.say("      the provider was killed inside the window");
     const afterKill = await killed;
@@ -94,8 +94,16 @@ function up(context: DemoContext, onStart: (pid: number) => void = () => undefin
 }
 
 /** Returns once the rules that lock us out are in force, and wait for their confirmation. */
-async function lockedOut(context: DemoContext, former: string): Promise<void> {
-  await onNode(context, "until [ -e /var/lib/edgeseal/pending/applied ]; do sleep 0.2; done");
+async function lockedOut(context: DemoContext, former: string, under: Promise<RunResult>): Promise<void> {
+  const ended = under.then((result) => {
+    throw new NotAsItShouldBe(
+      `expected: pulumi up waits for the confirmation of rules that lock us out\nfound: ${said(result)}`,
+    );
+  });
+  await Promise.race([
+    onNode(context, "until [ -e /var/lib/edgeseal/pending/applied ]; do sleep 0.2; done"),
+    ended,
+  ]);
   const loaded = await loadedRules(context);
   holds(context, loaded !== former, "the rules that lock us out are in force", loaded);
 }
