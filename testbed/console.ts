@@ -1,5 +1,5 @@
 import { createWriteStream, type WriteStream } from "node:fs";
-import { createServer, type Server } from "node:net";
+import { createServer, type Server, type Socket } from "node:net";
 
 /**
  * The node's serial console. We listen and QEMU connects to us, so output arrives as it is written, with nothing
@@ -11,6 +11,7 @@ export class SerialConsole {
   readonly #log: WriteStream;
   readonly #watchers = new Set<() => void>();
   #text = "";
+  #socket: Socket | undefined;
   /** The connection of the boot under way, or of the last one. */
   #ended: Promise<void> = Promise.resolve();
 
@@ -19,6 +20,7 @@ export class SerialConsole {
     this.logPath = logPath;
     this.#log = createWriteStream(logPath, { flags: "a", mode: 0o600 });
     server.on("connection", (socket) => {
+      this.#socket = socket;
       socket.setEncoding("utf8");
       this.#ended = new Promise((resolve) => socket.once("close", () => resolve()));
       socket.on("data", (chunk: string) => {
@@ -46,6 +48,16 @@ export class SerialConsole {
   /** Where the log ends now: give it to `waitFor` to look only at what comes later. In characters. */
   position(): number {
     return this.#text.length;
+  }
+
+  /**
+   * Types into the console, as somebody with a keyboard at the node does.
+   * @param text with its line ends
+   * @throws Error when the node is off
+   */
+  type(text: string): void {
+    if (this.#socket?.writable !== true) throw new Error("nothing is at the other end of the serial console");
+    this.#socket.write(text);
   }
 
   /**

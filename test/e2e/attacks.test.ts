@@ -5,10 +5,12 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parse, stringify } from "yaml";
 import { openPrivateKey } from "../../cli/keys/open-private-key.ts";
 import type { MeasuredBootState } from "../../provider/resources/measured-boot-observation.ts";
+import { shipApproval } from "../../provider/resources/approval-shipping.ts";
+import { parseApproval } from "../../provider/trust/approval.ts";
 import { openRecovery } from "../../provider/trust/recovery.ts";
 import { run } from "../../testbed/bound-process.ts";
 import type { PoweredOffDisks } from "../../testbed/tamper.ts";
-import { observe } from "./provider-on-pi.ts";
+import { observe, withProvider } from "./provider-on-pi.ts";
 import { SealedNode } from "./sealed-node.ts";
 import { modelDisk } from "./sealed-volume-site.ts";
 
@@ -136,6 +138,69 @@ test("an approval of another node, of the same site and key, opens nothing", asy
   await put(ours);
   await node.pi.reboot();
   await node.expectOpen();
+});
+
+/*
+ * A shell of the initramfs comes before the unlock program, the cap of PCR 15 and every login. Here the state that gives it is an approved one, as with a root file system that is not
+ * found, so that nothing but the spoiling of PCR 11 stands between the shell and the volume.
+ */
+describe("a shell that the initramfs gives in an approved state", () => {
+  const panicScript = "/etc/initramfs-tools/scripts/panic/edgeseal";
+
+  /** Approves a state, and has the approval on the node. @returns each PCR 11 that is approved */
+  async function approve(...which: readonly string[]): Promise<readonly string[]> {
+    const { code, text } = await node.edgeseal("approve", "pi-1", "--yes", ...which, ...node.keys);
+    expect(code, text).toBe(0);
+    const approval = parseApproval(readFileSync(join(node.folder, "approvals/pi-1.json"), "utf8"));
+    const { kind, inputs } = node.measuredBoot;
+    const { failure } = await withProvider(node.pi, kind, (device) =>
+      device.apply(kind, inputs, shipApproval(approval)),
+    );
+    expect(failure).toBeUndefined();
+    return approval.states.map(({ pcr11 }) => pcr11);
+  }
+
+  /** Boots to the shell, and goes on from there. @returns PCR 11 as the shell reads it */
+  async function throughTheShell(): Promise<string> {
+    await node.pi.powerOff();
+    const { console } = node.pi;
+    const from = console.position();
+    const booted = node.pi.boot();
+    // Told below.
+    booted.catch(() => undefined);
+    await console.waitFor(/\(initramfs\) /, { from, timeoutMs: 600_000 });
+    console.type("echo PCR11=$(cat /sys/class/tpm/tpm0/pcr-sha256/11)=\n");
+    const [, value = ""] = await console.waitFor(/PCR11=([0-9A-F]{64})=/, { from });
+    console.type("exit\n");
+    await booted;
+    return value.toLowerCase();
+  }
+
+  test("can't unseal, and leaves the volume locked. The twin: without the script that runs before it, it could, and the volume opens", async () => {
+    const commandLine = (await node.root("cat /boot/firmware/cmdline.txt")).trim();
+    const putCommandLine = (line: string): Promise<string> =>
+      node.root(`printf '%s\\n' '${line}' >/boot/firmware/cmdline.txt && sync`);
+    await putCommandLine(`${commandLine} break=premount`);
+    expect(await approve()).not.toContain(await throughTheShell());
+    const state = await node.look();
+    expect(state).toMatchObject({ open: false, openedBy: "none", pcr11Approved: false, pcr15Capped: true });
+    expect(state.lockedReason).toMatch(/^pcr11-not-approved/);
+
+    const script = await node.root(`cat ${panicScript}`);
+    await node.root(`printf '#!/bin/sh\\nexit 0\\n' >${panicScript} && update-initramfs -u && sync`);
+    await throughTheShell();
+    const approved = await approve("--current");
+    expect(approved).toContain(await throughTheShell());
+    await node.expectOpen();
+
+    const put = await node.pi.exec(`sudo -n sh -c 'cat >${panicScript}'`, { stdin: script });
+    expect(put.code).toBe(0);
+    await putCommandLine(commandLine);
+    await node.root("update-initramfs -u && sync");
+    await approve();
+    await node.pi.reboot();
+    await node.expectOpen();
+  });
 });
 
 test("once it is closed, its key is neither in memory nor on a disk", async () => {

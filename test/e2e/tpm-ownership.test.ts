@@ -1,11 +1,16 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { parse } from "yaml";
 import { diffState } from "../../provider/diff.ts";
 import { tpmOwnership } from "../../provider/resources/tpm-ownership.ts";
 import type { TpmOwnershipState } from "../../provider/resources/tpm-ownership-observation.ts";
 import { openRecovery } from "../../provider/trust/recovery.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { testKey } from "../unit/trust/keys.ts";
-import { bringUp, observe, onPi } from "./provider-on-pi.ts";
+import { edgesealIn, type Ran } from "./command-line.ts";
+import { bringUp, endorsementKeyOf, observe, onPi } from "./provider-on-pi.ts";
 
 /*
  * Ownership of a TPM 2.0 behind a real kernel and its resource manager, with systemd as the one that seals to it.
@@ -137,6 +142,43 @@ test("power is cut after the ciphertext is on the disk and before the TPM has th
     `tpm2_changeauth -Q -c owner -p ${await authorization("owner")} ${await authorization("owner")}`,
   );
   await onPi(pi, enrol);
+});
+
+test("first contact: the console's script tells the endorsement key that the TPM has, `edgeseal node add` pins it, and a device with another TPM is not written down", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "edgeseal-first-contact-"));
+  const { host, port, user, identityFile, hostKey } = pi.ssh;
+  try {
+    const { stdout: script } = await edgesealIn(folder, ["node", "console-script"]);
+    const shown = await pi.exec("sudo -n sh -s", { stdin: script });
+    const check = /^check +(.*)$/m.exec(shown.stdout)?.[1] ?? expect.fail(shown.stdout + shown.stderr);
+    const endorsementKeySha256 = await endorsementKeyOf(pi);
+    expect(shown.stdout).toMatch(new RegExp(`^EK digest +${endorsementKeySha256}$`, "m"));
+
+    const site = join(folder, "lab.yaml");
+    const before = "site: lab\ntrust:\n  recoveryKey: recovery.pub.pem\nnodes: []\n";
+    writeFileSync(join(folder, "recovery.pub.pem"), recovery.publicKeyPem);
+    writeFileSync(site, before);
+    const reach = ["--port", String(port), "--user", user, "--identity-file", identityFile];
+    const add = (expected: string): Promise<Ran> =>
+      edgesealIn(folder, [
+        ...["node", "add", host, "--site", "lab.yaml", "--name", "pi"],
+        ...[...reach, "--expect", expected],
+      ]);
+    const [hostPart = "", tpmPart = ""] = check.split(" ");
+    const other = await add(
+      `${hostPart} ${tpmPart.replaceAll(/[0-9a-f]/g, (digit) => (digit === "0" ? "1" : "0"))}`,
+    );
+    expect(other.code, other.text).toBe(5);
+    expect(readFileSync(site, "utf8")).toBe(before);
+
+    const added = await add(check);
+    expect(added.code, added.text).toBe(0);
+    expect(parse(readFileSync(site, "utf8"))).toMatchObject({
+      nodes: [{ name: "pi", address: host, hostKey, tpm: { endorsementKeySha256 } }],
+    });
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
 
 test("another TPM is refused by the pinned digest, both named, and nothing is done to it", async () => {
