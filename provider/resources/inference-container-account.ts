@@ -166,7 +166,7 @@ while pids=$(foreign) && [ -n "$pids" ]; do
 done
 containers=$(${podman("ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}}")})
 others=$(printf '%s\\n' "$containers" | awk '$2 != "${user}" { print $1 }')
-[ -z "$others" ] || { ${podman("rm", "--force", "OTHERS").replace("OTHERS", "$others")} >/dev/null; }`,
+[ -z "$others" ] || { ${podman("rm", "--force")} $others >/dev/null; }`,
       timeoutSeconds: unitSeconds,
     }),
   ];

@@ -1,3 +1,4 @@
+import { readFileSync, writeFileSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { VirtualPi } from "../../testbed/virtual-pi.ts";
 import {
@@ -69,6 +70,20 @@ test("a model that can't be served is gone back from: what served before serves 
   );
   expect(await drift()).toEqual([]);
   await bringUp(pi, modelOf(supply, supplies.key));
+});
+
+test("a new model whose file is not what was signed is refused, and what serves goes on", async () => {
+  const damaged = await supplies.notAModel();
+  const content = readFileSync(damaged.file);
+  content[3] = 0;
+  writeFileSync(damaged.file, content);
+  const before = await onPi(pi, "systemctl show -P InvocationID edgeseal-inference");
+  expect(await failure(modelOf({ model: damaged }, supplies.key))).toContain(
+    `and ${damaged.digest.slice("sha256:".length)} was expected`,
+  );
+  expect(await onPi(pi, "systemctl show -P InvocationID edgeseal-inference")).toBe(before);
+  expect(await drift()).toEqual([]);
+  expect(await driftOf(pi, modelOf(supply, supplies.key))).toEqual([]);
 });
 
 test("a model that was changed on the disk is not served, and the reason is told", async () => {

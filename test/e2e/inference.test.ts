@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { stringify } from "yaml";
 import { plainName } from "../../cli/bench/variants.ts";
+import { runAnotherImage } from "../../cli/demo/inference/by-hand.ts";
 import type { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { edgesealIn } from "./command-line.ts";
 import {
@@ -83,19 +84,7 @@ test("what holds of the process, as the kernel has it", async () => {
   for (const [unit, figure] of Object.entries(exposure)) expect(Number(figure), unit).toBeLessThan(4);
 });
 
-/** Another image, past the policy as a person with a shell of that user's could bring it, and a container of it. */
-const byHand = `set -e
-mkdir -m 0755 ${mountPoint}/by-hand
-cd ${mountPoint}/by-hand
-echo '{"default":[{"type":"insecureAcceptAnything"}]}' >policy.json
-echo other >file
-tar -cf other.tar file
-by_hand() {
-  systemd-run --quiet --wait --pipe -p User=edgeseal-inference -E HOME=/usr/lib/edgeseal/no-home -E XDG_RUNTIME_DIR=/run/edgeseal-inference -E XDG_CONFIG_HOME=/run/edgeseal-inference/config -E XDG_DATA_HOME=/run/edgeseal-inference/data \\
-    podman --root ${mountPoint}/containers/inference --runroot /run/edgeseal-inference/storage --storage-opt ignore_chown_errors=true --cgroup-manager cgroupfs --events-backend none "$@" >/dev/null 2>&1
-}
-by_hand import --signature-policy ${mountPoint}/by-hand/policy.json ${mountPoint}/by-hand/other.tar localhost/other:1
-by_hand create --name by-hand --network none --user 0:0 localhost/other:1 /file
+const byHand = `${runAnotherImage({ name: "inference", storage: `${mountPoint}/containers/inference` }, `${mountPoint}/by-hand`)}
 systemd-run --quiet -p User=edgeseal-inference sleep 1000`;
 const override = `mkdir -p /etc/systemd/system/edgeseal-inference.service.d
 printf '[Service]\\nMemoryMax=infinity\\n' >/etc/systemd/system/edgeseal-inference.service.d/x.conf

@@ -2,7 +2,11 @@ import { pulumiUp } from "../operator.ts";
 import { nothingToDo } from "../refresh.ts";
 import type { DemoStep } from "../step.ts";
 import { tamper, type Tampering } from "../tampering.ts";
+import { runAnotherImage } from "./by-hand.ts";
 import { answers, confinedInEffect } from "./service.ts";
+
+/** As the demo's site has it by default. */
+const served = { name: "inference", storage: "/srv/models/containers/inference" } as const;
 
 const tamperings: readonly Tampering[] = [
   {
@@ -22,9 +26,14 @@ const tamperings: readonly Tampering[] = [
     shows: "ImagePolicy.defaultRule",
   },
   {
-    what: "another program is run as the service's user",
-    script: "systemd-run --quiet --uid=edgeseal-inference --unit=by-hand sleep 3600",
-    shows: "InferenceContainer.foreignProcesses",
+    what: "another image is brought past the policy, and a container of it started by hand",
+    script: runAnotherImage(served, "/srv/models/by-hand"),
+    shows: "InferenceContainer.foreignContainers",
+  },
+  {
+    what: "the server's AppArmor profile is unloaded",
+    script: "apparmor_parser -R /etc/apparmor.d/edgeseal-inference",
+    shows: "InferenceContainer.confinement.appArmor",
   },
 ];
 

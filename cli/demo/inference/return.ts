@@ -8,13 +8,15 @@ import { answers, ask, confinedInEffect } from "./service.ts";
 export const comesBack: DemoStep = {
   title: "It comes back by itself, only with the signed model, and no prompt is on a disk",
   proves:
-    "killed, the server is started again; with the node off, nothing of a prompt is found on its disks; after a boot the volume opens and the model is served without a person; a model that was changed on the disk is not served, and the reason is said",
+    "killed, the server is started again; with the node off, nothing of a prompt is found on its disks; where the volume stays locked, the container does not start, and says why; after a boot the volume opens and the model is served without a person; a model that was changed on the disk is not served, and the reason is said",
   async run(context) {
     await onNode(context, "pkill -KILL -u edgeseal-inference llama-server");
     await servesAgain(context, "after the server was killed");
-    await promptOnNoDisk(context);
+    const markers = await promptOnNoDisk(context);
+    await onLockedVolume(context);
     await context.pi.boot();
     await servesAgain(context, "after a boot");
+    await promptOnNoVolume(context, markers);
     await answers(context);
     await confinedInEffect(context);
     await noDrift(context);
@@ -22,17 +24,25 @@ export const comesBack: DemoStep = {
   },
 };
 
+/** What is searched for: sent as a prompt, and written to a file of the volume. */
+interface Markers {
+  readonly asked: string;
+  readonly onVolume: string;
+}
+
+const marker = (): string => randomBytes(6).toString("hex");
+
 /**
- * A marker is sent as a prompt, the node shut down in good order, which is when journals and histories are written, and its disks are searched. Another marker, written to a file of
- * the node, shows that what is there is found. Leaves the node off.
+ * A marker is sent as a prompt, the node shut down in good order, which is when journals and histories are written, and its disks are searched. Other markers, written to files of the
+ * node, show that what is there is found, and that what is on the volume is not. Leaves the node off.
  */
-async function promptOnNoDisk(context: DemoContext): Promise<void> {
-  const [asked, written] = [randomBytes(6).toString("hex"), randomBytes(6).toString("hex")];
+async function promptOnNoDisk(context: DemoContext): Promise<Markers> {
+  const [asked, written, onVolume] = [marker(), marker(), marker()];
   await ask(context, `My password is ${asked}`, 2);
-  await onNode(context, `echo ${written} >/root/written && sync`);
+  await onNode(context, `echo ${written} >/root/written && echo ${onVolume} >/srv/models/written && sync`);
   await context.pi.powerOff();
-  const [askedIsThere, writtenIsThere] = await context.pi.foundOnDisks(
-    [asked, written].map((each) => Buffer.from(each)),
+  const [askedIsThere, writtenIsThere, onVolumeIsThere] = await context.pi.foundOnDisks(
+    [asked, written, onVolume].map((each) => Buffer.from(each)),
   );
   holds(
     context,
@@ -41,6 +51,54 @@ async function promptOnNoDisk(context: DemoContext): Promise<void> {
     "it is not",
   );
   holds(context, askedIsThere === false, "what was in a prompt is not", `"${asked}" is on a disk`);
+  holds(
+    context,
+    onVolumeIsThere === false,
+    "nor what was written to the sealed volume",
+    `"${onVolume}" is on a disk`,
+  );
+  return { asked, onVolume };
+}
+
+/** The same inside of the volume, which is open. */
+async function promptOnNoVolume(context: DemoContext, { asked, onVolume }: Markers): Promise<void> {
+  const found = await onNode(
+    context,
+    `for each in ${asked} ${onVolume}; do if grep -qaF "$each" /dev/mapper/edgeseal-models; then echo "$each"; fi; done; rm /srv/models/written`,
+  );
+  holds(
+    context,
+    found === `${onVolume}\n`,
+    "on the open volume's block device what was written is found, and what was in the prompt is not",
+    found,
+  );
+}
+
+/** The node boots another state than the approved one, which leaves the volume locked. It is off before and after. */
+async function onLockedVolume(context: DemoContext): Promise<void> {
+  let original = Buffer.alloc(0);
+  await context.pi.tamper(async ({ boot }) => {
+    original = Buffer.from(await boot.read("cmdline.txt"));
+    await boot.write("cmdline.txt", `${original.toString().trim()} systemd.debug_shell=1\n`);
+  });
+  context.say("      the kernel's command line is changed while the node is off");
+  await context.pi.boot();
+  const { drifted, text } = await refresh(context);
+  const [, reason] =
+    /"(volume-not-mounted: .*the sealed volume models is to be mounted at .* and is not: pcr11-not-approved[^"]*)"/.exec(
+      text,
+    ) ?? [];
+  holds(
+    context,
+    drifted.some((each) => each.startsWith("InferenceContainer.health")) && reason !== undefined,
+    `the volume stays locked, the container does not start, and refresh says why: ${reason ?? ""}`,
+    text,
+  );
+  const processes = await onNode(context, "ps -U edgeseal-inference -o pid=,comm= || :");
+  holds(context, processes.trim() === "", "nothing runs as the service's user", processes);
+  await context.pi.powerOff();
+  await context.pi.tamper(({ boot }) => boot.write("cmdline.txt", original));
+  context.say("      the original command line is back");
 }
 
 /** One byte of the model is changed on the disk. */
