@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync, statSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { revertUnit, revertUnitFile } from "../../provider/device/revert-script.ts";
 import { bootUnit, bootUnitName } from "../../provider/resources/firewall-boot.ts";
@@ -44,6 +44,18 @@ afterAll(() => node.stop());
 
 test("the table has every service, and no other", () => {
   expect([...table.keys()].sort()).toEqual(Object.keys(units).sort());
+});
+
+test("no service that the provider names is left out of it", () => {
+  const provider = new URL("../../provider/", import.meta.url);
+  const named = readdirSync(provider, { recursive: true, encoding: "utf8" })
+    .filter((path) => statSync(new URL(path, provider)).isFile())
+    .flatMap(
+      (path) =>
+        readFileSync(new URL(path, provider), "utf8").match(/\bedgeseal(-[a-z\d]+)+\.service\b/g) ?? [],
+    );
+  expect(named).toContain(revertUnit);
+  expect(Object.keys(units)).toEqual(expect.arrayContaining([...new Set(named)]));
 });
 
 test.each(Object.keys(units))("%s is as exposed as the table says", async (unit) => {

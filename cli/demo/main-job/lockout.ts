@@ -15,13 +15,17 @@ export const lockout: DemoStep = {
     const rules = await loadedRules(context);
 
     await changeSite(context, { management: ["203.0.113.0/24"] });
-    const refused = await up(context);
-    holds(
-      context,
-      refused.code !== 0 && /management/.test(said(refused)),
-      "a rule set that excludes the connection in use is refused",
-      said(refused),
-    );
+    const previewed = await context.pulumi.run(["preview", "--stack", "demo"], { signal: context.signal });
+    for (const [refused, at] of [
+      [previewed, "pulumi preview"],
+      [await up(context), "pulumi up --skip-preview"],
+    ] as const)
+      holds(
+        context,
+        refused.code !== 0 && /the change would lock us out/.test(said(refused)),
+        `a rule set that excludes the connection in use is refused at ${at}`,
+        said(refused),
+      );
     await rulesAre(context, rules, "the rules are as before");
 
     // What can't be known beforehand: the next connection comes from another address (a NAT pool, a second uplink, a new lease).
