@@ -44,6 +44,41 @@ async function refused(command: string): Promise<string> {
   return node.root(`${command} 2>&1 && echo SUCCEEDED || :`);
 }
 
+/**
+ * Boots up to a shell on the console, and goes on from there.
+ * @param prompt what the shell shows; `door` what is shown before it, where somebody has to press Enter
+ * @param goOn what has the boot go on to its end
+ * @returns the PCR as that shell reads it
+ */
+async function throughShell({
+  door,
+  prompt,
+  pcr,
+  goOn,
+}: {
+  readonly door?: RegExp;
+  readonly prompt: RegExp;
+  readonly pcr: 11 | 15;
+  readonly goOn: string;
+}): Promise<string> {
+  await node.pi.powerOff();
+  const { console } = node.pi;
+  const from = console.position();
+  const booted = node.pi.boot();
+  // Told below.
+  booted.catch(() => undefined);
+  if (door !== undefined) {
+    await console.waitFor(door, { from, timeoutMs: 600_000 });
+    console.type("\n");
+  }
+  await console.waitFor(prompt, { from, timeoutMs: 600_000 });
+  console.type(`echo PCR=$(cat /sys/class/tpm/tpm0/pcr-sha256/${pcr})=\n`);
+  const [, value = ""] = await console.waitFor(/PCR=([0-9A-F]{64})=/, { from });
+  console.type(`${goOn}\n`);
+  await booted;
+  return value.toLowerCase();
+}
+
 describe("changed while the node was off, it keeps the volume locked, and a refresh names it:", () => {
   const changes: Readonly<
     Record<
@@ -160,21 +195,8 @@ describe("a shell that the initramfs gives in an approved state", () => {
     return approval.states.map(({ pcr11 }) => pcr11);
   }
 
-  /** Boots to the shell, and goes on from there. @returns PCR 11 as the shell reads it */
-  async function throughTheShell(): Promise<string> {
-    await node.pi.powerOff();
-    const { console } = node.pi;
-    const from = console.position();
-    const booted = node.pi.boot();
-    // Told below.
-    booted.catch(() => undefined);
-    await console.waitFor(/\(initramfs\) /, { from, timeoutMs: 600_000 });
-    console.type("echo PCR11=$(cat /sys/class/tpm/tpm0/pcr-sha256/11)=\n");
-    const [, value = ""] = await console.waitFor(/PCR11=([0-9A-F]{64})=/, { from });
-    console.type("exit\n");
-    await booted;
-    return value.toLowerCase();
-  }
+  const throughTheShell = (): Promise<string> =>
+    throughShell({ prompt: /\(initramfs\) /, pcr: 11, goOn: "exit" });
 
   test("can't unseal, and leaves the volume locked. The twin: without the script that runs before it, it could, and the volume opens", async () => {
     const commandLine = (await node.root("cat /boot/firmware/cmdline.txt")).trim();
@@ -201,6 +223,34 @@ describe("a shell that the initramfs gives in an approved state", () => {
     await node.pi.reboot();
     await node.expectOpen();
   });
+});
+
+test("a root shell of the emergency mode, which a mount that fails is enough for, comes after the cap. The twin: without the cap PCR 15 is as the boot found it", async () => {
+  const emergency = async (): Promise<string> => {
+    await node.root(`set -e
+echo 'UUID=00000000-0000-4000-8000-000000000000 /mnt/nowhere ext4 x-systemd.device-timeout=1s 0 0' >>/etc/fstab
+# Root has no password here: whoever can write to an unprotected root needs none.
+mkdir -p /etc/systemd/system/emergency.service.d
+printf '[Service]\\nEnvironment=SYSTEMD_SULOGIN_FORCE=1\\n' >/etc/systemd/system/emergency.service.d/force.conf
+sync`);
+    return throughShell({
+      door: /Press Enter for maintenance/,
+      prompt: /root@[^\n]*# /,
+      pcr: 15,
+      goOn: "mount -o remount,rw /; sed -i /nowhere/d /etc/fstab; systemctl daemon-reload; systemctl default",
+    });
+  };
+  const zeros = "0".repeat(64);
+  expect(await emergency()).not.toBe(zeros);
+  expect(await node.look()).toMatchObject({ pcr15Capped: true });
+
+  await node.root("systemctl disable edgeseal-cap-pcr15.service && sync");
+  expect(await emergency()).toBe(zeros);
+  await node.root(
+    "systemctl enable edgeseal-cap-pcr15.service && rm -r /etc/systemd/system/emergency.service.d && sync",
+  );
+  await node.pi.reboot();
+  await node.expectOpen();
 });
 
 test("once it is closed, its key is neither in memory nor on a disk", async () => {
