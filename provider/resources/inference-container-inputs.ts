@@ -345,17 +345,3 @@ function confinementProblems({
         );
   return [];
 }
-
-/** Whether nothing of the confinement is loosened: what the gate asks for. The accelerator of the variant `hailo` is none. */
-export function isStrict({ variant, confinement: given }: InferenceContainerInputs): boolean {
-  return (
-    given.seccomp === "profile" &&
-    given.appArmor === "profile" &&
-    given.readOnlyRoot &&
-    given.noNewPrivileges &&
-    given.memoryLock &&
-    given.network === "none" &&
-    given.capabilities.length === 0 &&
-    (given.devices.length === 0 || (variant === "hailo" && isAccelerator(given.devices)))
-  );
-}
