@@ -63,7 +63,7 @@ const inputs = Type.Object({
     type: "string",
     default: "auto",
     description:
-      "Whether a change is first booted once by way of tryboot.txt, and comes to the boot partition only when the node answers: `auto`: where the firmware says that it can. `always`: also where it doesn't say. `never`: the files are changed, and a copy of the former ones stays on the boot partition. Only with reboots that edgeseal makes (`reboot`). Default `auto`.",
+      "Whether a change is first booted once by way of tryboot.txt, and comes to the boot partition only when the node answers: `auto`: where the firmware says that it can. `always`: also where it doesn't say. `never`: the files are changed, and a copy of the former ones stays on the boot partition. The trial is a reboot that edgeseal makes: with `reboot: never`, and outside of a window, the change waits for one that may. Default `auto`.",
   }),
   ...rebootInputs,
 });
@@ -85,7 +85,7 @@ export function firmwareConfigAt(now: () => Date) {
       settings: Object.fromEntries(wanted.settings.map((each) => [each, inForce])),
       staleSettings: [],
       commandLine: parameters,
-      ...(wanted.reboot === "never" ? { staged: "" } : {}),
+      ...(wanted.tryboot === "never" ? { staged: "" } : {}),
       ...(mayReboot(wanted, now())
         ? { pendingReboot: false, bootedCommandLine: parameters, ...effects(wanted) }
         : {}),
@@ -149,9 +149,9 @@ export const firmwareConfig = firmwareConfigAt(() => new Date());
 
 const nothingDeclared = { settings: [], commandLine: { present: [], absent: [] } };
 
-/** Whether edits of this node are booted on trial first: with reboots that edgeseal makes, where the firmware can. */
-function isTried({ tryboot, reboot }: Inputs, state: FirmwareConfigState): boolean {
-  if (reboot === "never" || tryboot === "never" || state.tryboot === "taken") return false;
+/** Whether edits of this node are booted on trial first: where the firmware can. Nothing is written in place before, whoever reboots the node: nobody knows yet whether it comes up with it. */
+function isTried({ tryboot }: Inputs, state: FirmwareConfigState): boolean {
+  if (tryboot === "never" || state.tryboot === "taken") return false;
   return tryboot === "always" || state.tryboot === "supported";
 }
 

@@ -228,10 +228,10 @@ describe("a trial", () => {
     expect(root.exists("/var/boot/edgeseal-trial.txt")).toBe(false);
   });
 
-  test("is made where the firmware does not say that it can, when it is asked for; and not without a reboot of ours", () => {
+  test("is made where the firmware does not say that it can, when it is asked for; and not where none is asked for", () => {
     const root = stockRoot();
     expect(trying(root, inputs({ reboot: "ifNeeded", tryboot: "always" }))).toBeDefined();
-    expect(titlesFor(root, inputs({ tryboot: "always" }))).toEqual([
+    expect(titlesFor(trialRoot(), inputs({ tryboot: "never" }))).toEqual([
       "keep the files of this boot in /boot/firmware/edgeseal-last-good",
       "write edgeseal's lines in /boot/firmware/config.txt",
       "write /boot/firmware/cmdline.txt",
@@ -300,14 +300,28 @@ describe("an edit that waits for its window", () => {
     expect(left(root)).toBe("");
   });
 
-  test("is written in place when edgeseal makes no reboots any more", () => {
-    const root = waiting();
+  test("waits on where edgeseal may not reboot at all: whoever reboots the node, it boots as before", () => {
+    const root = trialRoot();
     const never = inputs();
-    expect(differences(root, never)).toEqual(["staged"]);
-    apply(root, planFor(root, never));
+    const steps = planFor(root, never);
+    expect(titles(steps)).toEqual(titlesFor(root, late));
+    apply(root, steps);
+    root.reboot();
+    expectAsBefore(root);
+    expect(left(root)).toBe("firmware-edit\n");
+    expect(differences(root, never)).toEqual([]);
+    expect(stateOf(root, never)).toMatchObject({ pendingReboot: true, stagedPhase: "staged" });
+    expect(trying(root)).toBeDefined();
+  });
+
+  test("is written in place when no trial is asked for any more", () => {
+    const root = waiting();
+    const inPlace = inputs({ tryboot: "never" });
+    expect(differences(root, inPlace)).toEqual(["staged"]);
+    apply(root, planFor(root, inPlace));
     expectEdited(root);
     expect(root.exists(edit)).toBe(false);
-    expect(differences(root, never)).toEqual([]);
+    expect(differences(root, inPlace)).toEqual([]);
   });
 
   test.each<[string, (root: PiRoot) => void]>([
