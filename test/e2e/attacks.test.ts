@@ -175,6 +175,76 @@ test("an approval of another node, of the same site and key, opens nothing", asy
   await node.expectOpen();
 });
 
+test("once it is closed, its key is neither in memory nor on a disk", async () => {
+  const recovery = await openPrivateKey(join(node.folder, "keys/recovery.key.age"), {
+    passphraseFile: join(node.folder, "passphrase"),
+  });
+  const { recoveryCiphertext, recoveryFor } = await node.look();
+  const binding = { kind: "luks", node: "pi-1", subject: recoveryFor } as const;
+  const recoveryKey = await openRecovery(Buffer.from(recoveryCiphertext, "base64"), recovery, binding);
+  const dump = await node.pi.exec(
+    `sudo -n cryptsetup luksDump --batch-mode --dump-volume-key --key-file - ${modelDisk}`,
+    { stdin: recoveryKey },
+  );
+  const hex = /^MK dump:([0-9a-f\s]+)/m.exec(dump.stdout)?.[1] ?? expect.fail(dump.stdout + dump.stderr);
+  const volumeKey = Buffer.from(hex.replaceAll(/\s/g, ""), "hex");
+  expect(volumeKey).toHaveLength(64);
+  // XTS uses the halves as two keys, and the kernel keeps their schedules apart.
+  const wanted = [volumeKey.subarray(0, 32), volumeKey.subarray(32), Buffer.from(recoveryKey)];
+
+  // The twin for the disks: planted, it is found.
+  const planted = await node.pi.exec("sudo -n sh -c 'base64 -d >/var/tmp/planted; sync'", {
+    stdin: Buffer.concat(wanted).toString("base64"),
+  });
+  expect(planted.code).toBe(0);
+  await node.pi.powerCut();
+  expect(await node.pi.foundOnDisks(wanted)).toEqual([true, true, true]);
+
+  await node.pi.boot();
+  await node.expectOpen();
+  await node.root("shred -u /var/tmp/planted && sync");
+  const [first, second] = await node.pi.foundInMemory(wanted);
+  // The twin for the memory: an open volume's key is there. Whoever reads the chips of a node that runs has it.
+  expect([first, second]).toEqual([true, true]);
+  await node.root(
+    "systemctl stop edgeseal-volumes.service; umount /srv/models; cryptsetup close edgeseal-models",
+  );
+  expect(await node.look()).toMatchObject({ open: false });
+  expect(await node.pi.foundInMemory(wanted)).toEqual([false, false, false]);
+  await node.pi.powerOff();
+  expect(await node.pi.foundOnDisks(wanted)).toEqual([false, false, false]);
+  await node.pi.boot();
+  await node.expectOpen();
+});
+
+test("a root shell of the emergency mode, which a mount that fails is enough for, comes after the cap. The twin: without the cap PCR 15 is as the boot found it", async () => {
+  const emergency = async (): Promise<string> => {
+    await node.root(`set -e
+echo 'UUID=00000000-0000-4000-8000-000000000000 /mnt/nowhere ext4 x-systemd.device-timeout=1s 0 0' >>/etc/fstab
+# Root has no password here: whoever can write to an unprotected root needs none.
+mkdir -p /etc/systemd/system/emergency.service.d
+printf '[Service]\\nEnvironment=SYSTEMD_SULOGIN_FORCE=1\\n' >/etc/systemd/system/emergency.service.d/force.conf
+sync`);
+    return throughShell({
+      door: /Press Enter for maintenance/,
+      prompt: /root@[^\n]*# /,
+      pcr: 15,
+      goOn: "mount -o remount,rw /; sed -i /nowhere/d /etc/fstab; systemctl daemon-reload; systemctl default",
+    });
+  };
+  const zeros = "0".repeat(64);
+  expect(await emergency()).not.toBe(zeros);
+  expect(await node.look()).toMatchObject({ pcr15Capped: true });
+
+  await node.root("systemctl disable edgeseal-cap-pcr15.service && sync");
+  expect(await emergency()).toBe(zeros);
+  await node.root(
+    "systemctl enable edgeseal-cap-pcr15.service && rm -r /etc/systemd/system/emergency.service.d && sync",
+  );
+  await node.pi.reboot();
+  await node.expectOpen();
+}, 1_800_000);
+
 /*
  * A shell of the initramfs comes before the unlock program, the cap of PCR 15 and every login. Here the state that gives it is an approved one, as with a root file system that is not
  * found, so that nothing but the spoiling of PCR 11 stands between the shell and the volume.
@@ -222,77 +292,7 @@ describe("a shell that the initramfs gives in an approved state", () => {
     await approve();
     await node.pi.reboot();
     await node.expectOpen();
-  });
-});
-
-test("a root shell of the emergency mode, which a mount that fails is enough for, comes after the cap. The twin: without the cap PCR 15 is as the boot found it", async () => {
-  const emergency = async (): Promise<string> => {
-    await node.root(`set -e
-echo 'UUID=00000000-0000-4000-8000-000000000000 /mnt/nowhere ext4 x-systemd.device-timeout=1s 0 0' >>/etc/fstab
-# Root has no password here: whoever can write to an unprotected root needs none.
-mkdir -p /etc/systemd/system/emergency.service.d
-printf '[Service]\\nEnvironment=SYSTEMD_SULOGIN_FORCE=1\\n' >/etc/systemd/system/emergency.service.d/force.conf
-sync`);
-    return throughShell({
-      door: /Press Enter for maintenance/,
-      prompt: /root@[^\n]*# /,
-      pcr: 15,
-      goOn: "mount -o remount,rw /; sed -i /nowhere/d /etc/fstab; systemctl daemon-reload; systemctl default",
-    });
-  };
-  const zeros = "0".repeat(64);
-  expect(await emergency()).not.toBe(zeros);
-  expect(await node.look()).toMatchObject({ pcr15Capped: true });
-
-  await node.root("systemctl disable edgeseal-cap-pcr15.service && sync");
-  expect(await emergency()).toBe(zeros);
-  await node.root(
-    "systemctl enable edgeseal-cap-pcr15.service && rm -r /etc/systemd/system/emergency.service.d && sync",
-  );
-  await node.pi.reboot();
-  await node.expectOpen();
-});
-
-test("once it is closed, its key is neither in memory nor on a disk", async () => {
-  const recovery = await openPrivateKey(join(node.folder, "keys/recovery.key.age"), {
-    passphraseFile: join(node.folder, "passphrase"),
-  });
-  const { recoveryCiphertext, recoveryFor } = await node.look();
-  const binding = { kind: "luks", node: "pi-1", subject: recoveryFor } as const;
-  const recoveryKey = await openRecovery(Buffer.from(recoveryCiphertext, "base64"), recovery, binding);
-  const dump = await node.pi.exec(
-    `sudo -n cryptsetup luksDump --batch-mode --dump-volume-key --key-file - ${modelDisk}`,
-    { stdin: recoveryKey },
-  );
-  const hex = /^MK dump:([0-9a-f\s]+)/m.exec(dump.stdout)?.[1] ?? expect.fail(dump.stdout + dump.stderr);
-  const volumeKey = Buffer.from(hex.replaceAll(/\s/g, ""), "hex");
-  expect(volumeKey).toHaveLength(64);
-  // XTS uses the halves as two keys, and the kernel keeps their schedules apart.
-  const wanted = [volumeKey.subarray(0, 32), volumeKey.subarray(32), Buffer.from(recoveryKey)];
-
-  // The twin for the disks: planted, it is found.
-  const planted = await node.pi.exec("sudo -n sh -c 'base64 -d >/var/tmp/planted; sync'", {
-    stdin: Buffer.concat(wanted).toString("base64"),
-  });
-  expect(planted.code).toBe(0);
-  await node.pi.powerCut();
-  expect(await node.pi.foundOnDisks(wanted)).toEqual([true, true, true]);
-
-  await node.pi.boot();
-  await node.expectOpen();
-  await node.root("shred -u /var/tmp/planted && sync");
-  const [first, second] = await node.pi.foundInMemory(wanted);
-  // The twin for the memory: an open volume's key is there. Whoever reads the chips of a node that runs has it.
-  expect([first, second]).toEqual([true, true]);
-  await node.root(
-    "systemctl stop edgeseal-volumes.service; umount /srv/models; cryptsetup close edgeseal-models",
-  );
-  expect(await node.look()).toMatchObject({ open: false });
-  expect(await node.pi.foundInMemory(wanted)).toEqual([false, false, false]);
-  await node.pi.powerOff();
-  expect(await node.pi.foundOnDisks(wanted)).toEqual([false, false, false]);
-  await node.pi.boot();
-  await node.expectOpen();
+  }, 1_800_000);
 });
 
 /*
