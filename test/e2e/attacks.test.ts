@@ -217,34 +217,6 @@ test("once it is closed, its key is neither in memory nor on a disk", async () =
   await node.expectOpen();
 });
 
-test("a root shell of the emergency mode, which a mount that fails is enough for, comes after the cap. The twin: without the cap PCR 15 is as the boot found it", async () => {
-  const emergency = async (): Promise<string> => {
-    await node.root(`set -e
-echo 'UUID=00000000-0000-4000-8000-000000000000 /mnt/nowhere ext4 x-systemd.device-timeout=1s 0 0' >>/etc/fstab
-# Root has no password here: whoever can write to an unprotected root needs none.
-mkdir -p /etc/systemd/system/emergency.service.d
-printf '[Service]\\nEnvironment=SYSTEMD_SULOGIN_FORCE=1\\n' >/etc/systemd/system/emergency.service.d/force.conf
-sync`);
-    return throughShell({
-      door: /Press Enter for maintenance/,
-      prompt: /root@[^\n]*# /,
-      pcr: 15,
-      goOn: "mount -o remount,rw /; sed -i /nowhere/d /etc/fstab; systemctl daemon-reload; systemctl default",
-    });
-  };
-  const zeros = "0".repeat(64);
-  expect(await emergency()).not.toBe(zeros);
-  expect(await node.look()).toMatchObject({ pcr15Capped: true });
-
-  await node.root("systemctl disable edgeseal-cap-pcr15.service && sync");
-  expect(await emergency()).toBe(zeros);
-  await node.root(
-    "systemctl enable edgeseal-cap-pcr15.service && rm -r /etc/systemd/system/emergency.service.d && sync",
-  );
-  await node.pi.reboot();
-  await node.expectOpen();
-}, 1_800_000);
-
 /*
  * A shell of the initramfs comes before the unlock program, the cap of PCR 15 and every login. Here the state that gives it is an approved one, as with a root file system that is not
  * found, so that nothing but the spoiling of PCR 11 stands between the shell and the volume.
@@ -294,6 +266,34 @@ describe("a shell that the initramfs gives in an approved state", () => {
     await node.expectOpen();
   }, 1_800_000);
 });
+
+test("a root shell of the emergency mode, which a mount that fails is enough for, comes after the cap. The twin: without the cap PCR 15 is as the boot found it", async () => {
+  const emergency = async (): Promise<string> => {
+    await node.root(`set -e
+echo 'UUID=00000000-0000-4000-8000-000000000000 /mnt/nowhere ext4 x-systemd.device-timeout=1s 0 0' >>/etc/fstab
+# Root has no password here: whoever can write to an unprotected root needs none.
+mkdir -p /etc/systemd/system/emergency.service.d
+printf '[Service]\\nEnvironment=SYSTEMD_SULOGIN_FORCE=1\\n' >/etc/systemd/system/emergency.service.d/force.conf
+sync`);
+    return throughShell({
+      door: /Press Enter for system maintenance/,
+      prompt: /root@[^\n]*# /,
+      pcr: 15,
+      goOn: "mount -o remount,rw /; sed -i /nowhere/d /etc/fstab; systemctl daemon-reload; systemctl default",
+    });
+  };
+  const zeros = "0".repeat(64);
+  expect(await emergency()).not.toBe(zeros);
+  expect(await node.look()).toMatchObject({ pcr15Capped: true });
+
+  await node.root("systemctl disable edgeseal-cap-pcr15.service && sync");
+  expect(await emergency()).toBe(zeros);
+  await node.root(
+    "systemctl enable edgeseal-cap-pcr15.service && rm -r /etc/systemd/system/emergency.service.d && sync",
+  );
+  await node.pi.reboot();
+  await node.expectOpen();
+}, 1_800_000);
 
 /*
  * The honest ones. Each of these opens the volume to the attacker: level `measured` is what a stolen disk and a changed boot file fail against, and no more.
