@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { mkdir, rm } from "node:fs/promises";
+import { mkdir, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { spawnBound, type BoundProcess } from "./bound-process.ts";
 import type { Profile } from "./profile.ts";
@@ -39,8 +39,22 @@ export async function powerOnTpm(
   return tpm;
 }
 
-/** Solders in another chip: a blank one, with an endorsement key of its own. */
+/** Where the chip that the board came with lies while another one is on it. */
+const asideOf = (stateFolder: string): string => `${stateFolder}.original`;
+
+/** Solders in another chip: a blank one, with an endorsement key of its own. The one that the board came with is kept. */
 export async function replaceChip(stateFolder: string): Promise<void> {
-  await rm(stateFolder, { recursive: true, force: true });
+  if (existsSync(asideOf(stateFolder))) await rm(stateFolder, { recursive: true });
+  else await rename(stateFolder, asideOf(stateFolder));
   await mkdir(stateFolder, { mode: 0o700 });
+}
+
+/**
+ * Solders the chip back in that the board came with.
+ * @throws Error when it was not replaced
+ */
+export async function restoreChip(stateFolder: string): Promise<void> {
+  if (!existsSync(asideOf(stateFolder))) throw new Error("the TPM that the board came with is on it");
+  await rm(stateFolder, { recursive: true });
+  await rename(asideOf(stateFolder), stateFolder);
 }

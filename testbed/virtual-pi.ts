@@ -14,7 +14,7 @@ import type { Profile } from "./profile.ts";
 import { foundInFile } from "./search.ts";
 import { copyTpmState, ensureSnapshot, readyMarker } from "./snapshot.ts";
 import { PoweredOffDisks } from "./tamper.ts";
-import { replaceChip } from "./tpm.ts";
+import { replaceChip, restoreChip } from "./tpm.ts";
 
 export interface StartOptions {
   /** Lower-case letters, digits and dashes; one living node per name. @default a new one, so that tests run in parallel */
@@ -281,6 +281,12 @@ export class VirtualPi {
   async replaceTpm(): Promise<void> {
     this.#requireOff("replace its TPM");
     await replaceChip(this.#wiring.tpmState);
+  }
+
+  /** Puts the TPM back that the board came with, as it was when it was replaced. The node has to be off. */
+  async restoreTpm(): Promise<void> {
+    this.#requireOff("put its TPM back");
+    await restoreChip(this.#wiring.tpmState);
   }
 
   /** Moves the disks and the TPM together to another board, by default one as it comes from the shop. The node has to be off. */

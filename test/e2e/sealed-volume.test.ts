@@ -334,7 +334,8 @@ ${forgeLuksVolume(disk, disk)}`,
 });
 
 describe("the cap comes in every boot:", () => {
-  test("with another TPM, which does not open the volume until the recovery key has it do so; ssh answers", async () => {
+  /** Boots with another TPM, which keeps the volume locked; ssh answers. */
+  const lockedByAnotherTpm = async (): Promise<SealedVolumeState> => {
     await pi.powerOff();
     await pi.replaceTpm();
     await pi.boot();
@@ -349,6 +350,20 @@ describe("the cap comes in every boot:", () => {
     expect(state.lockedReason).toMatch(
       /^tpm-refused: PCR 11 and 15 are as they should be, but this TPM does not open it: another TPM/,
     );
+    return state;
+  };
+
+  test("with another TPM, which does not open the volume; with the original back it opens", async () => {
+    await lockedByAnotherTpm();
+    await pi.powerOff();
+    await pi.restoreTpm();
+    await pi.boot();
+    expect(await look(pi, volume)).toMatchObject({ openedBy: "tpm", pcr15Capped: true });
+    await fileIsThere();
+  });
+
+  test("with another TPM, until the recovery key has that one open it", async () => {
+    const state = await lockedByAnotherTpm();
     const key = await site.recover(state);
     const inputs = volume.inputs as SealedVolumeInputs;
     const wrong = await apply(recoverVolume(inputs, state, "0".repeat(64)));

@@ -132,6 +132,7 @@ describe("one node through its life", () => {
 
   test("refuses to be changed while it is on", async () => {
     await expect(pi.replaceTpm()).rejects.toThrow(/is on: powerOff\(\) or powerCut\(\)/);
+    await expect(pi.restoreTpm()).rejects.toThrow(/is on/);
     await expect(pi.tamper(() => Promise.resolve())).rejects.toThrow(/is on/);
     await expect(pi.boot()).rejects.toThrow(/already on/);
   });
@@ -179,12 +180,16 @@ describe("one node through its life", () => {
     expect(pi.bootTimings.every(({ ms }) => ms > 0)).toBe(true);
   });
 
-  test("another TPM is another endorsement key", async () => {
+  test("another TPM is another endorsement key; with the original back it is the original one", async () => {
     const chip = await on(endorsementKey);
     await pi.powerOff();
     await pi.replaceTpm();
     await pi.boot();
     expect(await on(endorsementKey)).not.toBe(chip);
+    await pi.powerOff();
+    await pi.restoreTpm();
+    await pi.boot();
+    expect(await on(endorsementKey)).toBe(chip);
   });
 
   test("stops without a trace", async () => {
