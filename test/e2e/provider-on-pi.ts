@@ -119,21 +119,48 @@ export async function killProviderAt(cut: Cut, pi: VirtualPi, { kind, inputs }: 
   expect(end, `the provider that is to be killed ${nameOf(cut)}`).toEqual({ signal: "SIGKILL", said: "" });
 }
 
-/** Applies steps, and cuts the power at a point of them; the node is off then. */
+/**
+ * Applies steps, and cuts the power at a point of them; the node is off then.
+ * @param meanwhile what is done on the node while the plan stands at that point
+ */
 export async function cutPowerAt(
   cut: Cut,
   pi: VirtualPi,
   { kind, inputs }: Declared,
   steps: readonly Step[],
+  meanwhile: () => Promise<void> = () => Promise.resolve(),
 ): Promise<void> {
   let off: Promise<void> | undefined;
+  const reached = (): void => {
+    off = meanwhile().finally(() => pi.powerCut());
+    // Told below, once the plan has failed.
+    off.catch(() => undefined);
+  };
   await withProvider(
     pi,
     kind,
     (device) => expect(device.apply(kind, inputs, steps)).rejects.toMatchObject({ node: "pi" }),
-    { breakpoint: { at: cut.at, when: cut.when, reached: () => void (off = pi.powerCut()) } },
+    { breakpoint: { at: cut.at, when: cut.when, reached } },
   );
   expect(off, `the plan came to ${nameOf(cut)}`).toBeDefined();
+  await off;
+}
+
+/** Applies steps, and cuts the power as soon as the one with that title begins; the node is off then. */
+export async function cutPowerWithin(
+  title: string,
+  pi: VirtualPi,
+  { kind, inputs }: Declared,
+  steps: readonly Step[],
+): Promise<void> {
+  let off: Promise<void> | undefined;
+  const onProgress = (step: string): void => {
+    if (step === title) off ??= pi.powerCut();
+  };
+  await withProvider(pi, kind, (device) =>
+    expect(device.apply(kind, inputs, steps, { onProgress })).rejects.toMatchObject({ node: "pi" }),
+  );
+  expect(off, `the plan came to '${title}'`).toBeDefined();
   await off;
 }
 
