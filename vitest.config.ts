@@ -15,7 +15,7 @@ const trust = [
   "seccomp-profile",
   "tpm-ownership",
   "trust-chain",
-  "update",
+  "update*",
   "volume-recover",
   "volume-rotation-cut",
 ].map((name) => `test/e2e/${name}.test.ts`);
