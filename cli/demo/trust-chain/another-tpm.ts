@@ -1,6 +1,6 @@
 import { noDrift } from "../refresh.ts";
 import { said } from "../../pulumi.ts";
-import { holds, type DemoStep } from "../step.ts";
+import { holds, type DemoContext, type DemoStep } from "../step.ts";
 import { refreshSaysWhyLocked } from "./locked.ts";
 import { endorsementKeyOnConsole, onDemoNode, pulumiUp, succeeded } from "../operator.ts";
 import { declareSite } from "./site.ts";
@@ -9,13 +9,9 @@ import { bothLocked, bothOpen, volumesAre } from "./volumes.ts";
 export const anotherTpm: DemoStep = {
   title: "Another TPM opens nothing until the site recovers it",
   proves:
-    "with another TPM on the board the volumes stay locked and pulumi refresh says so; edgeseal volume recover sends keys to a TPM that is pinned and answers a challenge, to no other; from then on it opens them by itself",
+    "with another TPM on the board the volumes stay locked and pulumi refresh says so; with the original back they open; edgeseal volume recover sends keys to a TPM that is pinned and answers a challenge, to no other; from then on it opens them by itself",
   async run(context) {
-    await context.pi.powerOff();
-    await context.pi.replaceTpm();
-    context.say("      while it was off: the TPM was replaced");
-    await context.pi.boot();
-    await volumesAre(context, bothLocked);
+    await bootWithAnother(context);
     const why = /^tpm-refused: .*(this TPM does not open it: another TPM)/;
     const { drifted } = await refreshSaysWhyLocked(context, { models: why, logs: why });
     holds(
@@ -25,16 +21,23 @@ export const anotherTpm: DemoStep = {
       drifted.join("\n"),
     );
 
-    const replaced = await endorsementKeyOnConsole(context);
     const refused = await onDemoNode(context, ["volume", "recover"]);
     holds(
       context,
-      refused.code === 5 && said(refused).includes(`is ${replaced}, and`),
+      refused.code === 5 && said(refused).includes(`is ${await endorsementKeyOnConsole(context)}, and`),
       "edgeseal volume recover sends nothing to a TPM that is not the pinned one (exit status 5)",
       said(refused),
     );
     await volumesAre(context, bothLocked);
 
+    await context.pi.powerOff();
+    await context.pi.restoreTpm();
+    context.say("      while it was off: the original TPM was put back");
+    await context.pi.boot();
+    await volumesAre(context, bothOpen);
+
+    await bootWithAnother(context);
+    const replaced = await endorsementKeyOnConsole(context);
     await declareSite(context, replaced);
     context.say("      the operator pins the new TPM in the site file");
     succeeded(
@@ -51,3 +54,12 @@ export const anotherTpm: DemoStep = {
     await noDrift(context);
   },
 };
+
+/** Boots with a TPM that the node never had, which keeps both volumes locked. */
+async function bootWithAnother(context: DemoContext): Promise<void> {
+  await context.pi.powerOff();
+  await context.pi.replaceTpm();
+  context.say("      while it was off: the TPM was replaced");
+  await context.pi.boot();
+  await volumesAre(context, bothLocked);
+}
