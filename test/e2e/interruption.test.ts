@@ -144,7 +144,7 @@ test("the firewall, whose provider is killed before and after each step, leaves 
   expect(end.inForce).toContain(second);
   expect(end.inForce).not.toContain(first);
   expect(end.foreign).toBe(seen.foreign);
-});
+}, 1_800_000);
 
 test("swap in use, cut off before and after each step, is off and gone after the next plan", async () => {
   const swap: Declared = {
