@@ -155,7 +155,9 @@ test("first contact: the console's script tells the endorsement key that the TPM
     expect(shown.stdout).toMatch(new RegExp(`^EK digest +${endorsementKeySha256}$`, "m"));
 
     const site = join(folder, "lab.yaml");
-    const before = "site: lab\ntrust:\n  recoveryKey: recovery.pub.pem\nnodes: []\n";
+    const before =
+      "site: lab\ntrust:\n  policyKey: policy.pub.pem\n  generation: 1\n  recoveryKey: recovery.pub.pem\nnodes: []\n";
+    writeFileSync(join(folder, "policy.pub.pem"), testKey("policy").publicKeyPem);
     writeFileSync(join(folder, "recovery.pub.pem"), recovery.publicKeyPem);
     writeFileSync(site, before);
     const reach = ["--port", String(port), "--user", user, "--identity-file", identityFile];
