@@ -132,6 +132,7 @@ export class RootFileSystem {
     attributes: { readonly mode?: number; readonly uid?: number; readonly gid?: number } = {},
   ): Promise<void> {
     const { mode = 0o644, uid = 0, gid = 0 } = attributes;
+    await mkdir(this.#folder, { recursive: true });
     const scratch = join(this.#folder, "scratch");
     await writeFile(scratch, content);
     if (await this.#exists(path)) await this.remove(path);
