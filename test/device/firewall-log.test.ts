@@ -52,8 +52,7 @@ describe.skipIf(hindrance !== undefined)(
     /** Loads rules, so that their limit is fresh, and has packets sent that they refuse, as fast as one process can. */
     async function sendThrough(text: string): Promise<Seen> {
       const output = await net.node.sh(
-        // By a pipe: nft 1.0.7 to 1.0.9 reads no socket, which Node gives a child as standard input.
-        `cat | nft -f -
+        `nft -f -
 nft -f - <<'END'
 table inet tracing
 delete table inet tracing

@@ -70,9 +70,10 @@ export class Peer implements AsyncDisposable {
     return this.#answer(id) as Promise<ReturnType<PeerCalls[K]>>;
   }
 
-  /** Runs a shell script in the namespace. */
+  /** Runs a shell script in the namespace. Its standard input is a pipe: nft 1.0.7 to 1.0.9 reads no socket, which Node gives a child. */
   async sh(script: string, stdin = ""): Promise<string> {
-    const running = run("nsenter", ["--target", String(this.pid), "--net", "/bin/sh", "-ec", script]);
+    const piped = ["/bin/sh", "-c", 'cat | /bin/sh -ec "$1"', "sh", script];
+    const running = run("nsenter", ["--target", String(this.pid), "--net", ...piped]);
     // A script that reads nothing may end before this is written.
     running.child.stdin?.on("error", () => undefined);
     running.child.stdin?.end(stdin);

@@ -30,9 +30,6 @@ const inputs: FirewallInputs = {
   ],
 };
 
-/** Reads rules from a pipe: nft 1.0.7 to 1.0.9 takes none from a socket, which Node gives a child as standard input. */
-const readRules = "cat | nft -f -";
-
 /** Long enough for a packet on a busy machine; a rejection comes at once, so only true silence takes this long. */
 const timeoutMs = 3000;
 /** Where silence is what is expected: much longer than an answer takes. */
@@ -65,9 +62,9 @@ describe.skipIf(hindrance !== undefined)(
     });
 
     const load = (ruleset: Ruleset): Promise<string> =>
-      net.node.sh(readRules, renderRuleset(ruleset, "test"));
+      net.node.sh("nft -f -", renderRuleset(ruleset, "test"));
     const unload = (): Promise<string> =>
-      net.node.sh(readRules, "table inet edgeseal\ndelete table inet edgeseal\n");
+      net.node.sh("nft -f -", "table inet edgeseal\ndelete table inet edgeseal\n");
     const without = (ruleset: Ruleset, pattern: RegExp): Ruleset => ({
       ...ruleset,
       rules: ruleset.rules.filter(({ name }) => !pattern.test(name)),
@@ -391,7 +388,7 @@ describe.skipIf(hindrance !== undefined)(
     test("lists what was loaded with the meaning that was asked for, for generated inputs", async () => {
       for (const generatedInputs of cases) {
         expect(firewall.check?.(generatedInputs)).toEqual([]);
-        await peer.sh(readRules, renderRuleset(rulesetOf(generatedInputs), "test"));
+        await peer.sh("nft -f -", renderRuleset(rulesetOf(generatedInputs), "test"));
         const { rules, policies, chains, order } = readTable(
           await peer.sh("nft -j list table inet edgeseal"),
         );
@@ -404,7 +401,7 @@ describe.skipIf(hindrance !== undefined)(
     });
 
     test("lists a table turned off as such", async () => {
-      await peer.sh(readRules, renderRuleset(rulesetOf(inputs), "test"));
+      await peer.sh("nft -f -", renderRuleset(rulesetOf(inputs), "test"));
       expect(readTable(await peer.sh("nft -j list table inet edgeseal")).dormant).toBe(false);
       await peer.sh("nft 'add table inet edgeseal { flags dormant; }'");
       expect(readTable(await peer.sh("nft -j list table inet edgeseal")).dormant).toBe(true);
