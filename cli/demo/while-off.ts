@@ -1,5 +1,5 @@
-import type { PoweredOffDisks } from "../../../testbed/tamper.ts";
-import type { DemoContext } from "../step.ts";
+import type { PoweredOffDisks } from "../../testbed/tamper.ts";
+import type { DemoContext } from "./step.ts";
 
 /** Boots with something changed while the node was off, as somebody with its disks in hand does. That it returns says that ssh answers. */
 export async function whileOff(

@@ -3,6 +3,7 @@ import { askProgram } from "../../../provider/resources/inference-container-unit
 import { pulumiUp } from "../operator.ts";
 import { noDrift, nothingToDo, refresh } from "../refresh.ts";
 import { holds, onNode, type DemoContext, type DemoStep } from "../step.ts";
+import { whileOff } from "../while-off.ts";
 import { answers, ask, confinedInEffect } from "./service.ts";
 
 export const comesBack: DemoStep = {
@@ -14,7 +15,6 @@ export const comesBack: DemoStep = {
     await servesAgain(context, "after the server was killed");
     const markers = await promptOnNoDisk(context);
     await onLockedVolume(context);
-    await context.pi.boot();
     await servesAgain(context, "after a boot");
     await promptOnNoVolume(context, markers);
     await answers(context);
@@ -74,11 +74,11 @@ async function promptOnNoVolume(context: DemoContext, { asked, onVolume }: Marke
   );
 }
 
-/** The node boots another state than the approved one, which leaves the volume locked. It is off before and after. */
+/** The node, which is off, boots another state than the approved one, which leaves the volume locked; and then the approved one. */
 async function onLockedVolume(context: DemoContext): Promise<void> {
-  let original = Buffer.alloc(0);
+  let original: Buffer = Buffer.alloc(0);
   await context.pi.tamper(async ({ boot }) => {
-    original = Buffer.from(await boot.read("cmdline.txt"));
+    original = await boot.read("cmdline.txt");
     await boot.write("cmdline.txt", `${original.toString().trim()} systemd.debug_shell=1\n`);
   });
   context.say("      the kernel's command line is changed while the node is off");
@@ -96,9 +96,9 @@ async function onLockedVolume(context: DemoContext): Promise<void> {
   );
   const processes = await onNode(context, "ps -U edgeseal-inference -o pid=,comm= || :");
   holds(context, processes.trim() === "", "nothing runs as the service's user", processes);
-  await context.pi.powerOff();
-  await context.pi.tamper(({ boot }) => boot.write("cmdline.txt", original));
-  context.say("      the original command line is back");
+  await whileOff(context, "the original command line was put back", ({ boot }) =>
+    boot.write("cmdline.txt", original),
+  );
 }
 
 /** One byte of the model is changed on the disk. */

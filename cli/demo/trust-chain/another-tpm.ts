@@ -1,6 +1,7 @@
 import { noDrift } from "../refresh.ts";
 import { said } from "../../pulumi.ts";
 import { holds, type DemoContext, type DemoStep } from "../step.ts";
+import { whileOff } from "../while-off.ts";
 import { refreshSaysWhyLocked } from "./locked.ts";
 import { endorsementKeyOnConsole, onDemoNode, pulumiUp, succeeded } from "../operator.ts";
 import { declareSite } from "./site.ts";
@@ -30,10 +31,7 @@ export const anotherTpm: DemoStep = {
     );
     await volumesAre(context, bothLocked);
 
-    await context.pi.powerOff();
-    await context.pi.restoreTpm();
-    context.say("      while it was off: the original TPM was put back");
-    await context.pi.boot();
+    await whileOff(context, "the original TPM was put back", () => context.pi.restoreTpm());
     await volumesAre(context, bothOpen);
 
     await bootWithAnother(context);
@@ -57,9 +55,6 @@ export const anotherTpm: DemoStep = {
 
 /** Boots with a TPM that the node never had, which keeps both volumes locked. */
 async function bootWithAnother(context: DemoContext): Promise<void> {
-  await context.pi.powerOff();
-  await context.pi.replaceTpm();
-  context.say("      while it was off: the TPM was replaced");
-  await context.pi.boot();
+  await whileOff(context, "the TPM was replaced", () => context.pi.replaceTpm());
   await volumesAre(context, bothLocked);
 }

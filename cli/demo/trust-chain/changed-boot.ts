@@ -2,7 +2,7 @@ import { noDrift } from "../refresh.ts";
 import type { DemoStep } from "../step.ts";
 import { refreshSaysWhyLocked } from "./locked.ts";
 import { bothLocked, bothOpen, volumesAre } from "./volumes.ts";
-import { whileOff } from "./while-off.ts";
+import { whileOff } from "../while-off.ts";
 
 interface Change {
   readonly what: string;

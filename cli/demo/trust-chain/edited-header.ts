@@ -4,7 +4,7 @@ import { onNode, type DemoContext, type DemoStep } from "../step.ts";
 import { refreshSaysWhyLocked } from "./locked.ts";
 import { onDemoNode, succeeded } from "../operator.ts";
 import { volumeNames, volumesAre, type VolumeName } from "./volumes.ts";
-import { whileOff } from "./while-off.ts";
+import { whileOff } from "../while-off.ts";
 
 /** What there is of a header: both copies, and the areas of the key slots in use. The rest was noise when it was made. */
 const headerBytes = 2 * 1024 * 1024;
