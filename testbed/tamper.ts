@@ -132,10 +132,9 @@ export class RootFileSystem {
     attributes: { readonly mode?: number; readonly uid?: number; readonly gid?: number } = {},
   ): Promise<void> {
     const { mode = 0o644, uid = 0, gid = 0 } = attributes;
-    await mkdir(this.#folder, { recursive: true });
+    if (await this.#exists(path)) await this.remove(path);
     const scratch = join(this.#folder, "scratch");
     await writeFile(scratch, content);
-    if (await this.#exists(path)) await this.remove(path);
     await this.#debugfs(
       `write ${word(scratch)} ${word(path)}`,
       `set_inode_field ${word(path)} mode 0${(REGULAR_FILE | mode).toString(8)}`,
