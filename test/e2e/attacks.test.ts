@@ -6,7 +6,6 @@ import { parse, stringify } from "yaml";
 import { openPrivateKey } from "../../cli/keys/open-private-key.ts";
 import type { MeasuredBootState } from "../../provider/resources/measured-boot-observation.ts";
 import { shipApproval } from "../../provider/resources/approval-shipping.ts";
-import { parseApproval } from "../../provider/trust/approval.ts";
 import { openRecovery } from "../../provider/trust/recovery.ts";
 import { run } from "../../testbed/bound-process.ts";
 import type { PoweredOffDisks } from "../../testbed/tamper.ts";
@@ -225,10 +224,8 @@ describe("a shell that the initramfs gives in an approved state", () => {
   const panicScript = "/etc/initramfs-tools/scripts/panic/edgeseal";
 
   /** Approves a state, and has the approval on the node. @returns each PCR 11 that is approved */
-  async function approve(...which: readonly string[]): Promise<readonly string[]> {
-    const { code, text } = await node.edgeseal("approve", "pi-1", "--yes", ...which, ...node.keys);
-    expect(code, text).toBe(0);
-    const approval = parseApproval(readFileSync(join(node.folder, "approvals/pi-1.json"), "utf8"));
+  async function approve(which: "current" | "next"): Promise<readonly string[]> {
+    const approval = await node.approve(which);
     const { kind, inputs } = node.measuredBoot;
     const { failure } = await withProvider(node.pi, kind, (device) =>
       device.apply(kind, inputs, shipApproval(approval)),
@@ -245,7 +242,7 @@ describe("a shell that the initramfs gives in an approved state", () => {
     const putCommandLine = (line: string): Promise<string> =>
       node.root(`printf '%s\\n' '${line}' >/boot/firmware/cmdline.txt && sync`);
     await putCommandLine(`${commandLine} break=premount`);
-    expect(await approve()).not.toContain(await throughTheShell());
+    expect(await approve("next")).not.toContain(await throughTheShell());
     const state = await node.look();
     expect(state).toMatchObject({ open: false, openedBy: "none", pcr11Approved: false, pcr15Capped: true });
     expect(state.lockedReason).toMatch(/^pcr11-not-approved/);
@@ -253,7 +250,7 @@ describe("a shell that the initramfs gives in an approved state", () => {
     const script = await node.root(`cat ${panicScript}`);
     await node.root(`printf '#!/bin/sh\\nexit 0\\n' >${panicScript} && update-initramfs -u && sync`);
     await throughTheShell();
-    const approved = await approve("--current");
+    const approved = await approve("current");
     expect(approved).toContain(await throughTheShell());
     await node.expectOpen();
 
@@ -261,7 +258,7 @@ describe("a shell that the initramfs gives in an approved state", () => {
     expect(put.code).toBe(0);
     await putCommandLine(commandLine);
     await node.root("update-initramfs -u && sync");
-    await approve();
+    await approve("next");
     await node.pi.reboot();
     await node.expectOpen();
   }, 1_800_000);

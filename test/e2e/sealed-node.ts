@@ -6,6 +6,8 @@ import { stringify } from "yaml";
 import { openPrivateKey } from "../../cli/keys/open-private-key.ts";
 import type { SealedVolumeInputs } from "../../provider/resources/sealed-volume-inputs.ts";
 import type { SealedVolumeState } from "../../provider/resources/sealed-volume-state.ts";
+import type { Approval } from "../../provider/trust/approval-schema.ts";
+import { parseApproval } from "../../provider/trust/approval.ts";
 import { openRecovery } from "../../provider/trust/recovery.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { edgesealIn, type Ran } from "./command-line.ts";
@@ -97,10 +99,12 @@ export class SealedNode {
     writeFileSync(join(this.folder, "stacks/lab.yaml"), stringify(site));
   }
 
-  /** Approves the state that the node is in. */
-  async approve(): Promise<void> {
-    const approved = await this.edgeseal("approve", "pi-1", "--current", "--yes", ...this.keys);
+  /** Approves the state that the node is in, or the one that it boots next. @returns all that is approved */
+  async approve(which: "current" | "next" = "current"): Promise<Approval> {
+    const state = which === "current" ? ["--current"] : [];
+    const approved = await this.edgeseal("approve", "pi-1", ...state, "--yes", ...this.keys);
     expect(approved.code, approved.text).toBe(0);
+    return parseApproval(readFileSync(join(this.folder, "approvals/pi-1.json"), "utf8"));
   }
 
   /** Options that name the site and its keys. */

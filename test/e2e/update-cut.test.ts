@@ -1,9 +1,6 @@
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Step } from "../../provider/device/step.ts";
 import { bootApproved, confirmUpdate } from "../../provider/resources/measured-boot-update.ts";
-import { parseApproval } from "../../provider/trust/approval.ts";
 import { cutPowerAt, cutsOf, nameOf } from "./provider-on-pi.ts";
 import { SealedNode } from "./sealed-node.ts";
 
@@ -36,11 +33,7 @@ async function change(): Promise<void> {
 }
 
 /** The steps that boot the next state, which is approved. */
-async function approvedSteps(): Promise<readonly Step[]> {
-  const { code, text } = await node.edgeseal("approve", "pi-1", "--yes", ...node.keys);
-  expect(code, text).toBe(0);
-  return bootApproved(parseApproval(readFileSync(join(node.folder, "approvals/pi-1.json"), "utf8")), 900);
-}
+const approvedSteps = async (): Promise<readonly Step[]> => bootApproved(await node.approve("next"), 900);
 
 /** Cuts the power at that point of the steps, and boots. */
 async function cut(at: string, steps: readonly Step[]): Promise<void> {
