@@ -212,7 +212,7 @@ export class SealedVolume extends deviceResource<
   deviceBytes: undefined,
   content: undefined,
   formationMarker: undefined,
-  markerLeft: undefined,
+  headerUnfinished: undefined,
   disk: undefined,
   usedBy: undefined,
   luksUuid: undefined,

@@ -46,8 +46,10 @@ export const volumeControls = [
         pcr11Approved,
       }) => {
         if (formation !== "complete") return violation(`its formation is ${formation}`);
-        if (!headerMatchesPins)
+        if (headerDifferences.length > 0)
           return violation(`the header is not the pinned one: ${headerDifferences.join(", ")}`);
+        if (!headerMatchesPins)
+          return violation("the pinned header is not on the device to its end, as pulumi up writes it");
         if (!ciphers.includes(cipher))
           return violation(
             `its cipher is ${cipher === "" ? "none that can be told" : cipher}, which edgeseal never makes`,

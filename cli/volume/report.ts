@@ -32,18 +32,14 @@ function volumeLines(volume: AssessedVolume): readonly string[] {
   const { name, inputs, state, change, sitePolicyKey, newRecoveryKey, objections, headerInTheWay } = volume;
   const { device, luksUuid, formation, policyKey } = state;
   const bound = `policy key ${short(policyKey)}`;
-  const cutOff =
-    formation === "complete" && !state.headerMatchesPins && !state.markerLeft && headerInTheWay === undefined;
+  const slotDiffers =
+    formation === "complete" && state.headerDifferences.length > 0 && headerInTheWay === undefined;
   return [
     "",
     `  ${visible(name)}  ${visible(device === "" ? "no device yet" : device)}${luksUuid === "" ? "" : `  LUKS ${luksUuid}`}`,
     `    ${visible(howItIs(state))}`,
     `    formation ${formation}, sealed by ${bound}; the site's is generation ${inputs.generation}, ${policyKey === sitePolicyKey ? "the same" : short(sitePolicyKey)}`,
-    ...(cutOff
-      ? [
-          "    its header is not the pinned one, in the TPM's slot only: as a recovery that was cut off leaves it",
-        ]
-      : []),
+    ...(slotDiffers ? ["    its header is not the pinned one, in the TPM's slot only"] : []),
     ...(newRecoveryKey
       ? [
           `    its recovery key is encrypted to ${short(state.recoveryKey)}, and will be to the site's, ${short(recoveryKeyOf(inputs))}`,

@@ -95,13 +95,23 @@ locate || exit 0
 dev=$(readlink -e -- "$device") && [ -b "$dev" ] || exit 0
 resolve
 [ "$bytes" -gt "$header_bytes" ] || exit 0
-dd if="$dev" bs=${headerBytesRead} count=1 iflag=direct,fullblock status=none | gzip -c | base64 -w 0
+# What opens the volume is what is told of, though the device has it in parts only.
+if is_written_ahead; then
+  head -c ${headerBytesRead} "$written_ahead"
+else
+  dd if="$dev" bs=${headerBytesRead} count=1 iflag=direct,fullblock status=none
+fi | gzip -c | base64 -w 0
 echo
 digest=$(dd if="$dev" bs=1M count="$header_bytes" iflag=direct,count_bytes,fullblock status=none | sha256sum)
 echo "\${digest%% *}"
-[ -n "$(marker "$header_marker")" ] || exit 0
-# The same without the marker.
-digest=$({ dd if="$dev" bs=1M count="$header_marker" iflag=direct,count_bytes,fullblock status=none; head -c "$block" /dev/zero; } | sha256sum)
+# What it is to be.
+if is_written_ahead; then
+  digest=$(sha256sum <"$written_ahead")
+elif [ -n "$(marker "$header_marker")" ]; then
+  digest=$({ dd if="$dev" bs=1M count="$header_marker" iflag=direct,count_bytes,fullblock status=none; head -c "$block" /dev/zero; } | sha256sum)
+else
+  exit 0
+fi
 echo "\${digest%% *}"`,
       mapping: `for d in /sys/block/dm-*/dm; do
   if [ -e "$d/name" ] && [ "$(cat "$d/name")" = ${quote(mappingOf(name))} ]; then
@@ -244,11 +254,25 @@ function pcrOf(files: ConfigFiles, pcr: number): string | undefined {
 
 type DeviceState = Pick<
   SealedVolumeState,
-  "device" | "devicePresent" | "deviceBytes" | "content" | "usedBy" | "formationMarker" | "disk"
+  | "device"
+  | "devicePresent"
+  | "deviceBytes"
+  | "content"
+  | "usedBy"
+  | "formationMarker"
+  | "headerUnfinished"
+  | "disk"
 >;
 
 function readDevice({ name }: SealedVolumeInputs, output: string): DeviceState {
-  const absent = { devicePresent: false, deviceBytes: 0, content: [], usedBy: [], formationMarker: "" };
+  const absent = {
+    devicePresent: false,
+    deviceBytes: 0,
+    content: [],
+    usedBy: [],
+    formationMarker: "",
+    headerUnfinished: false,
+  };
   if (output.startsWith("to be made\n")) {
     const disk = readDisk(output.slice("to be made\n".length));
     return { device: "", ...absent, ...(disk === undefined ? {} : { disk }) };
@@ -261,6 +285,7 @@ function readDevice({ name }: SealedVolumeInputs, output: string): DeviceState {
     throw new UnknownObservation(`the device was not told: '${output.slice(0, 120)}'`);
   if (lines.includes("missing")) return { device, ...absent };
   const deviceBytes = Number(all("bytes")[0]);
+  const formationMarker = all("marker")[0] ?? "";
   if (!Number.isInteger(deviceBytes)) throw new UnknownObservation(`${device} has no size that is a number`);
   return {
     device,
@@ -268,24 +293,25 @@ function readDevice({ name }: SealedVolumeInputs, output: string): DeviceState {
     deviceBytes,
     content: all("content"),
     usedBy: all("use").filter((use) => use !== `held by ${mappingOf(name)}`),
-    formationMarker: all("marker")[0] ?? "",
+    formationMarker,
+    headerUnfinished: formationMarker !== "" || lines.includes("header written ahead"),
   };
 }
 
 interface HeaderPart {
   readonly read: LuksHeader | undefined;
   readonly digest: string;
-  /** Its digest without the marker that it has; empty when it has none. */
-  readonly unmarked: string;
+  /** The digest that it has once it is finished: without its marker, or as it was written ahead; empty when it is. */
+  readonly finished: string;
 }
 
 function readHeaderPart(output: string): HeaderPart {
-  const [encoded = "", digest = "", unmarked = ""] = output.split("\n");
-  if (encoded === "") return { read: undefined, digest: "", unmarked: "" };
+  const [encoded = "", digest = "", finished = ""] = output.split("\n");
+  if (encoded === "") return { read: undefined, digest: "", finished: "" };
   if (!isDigest(digest))
     throw new UnknownObservation("the header of the device could not be read to its end");
   try {
-    return { read: readHeader(gunzipSync(Buffer.from(encoded, "base64"))), digest, unmarked };
+    return { read: readHeader(gunzipSync(Buffer.from(encoded, "base64"))), digest, finished };
   } catch (error) {
     throw new UnknownObservation("the header of the device did not arrive whole", { cause: error });
   }
@@ -293,21 +319,18 @@ function readHeaderPart(output: string): HeaderPart {
 
 function pinned(
   { pins, pinnedFacts }: Records,
-  { read, digest, unmarked }: HeaderPart,
-): Pick<
-  SealedVolumeState,
-  "headerDigest" | "pinnedDigest" | "headerMatchesPins" | "markerLeft" | "headerDifferences"
-> {
+  { read, digest, finished }: HeaderPart,
+): Pick<SealedVolumeState, "headerDigest" | "pinnedDigest" | "headerMatchesPins" | "headerDifferences"> {
   const pinnedDigest = pins.get("header-sha256") ?? "";
   const headerMatchesPins = pinnedDigest !== "" && digest === pinnedDigest;
-  const markerLeft = pinnedDigest !== "" && unmarked === pinnedDigest;
   return {
     headerDigest: read === undefined && !headerMatchesPins ? "" : digest,
     pinnedDigest,
     headerMatchesPins,
-    markerLeft,
     headerDifferences:
-      pinnedDigest === "" || headerMatchesPins || markerLeft ? [] : differencesOf(pinnedFacts, read),
+      pinnedDigest === "" || headerMatchesPins || finished === pinnedDigest
+        ? []
+        : differencesOf(pinnedFacts, read),
   };
 }
 

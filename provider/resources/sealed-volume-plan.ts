@@ -49,6 +49,7 @@ export function desiredVolume(inputs: SealedVolumeInputs): Partial<SealedVolumeS
     ...(typeof device === "string" ? { device } : {}),
     devicePresent: true,
     headerMatchesPins: true,
+    headerUnfinished: false,
     // What a refresh shows of the reasons why it is not as it should be.
     headerDifferences: [],
     lockedReason: "",
@@ -100,10 +101,10 @@ function requireOurs(inputs: SealedVolumeInputs, state: SealedVolumeState): void
       "put the file back from a backup of the node; the recovery key opens the volume meanwhile",
     );
   }
-  if (!state.headerMatchesPins && !state.markerLeft) {
+  if (state.headerDifferences.length > 0) {
     throw new PlanRefused(
       `the header of ${name} on ${state.device} is not the pinned one: ${state.headerDifferences.join("; ")}`,
-      "somebody changed or exchanged it: with the original back the next boot opens the volume; where edgeseal volume recover was cut off, run it again",
+      "somebody changed or exchanged it: with the original back the next boot opens the volume",
     );
   }
   const fixed = (what: string, is: string, wanted: string, mend: string): void => {
@@ -377,7 +378,7 @@ function newPartition(inputs: SealedVolumeInputs, { disk }: SealedVolumeState) {
 function maintain(inputs: SealedVolumeInputs, state: SealedVolumeState): readonly Step[] {
   const { name, device } = inputs;
   return [
-    ...(state.headerMatchesPins ? [] : [finish(inputs, state.device)]),
+    ...(state.headerMatchesPins && !state.headerUnfinished ? [] : [finish(inputs, state.device)]),
     ...(typeof device === "string" && device !== state.device
       ? [
           forming(inputs, {

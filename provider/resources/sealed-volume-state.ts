@@ -101,11 +101,13 @@ export const sealedVolumeState = Type.Object({
   }),
   pinnedDigest: Type.String({ description: "What it has to be; empty before the volume is finished." }),
   headerMatchesPins: Type.Boolean({ description: "Whether it is." }),
-  markerLeft: Type.Boolean({
+  headerUnfinished: Type.Boolean({
     description:
-      "Whether it is but for the marker of the formation, which was cut off before its last write. The volume opens all the same, and the next update takes the marker away.",
+      "Whether something of making it is left: the marker of a formation, or the file with the header that a rotation or recovery wrote ahead, which was cut off. Where that is the pinned one the volume opens all the same, and the next update finishes it.",
   }),
-  headerDifferences: texts("What in the header differs from the pins, for people."),
+  headerDifferences: texts(
+    "What in the header differs from the pins, for people; nothing where it is only unfinished.",
+  ),
   policyKey: Type.String({
     description: "Fingerprint of the policy key that the TPM's key slot is bound to; empty without one.",
   }),

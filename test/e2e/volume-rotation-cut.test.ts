@@ -1,13 +1,13 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { planVolume, recoverVolume } from "../../provider/resources/sealed-volume-plan.ts";
+import { recoverVolume } from "../../provider/resources/sealed-volume-plan.ts";
 import type { SealedVolumeInputs } from "../../provider/resources/sealed-volume-inputs.ts";
 import type { Ran } from "./command-line.ts";
-import { cutPowerAt, cutsOf, nameOf } from "./provider-on-pi.ts";
+import { bringUp, cutPowerAt, cutsOf, nameOf } from "./provider-on-pi.ts";
 import { SealedNode } from "./sealed-node.ts";
 
 /*
  * The rotation of a sealed volume's key slot with the power cut: before and after every step of the plan, and before every write of the step that changes the header. `recover` is
- * the same plan, for a volume that its TPM does not open.
+ * the same plan, for a volume that its TPM does not open. Wherever it goes, the next boot opens the volume, and the next plan has nothing to ask of a person.
  */
 
 let node: SealedNode;
@@ -20,8 +20,7 @@ beforeAll(async () => {
 // It does not exist when its start failed.
 afterAll(() => (node as SealedNode | undefined)?.stop());
 
-const onVolumes = (task: "recover" | "rotate"): Promise<Ran> =>
-  node.edgeseal("volume", task, "pi-1", ...node.keys, "--yes");
+const rotate = (): Promise<Ran> => node.edgeseal("volume", "rotate", "pi-1", ...node.keys, "--yes");
 
 test("the power cut before or after a step: the next boot opens the volume", async () => {
   const key = await node.recoveryKey();
@@ -50,7 +49,7 @@ test("the power cut before or after a step: the next boot opens the volume", asy
  */
 const holding = (program: string): string => `#!/bin/sh
 case "$*" in
-*" of=/dev/vd"* | *" /etc/edgeseal/volumes/models.pins")
+*" of=/dev/vd"* | *" of=/etc/edgeseal/volumes/models.header "* | *" /etc/edgeseal/volumes/models.header" | *" /etc/edgeseal/volumes/models.pins")
   echo "${program} $*" >>/run/writes
   if [ "$(wc -l </run/writes)" = "$(cat /run/held 2>/dev/null)" ]; then
     if [ -e /run/torn ]; then /usr/bin/${program} "$@" count=4608; fi
@@ -61,73 +60,97 @@ esac
 exec /usr/bin/${program} "$@"
 `;
 
-/** The writes of a rotation, in their order: the slots but the recovery key's; one copy of what the header says; the other; the pins. */
-const writes = ["header at 290816", "header at 0", "header at 16384", "pins"] as const;
+/** What each write of a rotation is, by how its command begins or where on the disk it writes; in their order. */
+const writes = [
+  { write: "the header to a file", command: /^mv .*models\.header$/, left: "pinned, unfinished" },
+  { write: "the pins", command: /^mv .*models\.pins$/, left: "pinned, unfinished" },
+  { write: "the slots", command: / seek=290816 /, left: "differs, unfinished" },
+  { write: "the first copy of what the header says", command: / seek=0 /, left: "differs, unfinished" },
+  { write: "the second copy", command: / seek=16384 /, left: "differs, unfinished" },
+  {
+    write: "zeros to the header's file",
+    command: /^dd if=\/dev\/zero .*models\.header/,
+    left: "pinned, unfinished",
+  },
+  { write: "the removal of the header's file", command: /^rm .*models\.header$/, left: "pinned, unfinished" },
+] as const;
 
 test("there are no other writes than those, before each of which the power is cut", async () => {
-  for (const program of ["dd", "mv"]) {
+  for (const program of ["dd", "mv", "rm"]) {
     const { code } = await node.pi.exec(
       `sudo -n sh -c 'cat >/usr/sbin/${program} && chmod 755 /usr/sbin/${program} && sync'`,
       { stdin: holding(program) },
     );
     expect(code).toBe(0);
   }
-  const { code, text } = await onVolumes("rotate");
+  const { code, text } = await rotate();
   expect(code, text).toBe(0);
   const lines = (await node.root("cat /run/writes")).trim().split("\n");
-  const found = lines.map((line) =>
-    line.startsWith("mv ") ? "pins" : `header at ${/ seek=(\d+) /.exec(line)?.[1] ?? line}`,
-  );
-  expect(found).toEqual(writes);
+  const found = lines.map((line) => writes.find(({ command }) => command.test(line))?.write ?? line);
+  expect(found).toEqual(writes.map(({ write }) => write));
 });
 
-const moments = writes.flatMap((write, index) => {
-  const before = { moment: `before '${write}'`, held: index + 1, torn: false };
-  return write === "header at 0"
-    ? [before, { ...before, moment: `within '${write}'`, torn: true }]
+const moments = writes.flatMap(({ write }, index) => {
+  // What the writes before it leave.
+  const left = writes[index - 1]?.left ?? "pinned";
+  const before = { moment: `before ${write}`, held: index + 1, torn: false, left };
+  return write.startsWith("the first copy")
+    ? [before, { ...before, moment: `within ${write}`, torn: true }]
     : [before];
 });
 
-// Each goes on from where the one before was cut off.
+/** Rotates, and cuts the power at that moment; and boots. */
+async function cutAndBoot({ held, torn }: (typeof moments)[number]): Promise<void> {
+  await node.root(`rm -f /run/writes /run/torn; echo ${held} >/run/held${torn ? "; touch /run/torn" : ""}`);
+  const from = node.pi.console.position();
+  const cut = rotate();
+  let isHeld = false;
+  const early = cut.then((ran) => isHeld || expect.fail(`it ended before write ${held}: ${ran.text}`));
+  await Promise.race([node.pi.console.waitFor(/WRITE IS HELD/, { from, timeoutMs: 300_000 }), early]);
+  isHeld = true;
+  await node.pi.powerCut();
+  const { code, text } = await cut;
+  expect(code, text).toBe(1);
+  expect(text).toMatch(/^ {2}models: not done: /m);
+  await node.pi.boot();
+}
+
 test.each(moments)(
-  "the power cut $moment: the volume is as it was, or stays locked and says why",
-  async ({ held, torn }) => {
-    await node.root(`rm -f /run/writes; echo ${held} >/run/held${torn ? "; touch /run/torn" : ""}`);
-    const from = node.pi.console.position();
-    // What is open needs no recovery.
-    const cut = onVolumes(held <= 2 ? "rotate" : "recover");
-    let isHeld = false;
-    const early = cut.then((ran) => isHeld || expect.fail(`it ended before write ${held}: ${ran.text}`));
-    await Promise.race([node.pi.console.waitFor(/WRITE IS HELD/, { from, timeoutMs: 300_000 }), early]);
-    isHeld = true;
-    await node.pi.powerCut();
-    const { code, text } = await cut;
-    expect(code, text).toBe(1);
-    expect(text).toMatch(/^ {2}models: not done: /m);
-    await node.pi.boot();
-    if (held === 1) {
-      await node.expectOpen();
-      return;
-    }
-    const state = await node.look();
-    expect(state).toMatchObject({
-      open: false,
-      lockedReason: expect.stringMatching(/^header-differs: /) as unknown,
-      pcr11Approved: true,
-      pcr15Capped: true,
-    });
-    // What `pulumi up` says.
-    expect(() => planVolume(node.volume.inputs as SealedVolumeInputs, state)).toThrow(
-      /the header of models on .* is not the pinned one/,
+  "the power cut $moment: the next boot opens the volume, and the next `up` goes on",
+  async (moment) => {
+    await cutAndBoot(moment);
+    const { headerMatchesPins, headerUnfinished, headerDifferences } = await node.expectOpen();
+    expect(headerDifferences).toEqual([]);
+    expect(`${headerMatchesPins ? "pinned" : "differs"}${headerUnfinished ? ", unfinished" : ""}`).toBe(
+      moment.left,
     );
+    await bringUp(node.pi, node.volume);
+    expect(await node.look()).toMatchObject({ headerMatchesPins: true, headerUnfinished: false });
+    expect(await node.root("ls -A /etc/edgeseal/volumes")).toBe("models.conf\nmodels.pins\n");
   },
 );
 
-test("run again to its end, the volume is open with its file, and the next boot opens it", async () => {
-  const { code, text } = await onVolumes("recover");
-  expect(text).toContain("in the TPM's slot only: as a recovery that was cut off leaves it");
+test("without the header's file the same cut leaves the volume locked; with it back, it opens", async () => {
+  const torn = moments.find((moment) => moment.torn) ?? expect.fail("none");
+  await cutAndBoot(torn);
+  await node.expectOpen();
+  await node.root("mv /etc/edgeseal/volumes/models.header /root/aside && sync");
+  await node.pi.reboot();
+  expect(await node.look()).toMatchObject({
+    open: false,
+    lockedReason: expect.stringMatching(/^header-differs: /) as unknown,
+    pcr11Approved: true,
+    pcr15Capped: true,
+  });
+  await node.root("mv /root/aside /etc/edgeseal/volumes/models.header && sync");
+  await node.pi.reboot();
+  await node.expectOpen();
+});
+
+test("rotated once more from there, it is whole, with its file, and the next boot opens it", async () => {
+  const { code, text } = await rotate();
   expect(code, text).toBe(0);
-  expect(await node.look()).toMatchObject({ open: true, headerMatchesPins: true });
+  expect(await node.look()).toMatchObject({ open: true, headerMatchesPins: true, headerUnfinished: false });
   expect(await node.root("ls -A /run/edgeseal")).not.toContain("pin.");
   // What a power cut after a challenge would count as, had the challenge used what that protects: by now the TPM would be locked, and answer none.
   expect(await node.root("tpm2_getcap properties-variable")).toMatch(/LOCKOUT_COUNTER: 0x0$/m);

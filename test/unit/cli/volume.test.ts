@@ -268,11 +268,11 @@ describe("recover", () => {
     });
   });
 
-  test("goes on where it was cut off: the header differs in the TPM's slot only", async () => {
+  test("makes the TPM's slot anew, where the header differs in that only", async () => {
     locked();
     node.sh(`cryptsetup token remove --token-id 0 -- ${device}`);
     const { code, output } = await run("recover", { yes: true });
-    expect(output).toContain("in the TPM's slot only: as a recovery that was cut off leaves it");
+    expect(output).toContain("its header is not the pinned one, in the TPM's slot only\n");
     expect(events).toContain("ask reseal#models");
     expect(code).toBe(0);
   });

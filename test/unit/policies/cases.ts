@@ -97,7 +97,7 @@ function goodVolumeState(name: string): SealedVolumeState {
     headerDigest: "cd".repeat(32),
     pinnedDigest: "cd".repeat(32),
     headerMatchesPins: true,
-    markerLeft: false,
+    headerUnfinished: false,
     headerDifferences: [],
     policyKey: "ab".repeat(32),
     recoveryKey: "ef".repeat(32),

@@ -241,6 +241,11 @@ const cases: Readonly<Record<string, readonly Case[]>> = {
       observed({ volumes: { models: { headerMatchesPins: false, headerDifferences: ["cipher null"] } } }),
       "models: the header is not the pinned one: cipher null",
     ),
+    fail(
+      "the pinned header in parts only",
+      observed({ volumes: { models: { headerMatchesPins: false } } }),
+      "models: the pinned header is not on the device to its end, as pulumi up writes it",
+    ),
     pass(
       "made on a board without AES instructions",
       observed(volumes({ cipher: "xchacha12,aes-adiantum-plain64" })),

@@ -457,48 +457,125 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
     expect(node.observe(inputs).headerDigest).not.toBe(before);
   });
 
-  test("cut off by the power at any moment, it is locked for as long as the header is written, and goes on", () => {
+  /** Of a volume in a moment at which the power went, after a boot: whether the header on the device is the pinned one, and whether anything is left to be done with it. */
+  const found = (declared: SealedVolumeInputs): string => {
+    const { openedBy, headerMatchesPins, headerUnfinished, headerDifferences } = node.observe(declared);
+    expect({ openedBy, headerDifferences }).toEqual({ openedBy: "tpm", headerDifferences: [] });
+    return `${headerMatchesPins ? "pinned" : "differs"}${headerUnfinished ? ", unfinished" : ""}`;
+  };
+  const finishTitle = "pin the header of models";
+
+  test("cut off by the power at any moment, the next boot opens it, and the next plan or recovery finishes it", () => {
     form();
     const key = node.read(`/secrets/${recordedUuid() ?? ""}.key`);
     const moments = node.applyWithMoments(recoverVolume(inputs, node.observe(inputs), key));
-    const found = moments.map((moment) => {
+    const left = moments.map((moment) => {
       node.returnTo(moment);
       node.boot();
-      const { openedBy, lockedReason } = node.observe(inputs);
+      const was = found(inputs);
+      const steps = node.plan(inputs);
+      expect(steps.map(({ title }) => title)).toEqual(was === "pinned" ? [] : [finishTitle]);
+      node.applyAll(steps);
+      expectDone();
+      expect(node.boot()).toMatchObject({ code: 0, stderr: "" });
+      expect(found(inputs)).toBe("pinned");
+      expect(node.exists("/etc/edgeseal/volumes/models.header")).toBe(false);
+      node.returnTo(moment);
+      node.boot();
       recover(inputs, key);
       expectDone();
       expect(node.boot()).toMatchObject({ code: 0, stderr: "" });
-      return openedBy === "tpm" ? openedBy : lockedReason.replace(/:.*/, "");
+      return was;
     });
-    // Nothing; the area of the slots; one copy of what the header says; the other; the pins.
-    expect(found).toEqual(["tpm", "header-differs", "header-differs", "header-differs", "tpm"]);
+    expect(left).toEqual([
+      "pinned",
+      // The header is in its file; is pinned.
+      "pinned, unfinished",
+      "differs, unfinished",
+      // On the device: the area of the slots; one copy of what the header says; the other.
+      "differs, unfinished",
+      "differs, unfinished",
+      "pinned, unfinished",
+      // The file says nothing any more; is gone.
+      "pinned, unfinished",
+      "pinned",
+    ]);
   });
 
-  test("cut off on the way to another generation, it opens by the one before until the header is written, and goes on", async () => {
+  test("cut off, it is finished on its own device only, and opens by nothing but what was pinned", () => {
+    form();
+    const key = node.read(`/secrets/${recordedUuid() ?? ""}.key`);
+    const moments = node.applyWithMoments(recoverVolume(inputs, node.observe(inputs), key));
+    const half = (): void => {
+      node.returnTo(moments[4] ?? "");
+      node.boot();
+      expect(found(inputs)).toBe("differs, unfinished");
+    };
+    half();
+    const ahead = node.bytes("/etc/edgeseal/volumes/models.header");
+    ahead.write("another key", 300_000);
+    node.write("/etc/edgeseal/volumes/models.header", ahead);
+    expect(node.boot().stderr).toMatch(/models stays locked: header-differs/);
+    expect(() => node.plan(inputs)).toThrow(/the header of models on .* is not the pinned one/);
+    // Another disk where the volume was.
+    half();
+    const steps = node.plan(inputs);
+    node.addDisk();
+    writeAt(0, Buffer.alloc(4096, "somebody's"));
+    const before = diskDigest();
+    expect(() => {
+      node.applyAll(steps);
+    }).toThrow(/there is no LUKS2 header on .* that can be read/);
+    expect(diskDigest()).toBe(before);
+  });
+
+  test("changes nothing where there is no room for the header that is to be written", () => {
+    const key = locked();
+    const before = [diskDigest(), node.read("/etc/edgeseal/volumes/models.pins")];
+    node.write(
+      "/bin/cat",
+      `#!/bin/sh\ncase "$*" in */header) head -c 1000 "$1"; echo 'cat: write error: No space left on device' >&2; exit 1 ;; esac\nexec /bin/cat "$@"\n`,
+    );
+    node.sh('chmod 755 "$ROOT/bin/cat"');
+    expect(() => {
+      recover(inputs, key);
+    }).toThrow(/there is no room for a copy of the header of models in .*; nothing was changed/);
+    expect([diskDigest(), node.read("/etc/edgeseal/volumes/models.pins")]).toEqual(before);
+    expect(node.sh("ls -A /etc/edgeseal/volumes").stdout).toBe("models.conf\nmodels.pins\n");
+    node.remove("/bin/cat");
+    recover(inputs, key);
+    expectDone();
+  });
+
+  test("cut off on the way to another generation, it opens by the one before until its header is pinned, and by the new one from then on", async () => {
     form();
     const key = node.read(`/secrets/${recordedUuid() ?? ""}.key`);
     const { next, policyKeys } = await nextGeneration();
     const moments = node.applyWithMoments(recoverVolume(next, node.observe(next), key));
     expect(signedBy()).toEqual(policyKeys.slice(1));
-    const found = moments.map((moment) => {
+    const left = moments.map((moment) => {
       node.returnTo(moment);
       node.boot();
-      const { openedBy, lockedReason } = node.observe(next);
+      const was = found(next);
+      const sealedBy = policyKeys.indexOf(node.observe(next).policyKey) + 1;
       const signers = signedBy().length;
-      recover(next, key);
+      if (sealedBy === 2) node.applyAll(node.plan(next));
+      else recover(next, key);
       expectDone(next);
       expect(node.boot()).toMatchObject({ code: 0, stderr: "" });
-      return `${signers}: ${openedBy === "tpm" ? openedBy : lockedReason.replace(/:.*/, "")}`;
+      return `approvals of ${signers}, sealed by ${sealedBy}, ${was}`;
     });
-    // Nothing; the approvals of both; the header, in its three writes; the pins; the approvals of the new one alone.
-    expect(found).toEqual([
-      "1: tpm",
-      "2: tpm",
-      "2: header-differs",
-      "2: header-differs",
-      "2: header-differs",
-      "2: tpm",
-      "1: tpm",
+    expect(left).toEqual([
+      "approvals of 1, sealed by 1, pinned",
+      "approvals of 2, sealed by 1, pinned",
+      "approvals of 2, sealed by 1, pinned, unfinished",
+      "approvals of 2, sealed by 2, differs, unfinished",
+      "approvals of 2, sealed by 2, differs, unfinished",
+      "approvals of 2, sealed by 2, differs, unfinished",
+      "approvals of 2, sealed by 2, pinned, unfinished",
+      "approvals of 2, sealed by 2, pinned, unfinished",
+      "approvals of 2, sealed by 2, pinned",
+      "approvals of 1, sealed by 2, pinned",
     ]);
   });
 
@@ -520,7 +597,7 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
     expectDone(next);
   });
 
-  test("goes on where the power left the first copy of what the header says half written", () => {
+  test("mends the first copy of what the header says, where that is gone", () => {
     const key = locked();
     writeAt(0, Buffer.alloc(4096, "torn"));
     expect(node.boot().stderr).toMatch(/models stays locked: header-differs/);

@@ -340,7 +340,11 @@ test("PCR 15 that is not zeros is told as what it is: capped, or not reset", () 
 test("a formation that was cut off before its last write, the marker still there, opens; the next plan takes the marker away", () => {
   writeAt(headerBytes - 4096, `edgeseal forms 0a1b2c3d-1111-4222-8333-444455556666\n`);
   expect(node.boot()).toMatchObject({ code: 0, stderr: "" });
-  expect(node.observe(inputs)).toMatchObject({ openedBy: "tpm", headerMatchesPins: false, markerLeft: true });
+  expect(node.observe(inputs)).toMatchObject({
+    openedBy: "tpm",
+    headerMatchesPins: false,
+    headerUnfinished: true,
+  });
   const steps = node.plan(inputs);
   expect(steps.map(({ title }) => title)).toEqual(["pin the header of models"]);
   node.applyAll(steps);

@@ -129,7 +129,7 @@ const good: SealedVolumeState = {
   headerDigest: "ab".repeat(32),
   pinnedDigest: "ab".repeat(32),
   headerMatchesPins: true,
-  markerLeft: false,
+  headerUnfinished: false,
   headerDifferences: [],
   policyKey: policyKeyOf(inputs),
   recoveryKey: recoveryKeyOf(inputs),
@@ -174,6 +174,7 @@ describe("the law: a plan is empty exactly when nothing differs", () => {
       const mounted = open && choose.mostly(true, false);
       const pinnedDigest = choose.mostly(good.pinnedDigest, "");
       const matches = pinnedDigest !== "" && choose.mostly(true, false);
+      const unfinished = choose.mostly(false, true);
       const changed = (path: string): Record<string, string> => ({
         ...good.files,
         [path]: "0644 root:root sha256:00",
@@ -185,7 +186,9 @@ describe("the law: a plan is empty exactly when nothing differs", () => {
         device: choose.mostly(good.device, "/dev/disk/by-partuuid/1-03"),
         content: choose.mostly(good.content, [], ["ext4"]),
         usedBy: choose.mostly([], ["mounted at /mnt"]),
-        markerLeft: !matches && choose.mostly(false, true),
+        headerUnfinished: unfinished,
+        headerDifferences:
+          matches || unfinished || pinnedDigest === "" ? [] : ["key slot 2 (luks2) was added"],
         headerMatchesPins: matches,
         headerDigest: matches ? good.pinnedDigest : "cd".repeat(32),
         pinnedDigest,
@@ -284,7 +287,7 @@ describe("the plan", () => {
       open: false,
     };
     expect(() => planOf(state)).toThrow(
-      "the header of models on /dev/disk/by-id/virtio-model is not the pinned one: key slot 2 (luks2) was added; somebody changed or exchanged it: with the original back the next boot opens the volume; where edgeseal volume recover was cut off, run it again",
+      "the header of models on /dev/disk/by-id/virtio-model is not the pinned one: key slot 2 (luks2) was added; somebody changed or exchanged it: with the original back the next boot opens the volume",
     );
   });
 
