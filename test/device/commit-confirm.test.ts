@@ -29,6 +29,7 @@ afterEach(async () => {
 
 const rules = async (): Promise<string> => (await node.exec("nft list table inet change 2>&1")).stdout;
 const until = (condition: string): Promise<string> => node.must(`until ${condition}; do sleep 0.05; done`);
+/** Waits until a revert has had its last word. A node's network is plumbed from outside: after a boot its sshd may be quicker. */
 const settled = (): Promise<string> =>
   until(
     "! [ -e /var/lib/edgeseal/pending ] && ! [ -e /var/lib/edgeseal/reverting ] && ! [ -e /var/lib/edgeseal/done ]",
@@ -145,7 +146,6 @@ describe("a change that locks us out", () => {
     await session.close();
     await cut;
     await node.boot();
-    // The node's network is plumbed from outside, so that its sshd may be quicker than the revert's last word.
     await settled();
     expect(await node.must("cat /var/lib/edgeseal/last-revert")).toContain(
       "reason=the device was started again before it was confirmed",
@@ -168,6 +168,7 @@ describe("a change that locks us out", () => {
     await session.close();
     await cut;
     await node.reboot();
+    await settled();
     expect(await node.must("cat /var/lib/edgeseal/last-revert")).toContain("started again");
     expect((await node.exec(`test -e ${rulesPath}`)).code).toBe(1);
   });
