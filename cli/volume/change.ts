@@ -167,8 +167,8 @@ class Work {
     for (const [index, inputs] of volumes.entries()) {
       const state = states[index];
       if (state === undefined) throw new TypeError(`${inputs.name} was not observed`);
-      const { formation, devicePresent, headerDifferences } = state;
-      const doubtful = formation === "complete" && devicePresent && headerDifferences.length > 0;
+      const { formation, devicePresent, headerMatchesPins } = state;
+      const doubtful = formation === "complete" && devicePresent && !headerMatchesPins;
       const headerInTheWay = doubtful
         ? await access.ask(resealProbe(inputs, state.device), signal)
         : undefined;

@@ -378,7 +378,10 @@ function newPartition(inputs: SealedVolumeInputs, { disk }: SealedVolumeState) {
 function maintain(inputs: SealedVolumeInputs, state: SealedVolumeState): readonly Step[] {
   const { name, device } = inputs;
   return [
-    ...(state.headerMatchesPins && !state.headerUnfinished ? [] : [finish(inputs, state.device)]),
+    ...(state.headerMatchesPins && !state.headerUnfinished
+      ? []
+      : // It may be found by that already, and is not by what is pinned.
+        [finish(inputs, typeof device === "string" ? device : state.device)]),
     ...(typeof device === "string" && device !== state.device
       ? [
           forming(inputs, {

@@ -56,7 +56,8 @@ export const sealedVolumeState = Type.Object({
     "What uses the device, but for this volume itself: mounts, swap, device mapper, RAID, loop devices.",
   ),
   luksUuid: Type.String({
-    description: "UUID in the LUKS2 header that is on the device now; empty without one.",
+    description:
+      "UUID in the LUKS2 header that opens the volume: on the device now, or written ahead; empty without one.",
   }),
   cipher: Type.String({ description: "Cipher of its data, e.g. `aes-xts-plain64`." }),
   keySlots: Type.Array(

@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { createHash, generateKeyPairSync, sign } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -9,7 +9,7 @@ import { shipApproval } from "../../provider/resources/approval-shipping.ts";
 import { openRecovery } from "../../provider/trust/recovery.ts";
 import { run } from "../../testbed/bound-process.ts";
 import type { PoweredOffDisks } from "../../testbed/tamper.ts";
-import { observe, withProvider } from "./provider-on-pi.ts";
+import { kexec, observe, withProvider } from "./provider-on-pi.ts";
 import { SealedNode } from "./sealed-node.ts";
 import { modelDisk } from "./sealed-volume-site.ts";
 
@@ -101,6 +101,17 @@ describe("changed while the node was off, it keeps the volume locked, and a refr
       change: (content) => Buffer.concat([content, Buffer.alloc(512)]),
       named: "changed file initramfs_2712",
     },
+    "the kernel": {
+      path: "kernel_2712.img",
+      // What follows the code is not run.
+      change: (content) => Buffer.concat([content, Buffer.alloc(512)]),
+      named: "changed file kernel_2712.img",
+    },
+    "an overlay": {
+      path: "overlays/README",
+      change: (content) => Buffer.concat([content, Buffer.from("Another overlay\n")]),
+      named: "changed tree overlays",
+    },
   };
 
   test.each(Object.entries(changes))("%s", async (_what, { path, change, named }) => {
@@ -171,6 +182,50 @@ test("an approval of another node, of the same site and key, opens nothing", asy
   expect(state.lockedReason).toMatch(/^pcr11-not-approved/);
   await put(ours);
   await node.pi.reboot();
+  await node.expectOpen();
+});
+
+test("a state that was approved by another key than the site's opens nothing", async () => {
+  const ours = await node.root("cat /etc/edgeseal/trust/approvals.json");
+  const [bank] = Object.values(JSON.parse(ours) as Record<string, readonly { readonly pol: string }[]>);
+  const pol = bank?.[0]?.pol ?? expect.fail("no approval");
+  const { privateKey, publicKey } = generateKeyPairSync("rsa", { modulusLength: 2048 });
+  const entry = {
+    ...bank?.[0],
+    pkfp: createHash("sha256")
+      .update(publicKey.export({ type: "pkcs1", format: "der" }))
+      .digest("hex"),
+    sig: sign("sha256", Buffer.from(pol, "hex"), privateKey).toString("base64"),
+  };
+  const put = (json: string): Promise<unknown> =>
+    node.root(`printf '%s' '${json}' >/etc/edgeseal/trust/approvals.json; sync`);
+  await put(JSON.stringify({ sha256: [entry] }));
+  await node.pi.reboot();
+  const state = await node.look();
+  expect(state).toMatchObject({ open: false, pcr11Approved: false, headerMatchesPins: true });
+  expect(state.lockedReason).toMatch(/^approval-revoked: /);
+  // The same signature, said to be by the site's key.
+  await put(JSON.stringify({ sha256: [{ ...bank?.[0], sig: entry.sig }] }));
+  await node.pi.reboot();
+  expect(await node.look()).toMatchObject({
+    open: false,
+    lockedReason: expect.stringMatching(/^tpm-refused: /) as unknown,
+  });
+  await put(ours);
+  await node.pi.reboot();
+  await node.expectOpen();
+});
+
+test("another kernel without a reset of the TPM leaves it locked, and says that the power has to be cut, which opens it", async () => {
+  await kexec(node.pi);
+  const state = await node.look();
+  expect(state).toMatchObject({ open: false, pcr15Capped: true });
+  expect(state.lockedReason).toMatch(/^pcr15-not-zero: .*cut the power and boot again/);
+  expect(await observe<MeasuredBootState>(node.pi, node.measuredBoot)).toMatchObject({
+    desync: "power-cycle",
+  });
+  await node.pi.powerCut();
+  await node.pi.boot();
   await node.expectOpen();
 });
 

@@ -4,7 +4,7 @@ import { diffLogs } from "../../provider/trust/event-diff.ts";
 import { eventText, judgeReplay, parseEventLog, type EventLog } from "../../provider/trust/event-log.ts";
 import { policyPcrDigest, systemdSignature } from "../../provider/trust/pcr-policy.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
-import { bringUp, kindOf, observe, onPi, withProvider } from "./provider-on-pi.ts";
+import { bringUp, kexec, kindOf, observe, onPi, withProvider } from "./provider-on-pi.ts";
 
 /*
  * Measured boot with a real kernel, initramfs-tools and a TPM 2.0. Every value of PCR 11 is read from the kernel, beside the provider; the testbed plays the firmware, and boots what is
@@ -40,18 +40,6 @@ async function thisBoot(): Promise<Boot> {
 
 const changes = (from: EventLog, to: EventLog): readonly string[] =>
   diffLogs(from.events, to.events).map((change) => `${change.change} ${eventText(change)}`);
-
-/** Another kernel without a reset of the board, and so of the TPM: what a warm reboot may be to a TPM on a bus. */
-async function kexec(): Promise<void> {
-  await onPi(
-    pi,
-    "kexec --load /boot/firmware/kernel_2712.img --initrd=/boot/firmware/initramfs_2712 --reuse-cmdline",
-  );
-  const from = pi.console.position();
-  // The connection may go before the answer comes.
-  await pi.exec("sudo systemctl kexec").catch(() => undefined);
-  await pi.console.waitFor(/^testbed: boot \S+ is ready/m, { from, timeoutMs: 300_000 });
-}
 
 let first: Boot;
 
@@ -160,7 +148,7 @@ update-initramfs -u 2>&1`,
 
 test("a warm reboot that does not reset the TPM is told from tampering", async () => {
   const before = await thisBoot();
-  await kexec();
+  await kexec(pi);
   const boot = await thisBoot();
   expect(boot.start).toBe(before.pcr11);
   expect(await stateOf()).toMatchObject({

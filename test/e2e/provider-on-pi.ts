@@ -50,6 +50,18 @@ export const observe = <S>(pi: VirtualPi, { kind, inputs }: Declared): Promise<S
     return observed.outcome === "present" ? observed.state : expect.fail(`${kind.token} was not observed`);
   });
 
+/** Another kernel without a reset of the board, and so of the TPM: what a warm reboot may be to a TPM on a bus. */
+export async function kexec(pi: VirtualPi): Promise<void> {
+  await onPi(
+    pi,
+    "kexec --load /boot/firmware/kernel_2712.img --initrd=/boot/firmware/initramfs_2712 --reuse-cmdline",
+  );
+  const from = pi.console.position();
+  // The connection may go before the answer comes.
+  await pi.exec("sudo systemctl kexec").catch(() => undefined);
+  await pi.console.waitFor(/^testbed: boot \S+ is ready/m, { from, timeoutMs: 300_000 });
+}
+
 /** The steps that lead from what is found now to the desired state. */
 export const planFor = (pi: VirtualPi, { kind, inputs }: Declared): Promise<readonly Step[]> =>
   withProvider(pi, kind, async (device) => {

@@ -63,13 +63,25 @@ test("an initramfs that was built anew is predicted, approved, shipped, booted, 
   expect(await node.root("ls /etc/systemd/system")).not.toContain("edgeseal-update");
 });
 
-// Twice: the state that did not hold is approved from the first time on, and is still nothing to go back to.
-test.each(["the first time", "once more"])(
-  "an approved update that leaves the volume locked is taken back by the node itself, which is then as before: %s",
-  async () => {
+const blacklist = "sed -i 's/$/ module_blacklist=dm_crypt/' /boot/firmware/cmdline.txt";
+/** Builds an initramfs by which the kernel has no dm-crypt. */
+const brokenInitramfs = `cd /etc/initramfs-tools/scripts/init-bottom
+printf '#!/bin/sh\ncase $1 in prereqs) exit ;; esac\nmkdir -p /run/modprobe.d\necho install dm_crypt /bin/false >/run/modprobe.d/broken.conf\n' >broken
+chmod 755 broken
+update-initramfs -u
+rm broken`;
+
+// The command line twice: the state that did not hold is approved from the first time on, and is still nothing to go back to.
+test.each([
+  ["its command line", blacklist],
+  ["its command line, once more", blacklist],
+  ["its initramfs", brokenInitramfs],
+])(
+  "an approved update that leaves the volume locked, by %s, is taken back by the node itself, which is then as before",
+  async (_, change) => {
     const before = await node.pcr11();
     const commandLine = await node.root("cat /boot/firmware/cmdline.txt");
-    await node.root("sed -i 's/$/ module_blacklist=dm_crypt/' /boot/firmware/cmdline.txt");
+    await node.root(change);
     const { code, said, text } = await update("--reason", "a kernel without dm-crypt");
     expect(code, text).toBe(7);
     expect(said).toMatchObject({
@@ -85,9 +97,7 @@ test.each(["the first time", "once more"])(
 
 test("the power goes while the node goes back: it goes on, and is as before", async () => {
   const before = await node.pcr11();
-  await node.root(
-    `sed -i 's/$/ module_blacklist=dm_crypt/' /boot/firmware/cmdline.txt && cp /boot/firmware/kernel_2712.img /boot/firmware/another.img`,
-  );
+  await node.root(`${blacklist} && cp /boot/firmware/kernel_2712.img /boot/firmware/another.img`);
   // Held at its first copy, whose name says that the phase is on the disk.
   await node.root(
     `printf '#!/bin/sh\\ncase "$*" in *edgeseal-new*) if [ ! -e /var/lib/cut ]; then touch /var/lib/cut; sync; echo HELD >/dev/console; exec sleep 3600; fi ;; esac\\nexec /bin/cp "$@"\\n' >/usr/sbin/cp && chmod 755 /usr/sbin/cp && sync`,

@@ -85,6 +85,28 @@ printf "{\\"type\\":\\"foreign\\",\\"keyslots\\":[\\"2\\"]}" | cryptsetup token 
   await node.expectFile();
 });
 
+test("a recovery ciphertext of another volume or another node, put in the place of its own, is refused, and nothing is sent", async () => {
+  const ciphertext = "/var/lib/edgeseal/volumes/models/recovery";
+  const own = await node.root(`cat ${ciphertext}`);
+  const { luksUuid, headerDigest } = await node.look();
+  for (const [theirNode, uuid] of [
+    ["pi-1", "99999999-1111-4222-8333-444455556666"],
+    ["pi-2", luksUuid],
+  ] as const) {
+    const plain = JSON.stringify({ v: 1, kind: "luks", node: theirNode, subject: uuid, key: "k".repeat(64) });
+    await node.root(
+      `printf '%s' '${plain}' | openssl pkeyutl -encrypt -pubin -inkey /etc/edgeseal/trust/recovery.pub.pem -pkeyopt rsa_padding_mode:oaep -pkeyopt rsa_oaep_md:sha256 | base64 -w 0 >${ciphertext}`,
+    );
+    const { code, text } = await onVolumes("rotate");
+    expect(code, text).toBe(6);
+    expect(text).toMatch(theirNode === "pi-1" ? new RegExp(uuid) : /pi-2/);
+  }
+  await node.root(`printf '%s\n' '${own.trim()}' >${ciphertext}`);
+  expect((await node.look()).headerDigest).toBe(headerDigest);
+  const { code, text } = await onVolumes("rotate", "--dry-run");
+  expect(code, text).toBe(4);
+});
+
 test("under a new generation of the policy key, what the old one approved opens nothing any more", async () => {
   // What somebody copies who has the disks in hand for an hour; the next test puts it back.
   await node.root(

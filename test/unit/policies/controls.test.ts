@@ -244,7 +244,7 @@ const cases: Readonly<Record<string, readonly Case[]>> = {
     fail(
       "the pinned header in parts only",
       observed({ volumes: { models: { headerMatchesPins: false } } }),
-      "models: the pinned header is not on the device to its end, as pulumi up writes it",
+      "models: the header on the device is not the pinned one, or not written to its end; pulumi up tells",
     ),
     pass(
       "made on a board without AES instructions",

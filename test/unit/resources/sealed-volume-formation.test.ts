@@ -417,19 +417,41 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
     expect(node.observe(next).openedBy).toBe("tpm");
   });
 
-  test("pins the copy that was looked at, and not what the disk answers later", () => {
+  test("pins nothing where the disk answers something else later", () => {
     const key = locked();
+    const pins = node.read("/etc/edgeseal/volumes/models.pins");
     const enrol = node.read("/bin/systemd-cryptenroll");
     // Somebody else's key material, in the slot of the recovery key.
     const other = `printf other | /bin/dd of='${disk()}' bs=1 seek=40000 conv=notrunc status=none`;
     node.write("/bin/systemd-cryptenroll", enrol.replace("exec ", `${other}\nexec `));
-    recover(inputs, key);
+    expect(() => {
+      recover(inputs, key);
+    }).toThrow(/the recovery key's slot of models on .* became another one; nothing was changed/);
+    expect(node.read("/etc/edgeseal/volumes/models.pins")).toBe(pins);
     expect(node.observe(inputs)).toMatchObject({
       headerMatchesPins: false,
+      headerUnfinished: false,
       headerDifferences: [expect.stringMatching(/^what it says is as pinned, so the key slots themselves/)],
     });
     node.write("/tpm-opens", "");
     expect(node.boot().code).toBe(1);
+  });
+
+  test("keeps the header that was written ahead until the disk has it: one that does not keep what is written loses nothing", () => {
+    form();
+    const key = node.read(`/secrets/${recordedUuid() ?? ""}.key`);
+    const dd = node.read("/bin/dd");
+    const lost = 'case "$*" in *seek=290816*) exit 0 ;; esac';
+    node.write("/bin/dd", dd.replace("#!/bin/sh\n", `#!/bin/sh\n${lost}\n`));
+    expect(() => {
+      recover(inputs, key);
+    }).toThrow(/does not have the header of models that was written to it; what it was to have stays in/);
+    node.write("/bin/dd", dd);
+    node.boot();
+    expect(found(inputs)).toBe("differs, unfinished");
+    node.applyAll(node.plan(inputs));
+    expectDone();
+    expect(found(inputs)).toBe("pinned");
   });
 
   test.each([1, 2])(
@@ -517,16 +539,46 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
     node.write("/etc/edgeseal/volumes/models.header", ahead);
     expect(node.boot().stderr).toMatch(/models stays locked: header-differs/);
     expect(() => node.plan(inputs)).toThrow(/the header of models on .* is not the pinned one/);
-    // Another disk where the volume was.
-    half();
-    const steps = node.plan(inputs);
-    node.addDisk();
-    writeAt(0, Buffer.alloc(4096, "somebody's"));
-    const before = diskDigest();
-    expect(() => {
-      node.applyAll(steps);
-    }).toThrow(/there is no LUKS2 header on .* that can be read/);
-    expect(diskDigest()).toBe(before);
+    // Another disk where the volume was; and one that says of itself that it is the volume.
+    const say = {
+      another: () => {
+        node.addDisk();
+        writeAt(0, Buffer.alloc(4096, "somebody's"));
+      },
+      copied: () => {
+        writeAt(40_000, Buffer.from("another key"));
+      },
+    };
+    for (const [disk, why] of [
+      ["another", /there is no LUKS2 header on .* that can be read/],
+      ["copied", /the recovery key's slot of models on .* is not the pinned one/],
+    ] as const) {
+      half();
+      const steps = node.plan(inputs);
+      say[disk]();
+      const before = diskDigest();
+      expect(() => {
+        node.applyAll(steps);
+      }).toThrow(why);
+      expect(diskDigest()).toBe(before);
+      expect(node.boot().stderr).toMatch(/models stays locked: header-differs/);
+      expect(() => node.plan(inputs)).toThrow(/the header of models on .* is not the pinned one/);
+      expect(node.exists("/etc/edgeseal/volumes/models.header")).toBe(true);
+    }
+  });
+
+  test("cut off, it is finished by another path of the same device as well", () => {
+    form();
+    const key = node.read(`/secrets/${recordedUuid() ?? ""}.key`);
+    const moments = node.applyWithMoments(recoverVolume(inputs, node.observe(inputs), key));
+    node.returnTo(moments[4] ?? "");
+    node.boot();
+    const renamed = { ...inputs, device: "/dev/disk/by-id/renamed" };
+    node.link(renamed.device, "../../vdb");
+    node.remove(inputs.device as string);
+    node.applyAll(node.plan(renamed));
+    expectDone(renamed);
+    node.link(inputs.device as string, "../../vdb");
   });
 
   test("changes nothing where there is no room for the header that is to be written", () => {
