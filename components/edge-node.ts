@@ -178,13 +178,7 @@ export class EdgeNode extends pulumi.ComponentResource {
       ...[this.measuredBoot, this.tpm, ...Object.values(this.volumes), this.scratch],
       ...[this.model, this.seccompProfile, this.appArmorProfile, this.inference],
     ]);
-    const endorsementKeySha256 = args.tpm?.endorsementKeySha256;
-    afterApply(
-      name,
-      args.hooks?.afterApply ?? {},
-      { connection: args.connection, resources, endorsementKeySha256 },
-      this,
-    );
+    afterApply(name, args.hooks?.afterApply ?? {}, { connection: args.connection, resources }, this);
     this.level = levelOf(this);
     this.registerOutputs({ node: componentInput(declared), waivers });
   }

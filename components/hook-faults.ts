@@ -10,8 +10,6 @@ export interface HookTarget {
   readonly identityCommand?: unknown;
   readonly identityFile?: unknown;
   readonly agent?: unknown;
-  /** The pinned TPM. */
-  readonly endorsementKeySha256?: unknown;
 }
 
 /** Type and key of a host key, without the comment that a .pub file has after them; `undefined` for a fingerprint. */
@@ -22,14 +20,14 @@ export const needsWholeKey =
   "a command on the node needs its whole host key, and `hostKey` is a fingerprint; write the line of /etc/ssh/ssh_host_ed25519_key.pub there, type and key";
 const needsAgent =
   "a command on the node would take the private key of `identityFile` or `identityCommand` into Pulumi's state; give the node an ssh agent (`agent`), or a `privateKey` from Pulumi configuration";
-/** ssh alone tells who is there, and a copy of the disk has its host key: that the pinned TPM is at hand is for a challenge to show, which such a command knows nothing of. */
+/** ssh alone tells who is there, and a copy of the disk has its host key: that the node's TPM is at hand is for a challenge to show, which such a command knows nothing of. */
 const needsNoSecrets =
-  "its `environment` would go to whoever has the node's host key, which lies on its disk: the pinned TPM (`endorsementKeySha256`) is not asked before a hook; keep what the command needs on a sealed volume of the node, or run it `here`";
+  "its `environment` would go to whoever has the node's host key, which lies on its disk: the node's TPM is not asked before a hook; keep what the command needs on a sealed volume of the node, or run it `here`";
 
-/** Every reason why a command with these variables can't be run on that node. */
+/** Every reason why a command can't be run on that node. */
 export function onNodeFaults(
   { environment }: { readonly environment?: unknown },
-  { hostKey, privateKey, identityCommand, identityFile, agent, endorsementKeySha256 }: HookTarget,
+  { hostKey, privateKey, identityCommand, identityFile, agent }: HookTarget,
 ): readonly string[] {
   const hasSecrets =
     typeof environment === "object" && environment !== null && Object.keys(environment).length > 0;
@@ -37,6 +35,6 @@ export function onNodeFaults(
   return [
     ...(typeof hostKey === "string" && wholeHostKey(hostKey) === undefined ? [needsWholeKey] : []),
     ...(privateKey === undefined && keyComesOtherwise && agent === undefined ? [needsAgent] : []),
-    ...(hasSecrets && endorsementKeySha256 !== undefined ? [needsNoSecrets] : []),
+    ...(hasSecrets ? [needsNoSecrets] : []),
   ];
 }

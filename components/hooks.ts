@@ -10,7 +10,7 @@ export interface HookArgs {
   readonly on: "node" | "here";
   /** For `sh`. Its exit status decides about the update. */
   readonly command: string;
-  /** Variables for it; each a Pulumi secret from here on. Refused for a command on a node whose TPM is pinned, since that TPM is not asked before they are sent. @default none. */
+  /** Variables for it; each a Pulumi secret from here on. For a command `here` alone: a node's TPM is not asked before a hook, so that they would go to a copy of its disk as well. @default none. */
   readonly environment?: Readonly<Record<string, pulumi.Input<string>>>;
   /** @default 60. */
   readonly timeoutSeconds?: number;
@@ -54,8 +54,8 @@ class Command extends pulumi.CustomResource {
 
 /**
  * Registers what is run after all of a node's resources.
- * @param of the node's connection, its resources and the endorsement key that its TPM is pinned by
- * @throws pulumi.RunError for a hook on the node that can't be connected to with the pinned host key, or without a private key in the state; and for one with secrets, where a TPM is pinned
+ * @param of the node's connection and its resources
+ * @throws pulumi.RunError for a hook on the node that can't be connected to with the pinned host key, or without a private key in the state; and for one with secrets
  */
 export function afterApply(
   node: string,
@@ -63,17 +63,13 @@ export function afterApply(
   of: {
     readonly connection: ConnectionArgs;
     readonly resources: readonly pulumi.CustomResource[];
-    readonly endorsementKeySha256?: string | undefined;
   },
   parent: pulumi.Resource,
 ): void {
-  const { endorsementKeySha256 } = of;
   const faults = Object.entries(hooks).flatMap(([name, hook]) =>
     hook.on === "here"
       ? []
-      : onNodeFaults(hook, { ...of.connection, endorsementKeySha256 }).map(
-          (fault) => `${node}: hook ${name}: ${fault}`,
-        ),
+      : onNodeFaults(hook, of.connection).map((fault) => `${node}: hook ${name}: ${fault}`),
   );
   if (faults.length > 0) throw new pulumi.RunError(faults.join("\n"));
   const triggers = [stateDigest(of.resources)];
@@ -81,15 +77,17 @@ export function afterApply(
     const secrets = Object.fromEntries(
       Object.entries(environment).map(([key, value]) => [key, pulumi.secret(value)]),
     );
-    const variables = { ...secrets, EDGESEAL_NODE: pulumi.output(node) };
     const limit = `${timeoutSeconds + (on === "node" ? connectSeconds : 0)}s`;
     new Command(
       on === "node" ? "remote" : "local",
       `${node}-hook-${name}`,
       {
         ...(on === "node"
-          ? remote(`${node}: hook ${name}`, command, variables, timeoutSeconds, of.connection)
-          : { create: command, environment: variables }),
+          ? remote(`${node}: hook ${name}`, `export EDGESEAL_NODE=${quote(node)}\n${command}\n`, {
+              timeoutSeconds,
+              connection: of.connection,
+            })
+          : { create: command, environment: { ...secrets, EDGESEAL_NODE: node } }),
         triggers,
         logging: "none",
       },
@@ -102,23 +100,15 @@ export function afterApply(
   }
 }
 
-/** sshd takes no variables but those of its own list (`AcceptEnv`), and a command line is in the process list: so command and secrets go to standard input. */
+/** A command line is in the process list, so the command goes to standard input. */
 function remote(
   what: string,
   command: string,
-  variables: Readonly<Record<string, pulumi.Output<string>>>,
-  timeoutSeconds: number,
-  connection: ConnectionArgs,
+  { timeoutSeconds, connection }: { readonly timeoutSeconds: number; readonly connection: ConnectionArgs },
 ): pulumi.Inputs {
   return {
     create: `timeout --kill-after=5 ${timeoutSeconds} sh -c 'eval "$(cat)"'`,
-    stdin: pulumi
-      .all(variables)
-      .apply((values) =>
-        [...Object.entries(values).map(([key, value]) => `export ${key}=${quote(value)}`), command, ""].join(
-          "\n",
-        ),
-      ),
+    stdin: command,
     connection: remoteConnection(what, connection),
   };
 }

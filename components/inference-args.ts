@@ -80,7 +80,7 @@ export interface RegistryAuthArgs {
   readonly password: pulumi.Input<string>;
   /**
    * The TPM that has to answer before it is sent: SHA-256 of its endorsement key's public area, in lower-case hex. A node with another gets nothing.
-   * @default that of the node's `tpm` block, in an EdgeNode or a Site, where it always is that one; without one the node's host key alone says who gets it.
+   * @default that of the node's `tpm` block, in an EdgeNode or a Site, where it always is that one; without one the login is refused: it is sent to no node that proves itself by its host key alone.
    */
   readonly endorsementKeySha256?: string;
 }

@@ -85,11 +85,7 @@ export const hookSecretPaths = (node: unknown, at: Path): readonly Path[] =>
 
 /** What of a node keeps its hooks from being run on it, by the hook's name; so that `edgeseal site check` says it, too. */
 export function hookFaults(node: Plain): readonly { readonly hook: string; readonly message: string }[] {
-  const target = {
-    ...node,
-    endorsementKeySha256: isPlain(node.tpm) ? node.tpm.endorsementKeySha256 : undefined,
-  };
   return hooksOf(node)
     .filter(([, { on }]) => on === "node")
-    .flatMap(([name, hook]) => onNodeFaults(hook, target).map((message) => ({ hook: name, message })));
+    .flatMap(([name, hook]) => onNodeFaults(hook, node).map((message) => ({ hook: name, message })));
 }

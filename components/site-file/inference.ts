@@ -41,7 +41,7 @@ export interface RegistryLogin {
  * @param file the site file; what it names is taken from its folder on
  */
 export function readInference(
-  { inference: given, volumes, scratch, imagePolicy, name: node }: Plain,
+  { inference: given, volumes, scratch, imagePolicy, tpm, name: node }: Plain,
   file: string,
 ): InferenceRead {
   const volume = isPlain(given) && typeof given.volume === "string" ? given.volume : "models";
@@ -89,6 +89,12 @@ export function readInference(
   problems.push(...archiveProblems(given, imagePolicy));
   if (given.archive !== undefined && registryAuth !== undefined)
     problems.push({ path: ["inference", "registryAuth"], message: loginAndArchive });
+  else if (registryAuth !== undefined && !(isPlain(tpm) && tpm.endorsementKeySha256 !== undefined))
+    problems.push({
+      path: ["inference", "registryAuth"],
+      message:
+        "the node's TPM is not pinned, and the login goes to no node that proves itself by its host key alone; pin it (`tpm.endorsementKeySha256`, as `edgeseal node add` shows it), or have the image shipped as a signed `archive`",
+    });
   // Its values were not judged yet: what is wrong with them the kinds tell, each of its own inputs.
   const blocks = inferenceBlocksOf(args as unknown as InferenceArgs, mountPoint ?? "/srv/models");
   return {

@@ -98,10 +98,12 @@ install -d -m 0711 ${loginDirectory}
 chown ${user} ${login}`;
   return run({
     title: `take the image ${reference}, if the node's policy lets it in`,
-    ...(registryAuth === undefined ? {} : { stdin: `${registryAuth.username}:${registryAuth.password}` }),
-    ...(registryAuth?.endorsementKeySha256 === undefined
+    ...(registryAuth === undefined
       ? {}
-      : { onlyToTpm: registryAuth.endorsementKeySha256 }),
+      : {
+          stdin: `${registryAuth.username}:${registryAuth.password}`,
+          onlyToTpm: registryAuth.endorsementKeySha256,
+        }),
     script: `set -eu
 umask 022
 ${keepLogin}

@@ -74,13 +74,11 @@ const registryAuth = Type.Object(
       description:
         "Its password or token, a Pulumi secret. It goes to the node on standard input when the image is pulled, and is in a file in memory there until podman has ended.",
     }),
-    endorsementKeySha256: Type.Optional(
-      Type.String({
-        pattern: "^[0-9a-f]{64}$",
-        description:
-          "The TPM that the node has to have before the login is sent: SHA-256 of its endorsement key's public area, in lower-case hex (`endorsementKeySha256` of tpm:Ownership). It answers a challenge on the same connection first, or nothing of the update is done. Default: the node's host key alone says who gets the login.",
-      }),
-    ),
+    endorsementKeySha256: Type.String({
+      pattern: "^[0-9a-f]{64}$",
+      description:
+        "The TPM that the node has to have before the login is sent: SHA-256 of its endorsement key's public area, in lower-case hex (`endorsementKeySha256` of tpm:Ownership). It answers a challenge on the same connection first, or nothing of the update is done. Required: a host key, which lies on the node's disk, is not enough to get it.",
+    }),
   },
   {
     additionalProperties: false,

@@ -142,7 +142,7 @@ test("without a login the registry's refusal is the error, and what to do about 
 });
 
 test("with a wrong password, too; and the password is in no message, nor left on the node", async () => {
-  const registryAuth = { username: login.username, password: `not-${login.password}` };
+  const registryAuth = { ...loginFor(await endorsementKeyOf(pi)), password: `not-${login.password}` };
   const said = await failure(service({ registryAuth }));
   expect(said).toMatch(/podman does not take .*; the registry does not take this login: see that the name/);
   expect(said).not.toContain(login.password);
@@ -195,7 +195,7 @@ systemd-run --quiet --unit=sample --nice=19 sh /run/sample`,
     "password",
   ]);
   expect(what.filter((each) => each === "password")).toHaveLength(1);
-  const { image: served, health, leftovers } = await stateOf(pi, service({ registryAuth: login }));
+  const { image: served, health, leftovers } = await stateOf(pi, service({ registryAuth: loginFor(own) }));
   expect({ served, health, leftovers }).toEqual({
     served: image.slice(image.indexOf("@") + 1),
     health: "healthy",
@@ -217,7 +217,8 @@ systemd-run --quiet --unit=sample --nice=19 sh /run/sample`,
 });
 
 test("a login that a pull which was cut off left is named by a refresh, and removed", async () => {
-  const declared = service({ registryAuth: login });
+  const registryAuth = loginFor(await endorsementKeyOf(pi));
+  const declared = service({ registryAuth });
   await onPi(pi, "touch /run/edgeseal.logins/inference.json");
   expect(await driftOf(pi, declared)).toEqual(["leftovers"]);
   await bringUp(pi, declared);
@@ -225,10 +226,11 @@ test("a login that a pull which was cut off left is named by a refresh, and remo
 });
 
 test("what the login lets in, the policy does not, unless it is signed; and what serves goes on", async () => {
-  const declared = service({ registryAuth: login });
+  const registryAuth = loginFor(await endorsementKeyOf(pi));
+  const declared = service({ registryAuth });
   const invocation = "systemctl show -P InvocationID edgeseal-inference";
   const before = await onPi(pi, invocation);
-  expect(await failure(service({ registryAuth: login, image: unsigned }))).toMatch(
+  expect(await failure(service({ registryAuth, image: unsigned }))).toMatch(
     /podman does not take .*signature.*; have it signed by a key that the image policy/,
   );
   expect(await onPi(pi, invocation)).toBe(before);

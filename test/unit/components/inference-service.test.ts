@@ -186,6 +186,7 @@ describe("an EdgeNode with a service", () => {
       ...login,
       endorsementKeySha256: given,
     });
+    // Which the provider refuses.
     expect(await registered(undefined)).toEqual(login);
   });
 

@@ -19,7 +19,8 @@ import { example } from "./inference-container-example.ts";
  */
 
 const password = "cAnArY \"'$x\\`7f3a9c\nsecond line";
-const registryAuth = { username: "puller", password };
+const endorsementKeySha256 = "e1".repeat(32);
+const registryAuth = { username: "puller", password, endorsementKeySha256 };
 const wanted: InferenceContainerInputs = { ...example, registryAuth };
 const forms = formsOf("password", password);
 const folder = "/run/edgeseal.logins";
@@ -97,11 +98,8 @@ describe("while the image is pulled", () => {
   });
 });
 
-test("is for one TPM where one is pinned, and under the host key alone where none is", () => {
-  const endorsementKeySha256 = "e1".repeat(32);
-  const pinned = { ...wanted, registryAuth: { ...registryAuth, endorsementKeySha256 } };
-  expect(pull(pinned)).toEqual({ ...pull(wanted), onlyToTpm: endorsementKeySha256 });
-  expect(pull(wanted)).not.toHaveProperty("onlyToTpm");
+test("is for one TPM only", () => {
+  expect(pull(wanted)).toHaveProperty("onlyToTpm", endorsementKeySha256);
 });
 
 test("without a login there is none", () => {
@@ -157,7 +155,7 @@ describe("the password", () => {
   test("is no other state of the node when another TPM is pinned for it", () => {
     const pinned = {
       ...wanted,
-      registryAuth: { ...registryAuth, endorsementKeySha256: "e1".repeat(32) },
+      registryAuth: { ...registryAuth, endorsementKeySha256: "e2".repeat(32) },
     };
     expect(inferenceContainer.desired(pinned)).toEqual(inferenceContainer.desired(wanted));
     expect(inferenceContainer.observe(pinned).parts).toEqual(inferenceContainer.observe(wanted).parts);
@@ -170,18 +168,22 @@ describe("refused before a device is asked", () => {
     validator.validate({ ...example, registryAuth: auth } as never, [["registryAuth", "password"]]).problems;
 
   test.each([
-    ["a name with a colon", { username: "a:b", password }, "registryAuth.username"],
-    ["no name", { password }, "registryAuth.username"],
-    ["no password", { username: "a" }, "registryAuth.password"],
-    ["an empty password", { username: "a", password: "" }, "registryAuth.password"],
+    ["a name with a colon", { username: "a:b" }, "registryAuth.username"],
+    ["no name", { username: undefined }, "registryAuth.username"],
+    ["no password", { password: undefined }, "registryAuth.password"],
+    ["an empty password", { password: "" }, "registryAuth.password"],
+    ["no TPM that it is for", { endorsementKeySha256: undefined }, "registryAuth.endorsementKeySha256"],
     [
       "a TPM by another name than the digest of its key",
-      { username: "a", password, endorsementKeySha256: "E1".repeat(32) },
+      { endorsementKeySha256: "E1".repeat(32) },
       "registryAuth.endorsementKeySha256",
     ],
-    ["something else beside them", { username: "a", password, token: "x" }, "registryAuth.token"],
-  ])("%s", (_, auth, path) => {
-    const found = problems(auth);
+    ["something else beside them", { token: "x" }, "registryAuth.token"],
+  ])("%s", (_, changes, path) => {
+    const entries = Object.entries({ ...registryAuth, ...changes }).filter(
+      ([, value]) => value !== undefined,
+    );
+    const found = problems(Object.fromEntries(entries));
     expect(found.map((each) => each.path)).toEqual([path]);
     expect(formsIn(JSON.stringify(found), forms)).toEqual([]);
   });

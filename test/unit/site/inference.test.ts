@@ -36,8 +36,8 @@ const yaml = (lines: Lines, spaces: number): string =>
 const pem = (key: { readonly pem: string }): string => JSON.stringify(key.pem);
 
 /** A node that serves; `inference` is line 9, what is said in it follows from line 10 on, the image first, the model last. */
-function site(changes: Lines = {}, model: Lines = {}, more: { volumes?: string; waivers?: string } = {}) {
-  const { volumes = "models: { device: /dev/disk/by-id/nvme-a, mountPoint: /srv/models }" } = more;
+function site(changes: Lines = {}, model: Lines = {}, more: { volumes?: string; tpm?: string } = {}) {
+  const { volumes = "models: { device: /dev/disk/by-id/nvme-a, mountPoint: /srv/models }", tpm } = more;
   const given = { image, memoryMaxMiB: "1024", nodeMemoryMiB: "2048", ...changes };
   const served = {
     digest,
@@ -55,8 +55,11 @@ nodes:
     volumes: { ${volumes} }
     inference:
 ${yaml(given, 6)}      model:
-${yaml(served, 8)}`;
+${yaml(served, 8)}${yaml({ tpm }, 4)}`;
 }
+
+/** A TPM that is pinned. */
+const tpm = `{ endorsementKeySha256: ${"e1".repeat(32)} }`;
 
 /** The faults, without the name of the file. */
 const told = (text: string): string[] =>
@@ -100,7 +103,10 @@ describe("the `inference` block of a node", () => {
   });
 
   test("has the password of its registry from Pulumi configuration, and no secret before that", () => {
-    const spec = parse(site({ registryAuth: "{ username: puller, password: { config: pull } }" }), file());
+    const spec = parse(
+      site({ registryAuth: "{ username: puller, password: { config: pull } }" }, {}, { tpm }),
+      file(),
+    );
     expect(spec.nodes[0]?.blocks.inference).not.toHaveProperty("registryAuth");
     const asked: string[] = [];
     const [node] = siteArgs(spec, (key) => {
@@ -338,20 +344,31 @@ describe("its faults are told once each, at the line and column where they are s
     ],
     [
       "a password in plain text, which is not shown",
-      () => site({ registryAuth: "{ username: puller, password: canary }" }),
+      () => site({ registryAuth: "{ username: puller, password: canary }" }, {}, { tpm }),
       [
         /^13:41: nodes\[0\]\.inference\.registryAuth\.password: expected an object, got a secret value .*; store it with `pulumi config set --secret registryPassword` and write `password: \{ config: registryPassword \}`$/,
       ],
     ],
     [
       "a name that would end at its colon",
-      () => site({ registryAuth: "{ username: 'a:b', password: { config: registryPassword } }" }),
+      () =>
+        site({ registryAuth: "{ username: 'a:b', password: { config: registryPassword } }" }, {}, { tpm }),
       [/^13:23: nodes\[0\]\.inference\.registryAuth\.username: /],
     ],
     [
       "a login beside an archive",
       () => site({ archive: "a.tar", registryAuth: "{ username: a, password: { config: b } }" }),
       [/^14:7: nodes\[0\]\.inference\.registryAuth: with an `archive` nothing is pulled/],
+    ],
+    [
+      "a login for a node whose TPM is not pinned",
+      () => site({ registryAuth: "{ username: a, password: { config: b } }" }),
+      [/^13:7: nodes\[0\]\.inference\.registryAuth: the node's TPM is not pinned, .*; pin it/],
+    ],
+    [
+      "the same, where it is owned and not pinned",
+      () => site({ registryAuth: "{ username: a, password: { config: b } }" }, {}, { tpm: "{}" }),
+      [/^13:7: nodes\[0\]\.inference\.registryAuth: the node's TPM is not pinned/],
     ],
     [
       "memory that is no number, which the schema tells of",
