@@ -3,7 +3,9 @@ import { diffState } from "../../provider/diff.ts";
 import type { ResourceKind } from "../../provider/resource.ts";
 import type { AppArmorProfileInputs } from "../../provider/resources/apparmor-profile-inputs.ts";
 import type { AppArmorProfileState } from "../../provider/resources/apparmor-profile-observation.ts";
+import { appArmorDocument } from "../../provider/resources/apparmor-profile-rules.ts";
 import { appArmorProfile } from "../../provider/resources/apparmor-profile.ts";
+import { variants } from "../../provider/resources/server-variants.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { bringUp, observe, onPi, withProvider, type Declared } from "./provider-on-pi.ts";
 
@@ -135,6 +137,34 @@ test.each<[string, string, readonly string[]]>([
     expect(await labels()).toBe(stacked);
   },
 );
+
+/** What AppArmor's own parser says of a document, compiled and not loaded. */
+const compiled = (document: string) =>
+  pi.exec("sudo -n apparmor_parser --skip-kernel-load --skip-cache", { stdin: document });
+
+const other = { name: "other-2", modelDirectory: "/srv/a.b_c+d-e/models", storage: "/srv/.x/y/z" };
+const withRule = (rule: string): string =>
+  appArmorDocument({ ...other, variant: "llama-server" }).replace("/dev/null rw,", rule);
+
+test.each([
+  ...variants.map((variant) => ({ variant })),
+  ...["/dev/hailo1", "/dev/h1x-0"].map((accelerator) => ({ variant: "hailo" as const, accelerator })),
+])("the profiles for %j are taken by AppArmor's own parser", async (given) => {
+  for (const places of [inputs, other]) {
+    const { code, stderr } = await compiled(appArmorDocument({ ...places, ...given }));
+    expect(code, stderr).toBe(0);
+  }
+});
+
+test.each([
+  ["a mode that there is not", "/dev/null rq,", "syntax error"],
+  ["two ways to start one program", "/usr/bin/llama-server px,", "conflicting x modifiers"],
+])("%s is not taken, and nothing is loaded by looking", async (_, rule, said) => {
+  const { code, stderr } = await compiled(withRule(rule));
+  expect(code).not.toBe(0);
+  expect(stderr).toContain(said);
+  expect(await onPi(pi, "cat /sys/kernel/security/apparmor/profiles")).not.toContain("edgeseal-other-2");
+});
 
 test("a link that keeps profiles from being enforced at boot is named and taken away; they are there after a boot", async () => {
   await onPi(
