@@ -9,6 +9,7 @@ import { keyedSite } from "../../cli/demo/site.ts";
 import { readSite, said } from "../../cli/pulumi.ts";
 import { reportFindings } from "../../cli/report-lines.ts";
 import type { Control } from "../../policies/control.ts";
+import { onDevice } from "../../provider/resources/managed-files.ts";
 import type { SeccompProfileInputs } from "../../provider/resources/seccomp-profile-inputs.ts";
 import type { SeccompProfileState } from "../../provider/resources/seccomp-profile-observation.ts";
 import { seccompProfile } from "../../provider/resources/seccomp-profile.ts";
@@ -41,6 +42,12 @@ afterAll(async () => {
 const root = (script: string): Promise<string> => onPi(node.pi, script);
 const lookAtBoot = (): Promise<VerifiedBootState> =>
   observe<VerifiedBootState>(node.pi, { kind: verifiedBoot, inputs: { require: "none" } });
+/** What would be measured of the device tree: the digest, as the measuring program makes it of the one that is there. */
+async function measuredTree(): Promise<string> {
+  const stdin = onDevice("measure");
+  const { stdout, stderr } = await node.pi.exec("sudo -n sh -s -- --next", { stdin });
+  return /^11\tdevicetree\t\t([0-9a-f]{64})\t$/m.exec(stdout)?.[1] ?? expect.fail(stdout + stderr);
+}
 const pcr16 = (): Promise<string> => root("cat /sys/class/tpm/tpm0/pcr-sha256/16");
 
 test("it is an aarch64 that calls itself a Raspberry Pi 5", async () => {
@@ -63,6 +70,13 @@ wc -c <boot_img_sha256`,
     );
     expect(bytes).toBe(" 80 00 00 09\n 66 42 2e 75\n 00 00 00 00\n64\n");
   });
+});
+
+let firstTree: string;
+
+test("what is measured of its device tree is digested, without what each boot has anew", async () => {
+  firstTree = await measuredTree();
+  expect(await root("ls /proc/device-tree/chosen")).toMatch(/^bootargs\n(.*\n)*bootloader$/m);
 });
 
 test("the kernel drives the TPM, which is outside of the node", async () => {
@@ -124,6 +138,8 @@ describe("a site's whole way", () => {
     await inForce(node);
     expect(await root("cat /proc/cmdline")).toContain("cgroup_enable=memory");
     judgeReport(node, reportFindings(await node.pulumi.export("demo"), new Date()), controls);
+    // Boots later, with another command line.
+    expect(await measuredTree()).toBe(firstTree);
   });
 
   test("another pulumi up changes nothing, and a refresh finds no drift", () => nothingToDo(node));
@@ -133,6 +149,7 @@ describe("a site's whole way", () => {
     node.pi.replaceBoard();
     await node.pi.boot();
     expect(await lookAtBoot()).toEqual(unlockedState);
+    expect(await measuredTree()).not.toBe(firstTree);
     await inForce(node);
     expect((await refresh(node)).drifted.toSorted()).toEqual(
       ["bootImageSha256", "customerKeySha256", "otpKeyLocked", "signedBootEnabled"].map(
