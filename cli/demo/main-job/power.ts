@@ -1,4 +1,4 @@
-import { nothingToDo } from "../refresh.ts";
+import { noDrift, nothingToDo } from "../refresh.ts";
 import { holds, onNode, type DemoContext, type DemoStep } from "../step.ts";
 import { inForce } from "./apply.ts";
 
@@ -10,6 +10,7 @@ export const power: DemoStep = {
     context.say("      rebooted");
     await inForce(context);
     await firewallCameFirst(context);
+    await noDrift(context);
     await context.pi.powerCut();
     await context.pi.boot();
     context.say("      power was cut, and is back");
