@@ -2,7 +2,7 @@ import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import { describe, expect, test } from "vitest";
 import { closingLine, NOTHING, succeeded, sum, type Tally } from "../../tools/tiers/tally.ts";
-import { type Check, runCheck } from "../../tools/tiers/checks.ts";
+import { type Check, runCheck, shellScripts } from "../../tools/tiers/checks.ts";
 
 describe("the closing line", () => {
   test("is what CI reads", () => {
@@ -84,4 +84,24 @@ describe("a check", () => {
       skipped: 0,
     });
   });
+});
+
+test("shellcheck gets every shell script, wherever it is and whatever it is called", () => {
+  const scripts = shellScripts();
+  expect(scripts).toEqual(
+    expect.arrayContaining([
+      ".ci/run",
+      "edgeseal",
+      "provider/resources/on-device/check-inference",
+      "provider/resources/on-device/firmware-trial",
+      // Taken in by others: it does not start as a program does.
+      "provider/resources/on-device/own-tpm",
+      "provider/resources/on-device/start-inference",
+      "testbed/image/customize.sh",
+      "testbed/namespace/boot.sh",
+    ]),
+  );
+  // The controls: programs for other interpreters, and what is not of the checkout.
+  expect(scripts).not.toContain("provider/resources/on-device/ask-inference");
+  expect(scripts.filter((path) => /^(node_modules|\.git|\.edgeseal)\//.test(path))).toEqual([]);
 });

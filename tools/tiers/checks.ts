@@ -1,5 +1,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { closeSync, globSync, openSync, readSync } from "node:fs";
+import { join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Tally } from "./tally.ts";
 
@@ -16,37 +18,38 @@ function nodeCheck(name: string, path: string, ...args: string[]): Check {
   return { name, command: [process.execPath, `node_modules/${path}`, ...args] };
 }
 
+/** What is in a checkout without being of it. */
+const foreign = new Set([".edgeseal", ".git", "node_modules"]);
+
+/**
+ * The files that say themselves that they are for a shell: by how they start, or, where others take them in, by what they tell shellcheck. Git is not asked: a checkout
+ * without it, or of another user, is tested as well.
+ */
+export function shellScripts(): readonly string[] {
+  return globSync(["**", "**/.*", "**/.*/**"], {
+    cwd: root,
+    withFileTypes: true,
+    exclude: ({ name }) => foreign.has(name),
+  })
+    .filter((entry) => entry.isFile())
+    .map(({ parentPath, name }) => relative(root, join(parentPath, name)))
+    .filter((path) => /^(#!.*\b(ba|da)?sh\n|# shellcheck shell=)/.test(beginningOf(join(root, path))))
+    .sort();
+}
+
+function beginningOf(path: string): string {
+  const bytes = Buffer.alloc(64);
+  const file = openSync(path, "r");
+  const length = readSync(file, bytes);
+  closeSync(file);
+  return bytes.toString("utf8", 0, length);
+}
+
 export const CHECKS: readonly Check[] = [
   nodeCheck("format", "prettier/bin/prettier.cjs", "--check", "--log-level", "warn", "."),
   nodeCheck("lint", "eslint/bin/eslint.js", "."),
   nodeCheck("types", "typescript/bin/tsc", "--noEmit"),
-  {
-    name: "shell",
-    command: [
-      "shellcheck",
-      "edgeseal",
-      ".ci/run",
-      "tools/install-debian-packages",
-      "tools/language-host/pulumi-language-nodejs",
-      "cli/node-add/first-contact",
-      ...[
-        "measure",
-        "initramfs-hook",
-        "initramfs-panic",
-        "initramfs-script",
-        "initramfs-record",
-        "initramfs-rebuild",
-        "initramfs-warn",
-        "apt-hook",
-        "keep-boot",
-        "own-tpm",
-        "challenge-tpm",
-        "unlock-volumes",
-        "cap-pcr15",
-        "form-volume",
-      ].map((name) => `provider/resources/on-device/${name}`),
-    ],
-  },
+  { name: "shell", command: ["shellcheck", ...shellScripts()] },
 ];
 
 /** Runs a check with its output on this terminal. A program that is not installed has failed, it was not skipped. */
