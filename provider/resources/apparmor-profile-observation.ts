@@ -56,11 +56,15 @@ export type AppArmorProfileState = Static<typeof appArmorProfileState>;
 
 const securityfs = "/sys/kernel/security/apparmor";
 
-/** Shell patterns of what the kernel has loaded of both profiles, as it was given it; in the order of their names, in which apparmor_parser writes them. */
-export const loadedPolicy = (name: string): string =>
-  [innerName(name), outerName(name)]
-    .map((each) => `${securityfs}/policy/profiles/${each}.*/raw_data`)
-    .join(" ");
+/**
+ * Shell that prints what the kernel has loaded of both profiles, as it was given it, in the order of their names, in which apparmor_parser writes them. From the cache of compiled profiles, as at a boot,
+ * both came in one piece, which each of them then shows.
+ */
+export const printLoadedPolicy = (name: string): string => `set -- ${[innerName(name), outerName(name)]
+  .map((each) => `${securityfs}/policy/profiles/${each}.*/raw_data`)
+  .join(" ")}
+if cmp -s -- "$1" "$2"; then shift; fi
+cat -- "$@"`;
 
 export function appArmorProfileProbe(inputs: AppArmorProfileInputs): Probe<Observed<AppArmorProfileState>> {
   const { name } = inputs;
@@ -71,9 +75,10 @@ export function appArmorProfileProbe(inputs: AppArmorProfileInputs): Probe<Obser
     parts: {
       kernel: `f=/sys/module/apparmor/parameters/enabled; [ ! -e $f ] || cat $f`,
       modes: `f=${securityfs}/profiles; [ ! -e $f ] || grep -E '^(${both}) ' $f || [ $? -eq 1 ]`,
-      loaded: `set -- ${loadedPolicy(name)}
-[ -e "$1" ] && [ -e "\${2-}" ] || exit 0
-cat -- "$@" | sha256sum`,
+      loaded: `loaded() {
+${printLoadedPolicy(name)}
+}
+if loaded >/dev/null 2>&1; then loaded | sha256sum; fi`,
       // The cache of compiled profiles could be older than the file, or somebody's.
       written: `command -v apparmor_parser >/dev/null || { echo none; exit 0; }
 [ -f ${path} ] || exit 0

@@ -1,6 +1,6 @@
 import { outputOf, UnknownObservation, type PartOutput, type Probe } from "../device/probe.ts";
 import type { Observed } from "../resource.ts";
-import { loadedPolicy } from "./apparmor-profile-observation.ts";
+import { printLoadedPolicy } from "./apparmor-profile-observation.ts";
 import { unitDirectories } from "./boot-units.ts";
 import { byteOrder, parseFiles, readFiles } from "./config-files.ts";
 import { inferenceUnit, readContainerProcesses } from "./container-process.ts";
@@ -64,7 +64,9 @@ done`,
 is ${recordOf(name)} ${unitPath(unit)}
 is ${started.unit} ${unitPath(unit)}
 is ${started.seccomp} ${seccompProfileOf(name)}
-cat ${loadedPolicy(name)} 2>/dev/null | is ${started.appArmor} -`,
+{
+${printLoadedPolicy(name)}
+} 2>/dev/null | is ${started.appArmor} -`,
       processes: readContainerProcesses(name),
       container: `${firstProcess(unit)}
 [ -n "$p" ] || exit 0

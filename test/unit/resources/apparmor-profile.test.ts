@@ -147,6 +147,17 @@ describe("what the probe reads", () => {
   });
 });
 
+test("loaded from the cache of compiled profiles, both in one piece, they are as written as well", () => {
+  using root = nodeRoot();
+  bring(root);
+  for (const each of ["edgeseal-inference.3", "edgeseal-inference-podman.4"])
+    root.write(`${policy}/${each}/raw_data`, root.read(path));
+  expect(stateOf(root).loadedPolicy).toBe("as written");
+  // One of them by another file is not.
+  root.write(`${policy}/edgeseal-inference-podman.4/raw_data`, "looser\n");
+  expect(stateOf(root).loadedPolicy).toBe("other");
+});
+
 describe("drift is named, and mended", () => {
   test.each<[string, (root: FakeRoot) => void, readonly string[]]>([
     [

@@ -28,7 +28,7 @@ const policy = "/sys/kernel/security/apparmor/policy/profiles";
 const keeping = ((): string => {
   const program = onDevice("check-inference");
   const keep = /^keep\(\) \{\n.*?^\}\n/ms.exec(program)?.[0] ?? "";
-  const calls = program.match(/^(policies=|keep ).*$/gm) ?? [];
+  const calls = program.match(/^(policies=|keep |set -- "\$policies|if cmp ).*$/gm) ?? [];
   return `name=${name} status=/run/edgeseal/inference\nmkdir -p $status\n${keep}${calls.join("\n")}`;
 })();
 

@@ -87,6 +87,11 @@ test("the profiles that it starts under are kept, too: what the file says, and w
   expect(check(root).code).toBe(0);
   expect(root.read(`${copies}.seccomp`)).toBe("{}\n");
   expect(root.read(`${copies}.apparmor`)).toBe("inner;outer;");
+  // From the cache of compiled profiles, as at a boot, each shows both.
+  for (const each of ["edgeseal-inference.4", "edgeseal-inference-podman.5"])
+    root.write(`${policy}/${each}/raw_data`, "inner;outer;");
+  expect(check(root).code).toBe(0);
+  expect(root.read(`${copies}.apparmor`)).toBe("inner;outer;");
 });
 
 test("of what is not there nothing is kept, nor what an earlier start kept", () => {
