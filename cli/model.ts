@@ -32,7 +32,10 @@ Exit status: 0 it is there; 1 failed; 2 wrong usage; 4 the terms were not accept
       .option("--name <name>", "what it is called (default, as of the next two: known of a model of `fetch`)")
       .option("--origin <text>", "where it was had from, with its revision")
       .option("--licence <text>", "under what it may be used")
-      .option("--out <file>", "the statement to write (default: FILE.dsse.json)")
+      .option(
+        "--out <file>",
+        "the statement to write; {sha256} in it stands for the model's digest (default: FILE.dsse.json)",
+      )
       .option(...json),
   )
     .addHelpText(

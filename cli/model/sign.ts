@@ -1,3 +1,4 @@
+import { nameWithDigest } from "../../provider/trust/digest.ts";
 import { modelStatement, signStatement, StatementRefused } from "../../provider/trust/model-statement.ts";
 import type { SigningKey } from "../../provider/trust/signer.ts";
 import { writeDurably } from "../durable-file.ts";
@@ -9,6 +10,7 @@ export interface SignModelOptions {
   readonly name?: string | undefined;
   readonly origin?: string | undefined;
   readonly licence?: string | undefined;
+  /** `{sha256}` in it stands for the model's digest. */
   readonly out: string;
   readonly signal?: AbortSignal | undefined;
 }
@@ -50,6 +52,7 @@ export async function signModel(
       cause: error,
     });
   }
-  await writeDurably(options.out, await signStatement(await openKey(), payload), 0o644);
-  return { statement: options.out, name, sha256, bytes, origin, licence };
+  const statement = nameWithDigest(options.out, sha256);
+  await writeDurably(statement, await signStatement(await openKey(), payload), 0o644);
+  return { statement, name, sha256, bytes, origin, licence };
 }

@@ -46,6 +46,8 @@ const {
 } = propertiesOf(partsOf(model, inferredInputs.model));
 const { additionalSyscalls } = seccompProfile.inputs.properties;
 
+const byDigest = "`{sha256}` in it stands for the hex digits of `digest`.";
+
 /** What a node serves: a model, from an image, in a container. */
 export const inferenceSchema = Type.Object(
   {
@@ -77,22 +79,19 @@ export const inferenceSchema = Type.Object(
           statement: Type.Optional(
             Type.String({
               minLength: 1,
-              description:
-                "File with what the site says of the model, signed (`*.dsse.json`, as `edgeseal model sign` writes it), from the folder of this site file on.",
+              description: `File with what the site says of the model, signed (\`*.dsse.json\`, as \`edgeseal model sign\` writes it), from the folder of this site file on. ${byDigest}`,
             }),
           ),
           file: Type.Optional(
             Type.String({
               minLength: 1,
-              description:
-                "The model's file, from the folder of this site file on. Only read when the node does not have the model. Default none.",
+              description: `The model's file, from the folder of this site file on. ${byDigest} Only read when the node does not have the model. Default none.`,
             }),
           ),
           sealed: Type.Optional(
             Type.String({
               minLength: 1,
-              description:
-                "For a `file` that is encrypted to this node: file with what goes with it (`*.sealed.json`, as `edgeseal model encrypt` writes it), from the folder of this site file on. Default none: `file` is the model itself.",
+              description: `For a \`file\` that is encrypted to this node: file with what goes with it (\`*.sealed.json\`, as \`edgeseal model encrypt\` writes it), from the folder of this site file on. ${byDigest} Default none: \`file\` is the model itself.`,
             }),
           ),
           contextBytesPerToken: Type.Optional(

@@ -4,6 +4,8 @@ import type { inferenceBlocks } from "../../policies/node.ts";
 import type { Path } from "../../provider/host/values.ts";
 import { imagesDirectory } from "../../provider/resources/inference-container-files.ts";
 import { loginAndArchive, parseImage } from "../../provider/resources/inference-container-inputs.ts";
+import { hexOf } from "../../provider/resources/model-inputs.ts";
+import { nameWithDigest } from "../../provider/trust/digest.ts";
 import { readSealedManifest } from "../../provider/trust/sealed-manifest.ts";
 import { inferenceBlocksOf, type InferenceArgs } from "../inference-service.ts";
 import { areNumbers, memoryNeeds, memoryProblems, modelBytesIn } from "../memory-budget.ts";
@@ -13,6 +15,9 @@ import { isPlain, type Plain } from "./merge.ts";
  * The `inference` block of a site file: what a node serves, said once. It stands for four blocks of the node, each with a resource of its own: the model, the two
  * profiles, and the container.
  */
+
+/** Of a model, what names a file. */
+const fileNames: readonly string[] = ["statement", "file", "sealed"];
 
 /** A fault, by its path within the node. */
 interface NodeProblem {
@@ -59,6 +64,7 @@ export function readInference(
       ],
     };
   if (!isPlain(given.model)) return { ...nothing, problems: [] };
+  const served = named(given.model);
   const problems: NodeProblem[] = [];
   const folder = dirname(file);
   const mountPoint = mountPointOf(volumes, volume);
@@ -67,8 +73,8 @@ export function readInference(
       path: ["inference", "volume"],
       message: `the node has no volume ${JSON.stringify(volume)} with a mount point: the model and the image are kept on a sealed volume; give the node \`volumes.${volume}\` (docs/resources/sealed-volume.md), or name another here`,
     });
-  const statement = readNamed(given.model, "statement", "sign", folder, problems);
-  const sealed = readNamed(given.model, "sealed", "encrypt", folder, problems);
+  const statement = readNamed(served, "statement", "sign", folder, problems);
+  const sealed = readNamed(served, "sealed", "encrypt", folder, problems);
   problems.push(...otherNodeProblems(sealed, node));
   // What is no name would make no path either.
   const name =
@@ -79,10 +85,10 @@ export function readInference(
     name,
     ...absolute(given, "archive", folder),
     model: {
-      ...given.model,
-      ...absolute(given.model, "file", folder),
+      ...served,
+      ...absolute(served, "file", folder),
       statement,
-      ...(given.model.sealed === undefined ? {} : { sealed }),
+      ...(served.sealed === undefined ? {} : { sealed }),
     },
   };
   problems.push(...budgetProblems(given, statement, scratch));
@@ -115,6 +121,18 @@ function mountPointOf(volumes: unknown, name: string): string | undefined {
   const volume = isPlain(volumes) ? volumes[name] : undefined;
   const mountPoint = isPlain(volume) ? volume.mountPoint : undefined;
   return typeof mountPoint === "string" ? mountPoint : undefined;
+}
+
+/** The model with the names of its files as they are for its digest: so another digest is one change. */
+function named(model: Plain): Plain {
+  const { digest } = model;
+  if (typeof digest !== "string") return model;
+  return Object.fromEntries(
+    Object.entries(model).map(([key, value]) => [
+      key,
+      fileNames.includes(key) && typeof value === "string" ? nameWithDigest(value, hexOf({ digest })) : value,
+    ]),
+  );
 }
 
 /** Content of a file that the block names, which a command of `edgeseal model` writes. */

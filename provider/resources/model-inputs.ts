@@ -23,7 +23,7 @@ export const modelInputs = Type.Object({
   digest: Type.String({
     pattern: "^sha256:[0-9a-f]{64}$",
     description:
-      "Which content: `sha256:` and the SHA-256 of the file. Another one is another model; the former stays, so that going back takes no more than its digest and its statement.",
+      "Which content: `sha256:` and the SHA-256 of the file. Another one is another model; the former stays, so that going back takes no more than its digest and its statement (a site file can name that by the digest).",
   }),
   mountPoint: Type.String({
     pattern: absolutePath,

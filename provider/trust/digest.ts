@@ -26,3 +26,7 @@ export function sha256(...parts: readonly (Uint8Array | string)[]): Buffer {
 /** The same in lower-case hex. */
 export const sha256Hex = (...parts: readonly (Uint8Array | string)[]): string =>
   sha256(...parts).toString("hex");
+
+/** A file's name in which `{sha256}` stands for a digest. */
+export const nameWithDigest = (name: string, digest: string): string =>
+  name.replaceAll("{sha256}", () => digest);

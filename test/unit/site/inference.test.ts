@@ -136,6 +136,26 @@ describe("the `inference` block of a node", () => {
     expect(told(site({}, { statement: elsewhere }))).toEqual([]);
   });
 
+  test("has the files of its model by its digest where they are named so: going back is one change", async () => {
+    const former = Buffer.from("another");
+    const files = { statement: "models/{sha256}.dsse.json", file: "models/{sha256}.gguf" };
+    for (const each of [content, former])
+      writeFileSync(join(folder, `models/${sha256Hex(each)}.dsse.json`), await statementOn(each));
+    for (const each of [content, former]) {
+      const given = site({}, { ...files, digest: `sha256:${sha256Hex(each)}` });
+      expect(parse(given, file()).nodes[0]?.blocks.model).toMatchObject({
+        digest: `sha256:${sha256Hex(each)}`,
+        statement: await statementOn(each),
+        file: join(folder, `models/${sha256Hex(each)}.gguf`),
+      });
+    }
+    // What it is named is no proof: the statement has to be of that digest.
+    writeFileSync(join(folder, `models/${sha256Hex(former)}.dsse.json`), await statementOn(content));
+    expect(told(site({}, { ...files, digest: `sha256:${sha256Hex(former)}` }))).toEqual([
+      expect.stringMatching(/^15:9: .*\.statement: it is for babble-1m with sha256:/),
+    ]);
+  });
+
   test("names the service, its variant and the volume for all four", () => {
     const [node] = parse(
       site(
@@ -277,6 +297,11 @@ describe("its faults are told once each, at the line and column where they are s
       [
         /^15:9: nodes\[0\]\.inference\.model\.statement: models\/none\.dsse\.json can't be read: ENOENT.*; `edgeseal model sign` writes it$/,
       ],
+    ],
+    [
+      "a digest of which there is no statement",
+      () => site({}, { statement: "models/{sha256}.dsse.json" }),
+      [/^15:9: .*\.statement: models\/[0-9a-f]{64}\.dsse\.json can't be read: ENOENT/],
     ],
     [
       "a statement on another model",

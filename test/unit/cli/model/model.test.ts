@@ -1,5 +1,5 @@
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { dirname } from "node:path";
+import { basename, dirname } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { UserError } from "../../../../cli/errors.ts";
 import { catalogue, type Wheel } from "../../../../cli/model/catalogue.ts";
@@ -53,6 +53,13 @@ describe("a model's statement", () => {
     const first = readFileSync(out());
     await signed();
     expect(readFileSync(out())).toEqual(first);
+  });
+
+  test("is named by the digest where its name says so", async () => {
+    const out = scratch("{sha256}.dsse.json");
+    const { statement } = await signModel(scratch("model.gguf"), { ...said, out }, openKey);
+    expect(statement).toBe(scratch(`${sha256Hex("weights")}.dsse.json`));
+    expect(readdirSync(scratch())).toContain(basename(statement));
   });
 
   test("is refused for another file, with digest and size", async () => {
