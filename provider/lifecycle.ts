@@ -307,6 +307,9 @@ class Lifecycle implements Handler {
     if (differences.length > mostReasons)
       reasons.push(`${node}: ${differences.length - mostReasons} more did not`);
     if (reasons.length === 0) reasons.push(`${node}: ${this.#label} is not there after it was applied`);
+    reasons.push(
+      `${node}: no step failed, so something else on the node has the last word there; find it, and run \`pulumi up\` again`,
+    );
     throw new InitializationFailed(id, state, reasons);
   }
 

@@ -68,9 +68,9 @@ export interface ResourceKind<I extends TObject = TObject, S extends TObject = T
 /** The change can't or must not be made; `hint` says the mend. */
 export class PlanRefused extends Error {
   override readonly name = "PlanRefused";
-  readonly hint: string | undefined;
-  constructor(message: string, hint?: string) {
-    super(hint === undefined ? message : `${message}; ${hint}`);
+  readonly hint: string;
+  constructor(message: string, hint: string) {
+    super(`${message}; ${hint}`);
     this.hint = hint;
   }
 }

@@ -29,7 +29,8 @@ export class Calls {
    * @throws CallFailed `cancelled` or `timedOut` when the work failed after its signal fired and did not say more, or did not end.
    */
   async run<T>(limits: CallLimits, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    if (this.cancelled) throw new CallFailed("cancelled", "the provider is shutting down");
+    if (this.cancelled)
+      throw new CallFailed("cancelled", "the provider is shutting down; run the operation again");
     const timeout = limits.timeoutSeconds > 0 ? AbortSignal.timeout(limits.timeoutSeconds * 1000) : undefined;
     const signal = AbortSignal.any([
       this.#stopping.signal,
@@ -38,7 +39,10 @@ export class Calls {
     ]);
     const reason = (): CallFailed =>
       timeout?.aborted === true && !this.cancelled && !limits.given.aborted
-        ? new CallFailed("timedOut", `not done within ${limits.timeoutSeconds} s (customTimeouts)`)
+        ? new CallFailed(
+            "timedOut",
+            `not done within ${limits.timeoutSeconds} s (customTimeouts); give it more time, or see what keeps the node busy, and run \`pulumi refresh\` to record what was done until then`,
+          )
         : new CallFailed("cancelled", "cancelled; run `pulumi refresh` to record what was done until then");
     const done = work(signal).catch((error: unknown) => {
       // An operation that only says "cancelled" knows less than we do of why.

@@ -1,4 +1,4 @@
-import { defineResource, PlanRefused } from "../resource.ts";
+import { defineResource } from "../resource.ts";
 import { appArmorProfileInputs, appArmorProfileProblems } from "./apparmor-profile-inputs.ts";
 import { appArmorProfileProbe, appArmorProfileState } from "./apparmor-profile-observation.ts";
 import {
@@ -22,7 +22,7 @@ export const appArmorProfile = defineResource({
   observe: appArmorProfileProbe,
   desired: desiredAppArmorProfile,
   plan: (inputs, observed) => {
-    if (observed.outcome === "absent") throw new PlanRefused("the AppArmor profiles were not observed");
+    if (observed.outcome === "absent") throw new Error("the AppArmor profiles were not observed");
     return enforceAppArmorProfile(inputs, observed.state);
   },
   revert: (inputs, observed) =>

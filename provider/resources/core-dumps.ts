@@ -1,5 +1,5 @@
 import { Type } from "typebox";
-import { defineResource, PlanRefused } from "../resource.ts";
+import { defineResource } from "../resource.ts";
 import { discardingPattern } from "./core-dumps-files.ts";
 import { coreDumpsProbe, coreDumpsState } from "./core-dumps-observation.ts";
 import { takeDumpSettingsBack, turnDumpsOff } from "./core-dumps-plan.ts";
@@ -48,7 +48,7 @@ export const coreDumps = defineResource({
         },
   plan: ({ mode, storedDumps }, observed) => {
     if (mode === "keep") return [];
-    if (observed.outcome === "absent") throw new PlanRefused("the state of core dumps was not observed");
+    if (observed.outcome === "absent") throw new Error("the state of core dumps was not observed");
     return turnDumpsOff(observed.state, storedDumps === "remove");
   },
   revert: (_inputs, observed) => (observed.outcome === "absent" ? [] : takeDumpSettingsBack(observed.state)),

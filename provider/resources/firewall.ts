@@ -27,7 +27,8 @@ export const firewall = defineResource({
   plan: (inputs, observed, route) => {
     if (diffState(desiredFirewall(inputs), stateOf(observed)).length === 0) return [];
     const [lockout] = lockouts(inputs, route);
-    if (lockout !== undefined) throw new PlanRefused(`${lockout.path}: ${lockout.message}`);
+    if (lockout !== undefined)
+      throw new PlanRefused(`${lockout.path}: ${lockout.message}`, "nothing was changed");
     // Installing needs the network as it was; so does a later repair of a node whose nft was removed.
     const nftMayBeMissing = observed.outcome === "absent" || observed.state.loaded === "unknown";
     return [

@@ -1,4 +1,4 @@
-import { defineResource, PlanRefused } from "../resource.ts";
+import { defineResource } from "../resource.ts";
 import { imagePolicyInputs, imagePolicyProblems } from "./image-policy-inputs.ts";
 import { imagePolicyProbe, imagePolicyState } from "./image-policy-observation.ts";
 import { desiredPolicy, enforcePolicy, takePolicyBack } from "./image-policy-plan.ts";
@@ -17,7 +17,7 @@ export const imagePolicy = defineResource({
   observe: imagePolicyProbe,
   desired: desiredPolicy,
   plan: (inputs, observed) => {
-    if (observed.outcome === "absent") throw new PlanRefused("the image policy was not observed");
+    if (observed.outcome === "absent") throw new Error("the image policy was not observed");
     return enforcePolicy(inputs, observed.state);
   },
   revert: (_inputs, observed) => (observed.outcome === "absent" ? [] : takePolicyBack(observed.state)),

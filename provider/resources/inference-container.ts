@@ -1,4 +1,4 @@
-import { defineResource, PlanRefused } from "../resource.ts";
+import { defineResource } from "../resource.ts";
 import { inferenceContainerInputs, inferenceContainerProblems } from "./inference-container-inputs.ts";
 import { inferenceContainerProbe } from "./inference-container-observation.ts";
 import { desiredContainer, planContainer, removeContainer } from "./inference-container-plan.ts";
@@ -19,7 +19,7 @@ export const inferenceContainer = defineResource({
   observe: inferenceContainerProbe,
   desired: desiredContainer,
   plan: (inputs, observed) => {
-    if (observed.outcome === "absent") throw new PlanRefused("the state of the service was not observed");
+    if (observed.outcome === "absent") throw new Error("the state of the service was not observed");
     return planContainer(inputs, observed.state);
   },
   revert: (inputs, observed) =>

@@ -1,6 +1,6 @@
 import { Type, type Static } from "typebox";
 import { diffState } from "../diff.ts";
-import { defineResource, PlanRefused } from "../resource.ts";
+import { defineResource } from "../resource.ts";
 import { desiredMarks } from "./managed-files.ts";
 import { managedFiles } from "./measured-boot-files.ts";
 import { measuredBootProbe, measuredBootState, type MeasuredBootState } from "./measured-boot-observation.ts";
@@ -41,8 +41,7 @@ export function measuredBootAt(now: () => Date) {
     observe: () => measuredBootProbe,
     desired,
     plan: (wanted, observed) => {
-      if (observed.outcome === "absent")
-        throw new PlanRefused("the state of the measured boot was not observed");
+      if (observed.outcome === "absent") throw new Error("the state of the measured boot was not observed");
       const { state } = observed;
       const differences = diffState(desired(wanted), state);
       if (differences.length === 0) return [];

@@ -1,4 +1,4 @@
-import { defineResource, PlanRefused } from "../resource.ts";
+import { defineResource } from "../resource.ts";
 import { modelInputs, modelProblems } from "./model-inputs.ts";
 import { modelProbe, modelState } from "./model-observation.ts";
 import { desiredModel, placeModel, releaseModel } from "./model-plan.ts";
@@ -17,7 +17,7 @@ export const model = defineResource({
   observe: modelProbe,
   desired: desiredModel,
   plan: (inputs, observed) => {
-    if (observed.outcome === "absent") throw new PlanRefused("the model was not observed");
+    if (observed.outcome === "absent") throw new Error("the model was not observed");
     return placeModel(inputs, observed.state);
   },
   revert: (inputs, observed) => (observed.outcome === "absent" ? [] : releaseModel(inputs, observed.state)),

@@ -1,4 +1,4 @@
-import { defineResource, PlanRefused } from "../resource.ts";
+import { defineResource } from "../resource.ts";
 import { scratchInputs, scratchProblems } from "./scratch-inputs.ts";
 import { scratchProbe, scratchState } from "./scratch-observation.ts";
 import { desiredScratch, keepInMemory, takeScratchBack } from "./scratch-plan.ts";
@@ -19,7 +19,7 @@ export function scratchAt(now: () => Date) {
     observe: () => scratchProbe,
     desired: (inputs) => desiredScratch(inputs, now()),
     plan: (inputs, observed) => {
-      if (observed.outcome === "absent") throw new PlanRefused("temporary files and logs were not observed");
+      if (observed.outcome === "absent") throw new Error("temporary files and logs were not observed");
       return keepInMemory(inputs, observed.state, now());
     },
     revert: (_inputs, observed) => (observed.outcome === "absent" ? [] : takeScratchBack(observed.state)),

@@ -36,6 +36,8 @@ const unitSeconds = 120;
 
 const MiB = 1024 * 1024;
 
+const tpmOverlay = "on a Pi 5: dtparam=spi=on and dtoverlay=tpm-slb9670 in config.txt (boot:FirmwareConfig)";
+
 const ciphers = {
   "aes-xts": { cipher: "aes-xts-plain64", keyBits: 512 },
   adiantum: { cipher: "xchacha12,aes-adiantum-plain64", keyBits: 256 },
@@ -135,7 +137,7 @@ function requireFormable(inputs: SealedVolumeInputs, state: SealedVolumeState): 
   if (!state.tpmPresent) {
     throw new PlanRefused(
       "the node has no TPM (/dev/tpmrm0), and the volume's key is to be sealed to it",
-      "on a Pi 5: dtparam=spi=on and dtoverlay=tpm-slb9670 in config.txt (boot:FirmwareConfig)",
+      tpmOverlay,
     );
   }
   if (device === "") return;
@@ -145,7 +147,12 @@ function requireFormable(inputs: SealedVolumeInputs, state: SealedVolumeState): 
       "`ls -l /dev/disk/by-id /dev/disk/by-partuuid` on the node lists them",
     );
   }
-  if (usedBy.length > 0) throw new PlanRefused(`${device} is in use: ${usedBy.join(", ")}`);
+  if (usedBy.length > 0) {
+    throw new PlanRefused(
+      `${device} is in use: ${usedBy.join(", ")}`,
+      `name another device for the volume ${name}, or free this one on the node if what is on it may be lost`,
+    );
+  }
   const found = content.filter((type) => !mayErase.includes(type));
   // A volume that was begun and not finished looks like one of edgeseal's; whether it is this one, the device tells itself, right before it is formatted.
   const begun =
@@ -162,6 +169,7 @@ function requireFormable(inputs: SealedVolumeInputs, state: SealedVolumeState): 
   if (deviceBytes < leastMiB[filesystem] * MiB) {
     throw new PlanRefused(
       `${device} has ${Math.floor(deviceBytes / MiB)} MiB, and ${filesystem} in LUKS takes at least ${leastMiB[filesystem]}`,
+      `name a larger device for the volume ${name}`,
     );
   }
 }
@@ -352,7 +360,11 @@ function newPartition(inputs: SealedVolumeInputs, { disk }: SealedVolumeState) {
     throw new PlanRefused("the disk can't be looked at without sfdisk", "install fdisk on the node");
   }
   const where = place(disk, { path: device.disk, sizeMiB: device.sizeMiB, node, name });
-  if (typeof where === "string") throw new PlanRefused(where);
+  if (typeof where === "string")
+    throw new PlanRefused(
+      where,
+      "see `lsblk` and `sfdisk --list` on the node; nothing was written to the disk",
+    );
   const values = {
     number: String(where.number),
     start: String(where.start),
@@ -424,7 +436,7 @@ function mounted(
 function capped({ pcr15Capped, tpmPresent }: SealedVolumeState): readonly Step[] {
   if (pcr15Capped) return [];
   if (!tpmPresent) {
-    throw new PlanRefused("the node has no TPM (/dev/tpmrm0), so PCR 15 can't be capped");
+    throw new PlanRefused("the node has no TPM (/dev/tpmrm0), so PCR 15 can't be capped", tpmOverlay);
   }
   return [
     run({

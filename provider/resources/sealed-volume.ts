@@ -1,4 +1,4 @@
-import { defineResource, PlanRefused } from "../resource.ts";
+import { defineResource } from "../resource.ts";
 import { checkSealedVolume, sealedVolumeInputs } from "./sealed-volume-inputs.ts";
 import { sealedVolumeProbe } from "./sealed-volume-observation.ts";
 import { desiredVolume, planVolume, releaseVolume } from "./sealed-volume-plan.ts";
@@ -21,7 +21,7 @@ export const sealedVolume = defineResource({
   observe: sealedVolumeProbe,
   desired: desiredVolume,
   plan: (inputs, observed) => {
-    if (observed.outcome === "absent") throw new PlanRefused("the state of the volume was not observed");
+    if (observed.outcome === "absent") throw new Error("the state of the volume was not observed");
     return planVolume(inputs, observed.state);
   },
   revert: (inputs, observed) => (observed.outcome === "absent" ? [] : releaseVolume(inputs, observed.state)),

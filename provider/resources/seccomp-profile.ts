@@ -1,4 +1,4 @@
-import { defineResource, PlanRefused } from "../resource.ts";
+import { defineResource } from "../resource.ts";
 import { seccompProfileInputs, seccompProfileProblems } from "./seccomp-profile-inputs.ts";
 import { seccompProfileProbe, seccompProfileState } from "./seccomp-profile-observation.ts";
 import { desiredSeccompProfile, removeSeccompProfile, writeSeccompProfile } from "./seccomp-profile-plan.ts";
@@ -18,7 +18,7 @@ export const seccompProfile = defineResource({
   observe: seccompProfileProbe,
   desired: desiredSeccompProfile,
   plan: (inputs, observed) => {
-    if (observed.outcome === "absent") throw new PlanRefused("the seccomp profile was not observed");
+    if (observed.outcome === "absent") throw new Error("the seccomp profile was not observed");
     return writeSeccompProfile(inputs, observed.state);
   },
   revert: removeSeccompProfile,

@@ -1,5 +1,5 @@
 import { Type } from "typebox";
-import { defineResource, PlanRefused } from "../resource.ts";
+import { defineResource } from "../resource.ts";
 import { swapProbe, swapState } from "./swap-observation.ts";
 import { takeBack, turnOff } from "./swap-plan.ts";
 
@@ -42,7 +42,7 @@ export const swap = defineResource({
         },
   plan: ({ mode, leftoverFiles }, observed) => {
     if (mode === "keep") return [];
-    if (observed.outcome === "absent") throw new PlanRefused("the state of swap was not observed");
+    if (observed.outcome === "absent") throw new Error("the state of swap was not observed");
     return turnOff(observed.state, leftoverFiles === "remove");
   },
   revert: (_inputs, observed) => (observed.outcome === "absent" ? [] : takeBack(observed.state)),

@@ -65,7 +65,7 @@ export const tpmOwnership = defineResource({
   observe: () => tpmOwnershipProbe,
   desired,
   plan: (wanted, observed) => {
-    if (observed.outcome === "absent") throw new PlanRefused("the state of the TPM was not observed");
+    if (observed.outcome === "absent") throw new Error("the state of the TPM was not observed");
     return takeOwnership(wanted, observed.state);
   },
   // To give it back silently in part, or not at all, would be worse than to say that it can't be done from here.

@@ -35,7 +35,7 @@ export const verifiedBoot = defineResource({
   observe: () => verifiedBootProbe,
   desired,
   plan: (wanted, observed) => {
-    if (observed.outcome === "absent") throw new PlanRefused("the state of signed boot was not observed");
+    if (observed.outcome === "absent") throw new Error("the state of signed boot was not observed");
     const problems = diffState(desired(wanted), observed.state);
     if (problems.length === 0) return [];
     const list = problems.map(

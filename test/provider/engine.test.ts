@@ -289,7 +289,7 @@ describe("with a project of its own", () => {
         );
         const { text, resources } = await project.exported();
         expect(resources[0]?.outputs).toEqual({ ...wanted, kernel: "Linux 6.12", rules });
-        expect(resources[0]?.initErrors).toHaveLength(21);
+        expect(resources[0]?.initErrors).toHaveLength(22);
         expect(text).not.toContain("pending_operations");
         project.putNode("pi-1", nodeWith({ ...wanted, rules }));
         await project.must("up", "--yes", "--skip-preview");

@@ -132,7 +132,10 @@ describe("cancelling", () => {
   test("refuses later calls", async () => {
     await provider.cancel();
     const { code, message } = await failureOf(provider.create(noteInputs()));
-    expect({ code, message }).toEqual({ code: 1, message: "the provider is shutting down" });
+    expect({ code, message }).toEqual({
+      code: 1,
+      message: "the provider is shutting down; run the operation again",
+    });
   });
 
   test("twice is once", async () => {
@@ -174,7 +177,11 @@ describe("cancelling", () => {
   test("customTimeouts end a call, and say so", async () => {
     void hangs();
     const { code, message } = await failureOf(provider.create(noteInputs(), { timeout: 0.05 }));
-    expect({ code, message }).toEqual({ code: 4, message: "not done within 0.05 s (customTimeouts)" });
+    expect({ code, message }).toEqual({
+      code: 4,
+      message:
+        "not done within 0.05 s (customTimeouts); give it more time, or see what keeps the node busy, and run `pulumi refresh` to record what was done until then",
+    });
   });
 });
 

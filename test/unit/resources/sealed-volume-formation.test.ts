@@ -227,7 +227,7 @@ describe("data is refused by name, in the plan and again on the device, and stay
     },
     "a device in use as swap": {
       put: () => node.write("/proc/swaps", `Filename Type\n${node.root}/dev/vdb partition 1 0 -2\n`),
-      said: /is in use: used as swap/,
+      said: /is in use: used as swap; name another device/,
     },
     "a device that something holds": {
       put: () => node.write("/sys/class/block/vdb/holders/md0/x", ""),

@@ -320,7 +320,7 @@ describe("the plan", () => {
       pinnedDigest: "",
     };
     expect(() => planOf({ ...blank, deviceBytes: 32 * 1024 * 1024 })).toThrow(
-      /has 32 MiB, and ext4 in LUKS takes at least 64/,
+      /has 32 MiB, and ext4 in LUKS takes at least 64; name a larger device/,
     );
     expect(() => planOf({ ...blank, tpmPresent: false })).toThrow(/has no TPM.*dtoverlay=tpm-slb9670/);
     expect(() => planOf({ ...blank, devicePresent: false })).toThrow(/there is no block device/);
