@@ -97,11 +97,11 @@ export class InferenceSupply {
   }
 
   /** A file that no server can read, signed as a model all the same. */
-  async notAModel(): Promise<Supply["model"]> {
-    const content = Buffer.from("GGUF, but not really");
-    const file = join(this.#folder, "not-a-model.gguf");
-    writeFileSync(file, content);
+  async notAModel(text = "GGUF, but not really"): Promise<Supply["model"]> {
+    const content = Buffer.from(text);
     const sha256 = sha256Hex(content);
+    const file = join(this.#folder, `${sha256}.gguf`);
+    writeFileSync(file, content);
     const payload = modelStatement({
       name: "not-a-model",
       sha256,
@@ -156,8 +156,9 @@ export const driftOf = async (pi: VirtualPi, service: Declared): Promise<readonl
   );
 
 export const modelOf = (
-  supply: Pick<Supply, "model">,
+  supply: { readonly model: Omit<Supply["model"], "file"> },
   key: SigningKey & { readonly pem: string },
+  keep = 2,
 ): Declared => ({
   kind: model,
   inputs: {
@@ -166,7 +167,7 @@ export const modelOf = (
     mountPoint,
     directory: `${mountPoint}/models`,
     keys: { site: key.pem },
-    keep: 2,
+    keep,
   },
 });
 
