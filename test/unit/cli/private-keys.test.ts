@@ -1,16 +1,16 @@
 import { execFileSync } from "node:child_process";
-import { createPrivateKey, createPublicKey, verify } from "node:crypto";
-import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { describe, expect, test, type TestContext } from "vitest";
+import { createPrivateKey, verify } from "node:crypto";
+import { chmodSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
 import { commandKey, commandWords } from "../../../cli/keys/command-key.ts";
 import { encryptPrivateKey, openEncryptedKey } from "../../../cli/keys/encrypted-file.ts";
 import { openPrivateKey } from "../../../cli/keys/open-private-key.ts";
 import { parsePkcs11Uri, pkcs11Key } from "../../../cli/keys/pkcs11-key.ts";
 import { encryptFor, verifies } from "../../../provider/trust/public-key.ts";
 import { KeyUnusable } from "../../../provider/trust/signer.ts";
-import { findOnPath } from "../../../tools/doctor/program.ts";
 import { testKey } from "../trust/keys.ts";
 import { scratchFolder } from "./scratch.ts";
+import { softToken } from "./soft-token.ts";
 
 const scratch = scratchFolder();
 const pair = testKey();
@@ -261,58 +261,11 @@ else openssl pkeyutl -decrypt -inkey ${scratch("key.pem")} -pkeyopt rsa_padding_
     await expect(failing).rejects.toMatchObject({ hint: expect.stringContaining("opensc") as string });
   });
 
-  const softHsm = "/usr/lib/softhsm/libsofthsm2.so";
-  function requireSoftHsm(context: TestContext): void {
-    if (
-      findOnPath("softhsm2-util") === undefined ||
-      findOnPath("pkcs11-tool") === undefined ||
-      !existsSync(softHsm)
-    ) {
-      context.skip("needs softhsm2 and opensc (tools/debian-packages.txt), which are not installed");
-    }
-  }
-
   test("in a real token signs", async (context) => {
-    requireSoftHsm(context);
-    mkdirSync(scratch("tokens"));
-    writeFileSync(
-      scratch("softhsm2.conf"),
-      `directories.tokendir = ${scratch("tokens")}\nobjectstore.backend = file\n`,
-    );
-    writeFileSync(scratch("pin-file"), "4711\n", { mode: 0o600 });
-    const before = process.env["SOFTHSM2_CONF"];
-    process.env["SOFTHSM2_CONF"] = scratch("softhsm2.conf");
-    try {
-      const quiet = { stdio: "ignore", env: process.env } as const;
-      execFileSync(
-        "softhsm2-util",
-        "--init-token --free --label edgeseal --so-pin 12345678 --pin 4711".split(" "),
-        quiet,
-      );
-      const tool = ["--module", softHsm, "--token-label", "edgeseal"];
-      execFileSync(
-        "pkcs11-tool",
-        [...tool, ..."--login --pin 4711 --keypairgen --key-type rsa:2048 --label policy --id 01".split(" ")],
-        quiet,
-      );
-      execFileSync(
-        "pkcs11-tool",
-        [...tool, ..."--read-object --type pubkey --label policy -o".split(" "), scratch("public.der")],
-        quiet,
-      );
-      const publicKey = createPublicKey({
-        key: readFileSync(scratch("public.der")),
-        format: "der",
-        type: "spki",
-      });
-      const spec = `pkcs11:token=edgeseal;object=policy?module-path=${softHsm}&pin-source=file:${scratch("pin-file")}`;
-      const key = await openPrivateKey(spec);
-      expect(verify("sha256", message, publicKey, await key.sign(message))).toBe(true);
-      writeFileSync(scratch("pin-file"), "0815\n");
-      await expect((await openPrivateKey(spec)).sign(message)).rejects.toThrow(KeyUnusable);
-    } finally {
-      if (before === undefined) delete process.env["SOFTHSM2_CONF"];
-      else process.env["SOFTHSM2_CONF"] = before;
-    }
+    const { spec, publicKey, pinFile } = softToken(context, scratch);
+    const key = await openPrivateKey(spec);
+    expect(verify("sha256", message, publicKey, await key.sign(message))).toBe(true);
+    writeFileSync(pinFile, "0815\n");
+    await expect((await openPrivateKey(spec)).sign(message)).rejects.toThrow(KeyUnusable);
   });
 });

@@ -1,13 +1,14 @@
 import { generateKeyPairSync } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { Command } from "commander";
-import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi, type TestContext } from "vitest";
 import { UserError } from "../../../cli/errors.ts";
 import * as imageCommands from "../../../cli/image.ts";
 import { digestOf, hexOf, imageOf, layoutOf } from "../../../cli/image/oci.ts";
 import { encryptPrivateKey } from "../../../cli/keys/encrypted-file.ts";
 import * as modelCommands from "../../../cli/model.ts";
 import { scratchFolder } from "./scratch.ts";
+import { softToken } from "./soft-token.ts";
 
 const scratch = scratchFolder();
 const name = "registry.example/edge/llama:1";
@@ -67,14 +68,22 @@ function commandKey(type: "rsa" | "ec"): readonly string[] {
   return ["--key", `command:${JSON.stringify(command)}`, "--public-key", scratch("images.pub.pem")];
 }
 
-describe.each<[string, () => Promise<readonly string[]>]>([
+/** A key in a PKCS#11 token. */
+function tokenKey(context: TestContext): readonly string[] {
+  const { spec, publicKey } = softToken(context, scratch);
+  writeFileSync(scratch("images.pub.pem"), publicKey.export({ type: "spki", format: "pem" }));
+  return ["--key", spec, "--public-key", scratch("images.pub.pem")];
+}
+
+describe.each<[string, (context: TestContext) => Promise<readonly string[]>]>([
   ["a file", fileKey],
   ["a command with an RSA key", () => Promise.resolve(commandKey("rsa"))],
   ["a command with an ECDSA key", () => Promise.resolve(commandKey("ec"))],
+  ["a key in a PKCS#11 token", (context) => Promise.resolve(tokenKey(context))],
 ])("signed with %s", (_, key) => {
   const publicHalf = (): readonly string[] => ["--key", scratch("images.pub.pem")];
 
-  test("an image verifies", async () => {
+  test("an image verifies", async (context) => {
     const archive = scratch("llama.tar");
     const signed = await run(
       "image",
@@ -85,7 +94,7 @@ describe.each<[string, () => Promise<readonly string[]>]>([
       "--out",
       archive,
       "--json",
-      ...(await key()),
+      ...(await key(context)),
     );
     expect(JSON.parse(signed)).toMatchObject({
       archive,
@@ -106,9 +115,9 @@ describe.each<[string, () => Promise<readonly string[]>]>([
     );
   });
 
-  test("a model verifies", async () => {
+  test("a model verifies", async (context) => {
     const about = ["--name", "small", "--origin", "here", "--licence", "MIT"];
-    await run("model", "sign", scratch("model.gguf"), ...about, ...(await key()));
+    await run("model", "sign", scratch("model.gguf"), ...about, ...(await key(context)));
     const verified = await run("model", "verify", scratch("model.gguf"), "--json", ...publicHalf());
     expect(JSON.parse(verified)).toMatchObject({
       name: "small",
