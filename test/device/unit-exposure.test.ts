@@ -3,10 +3,11 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { revertUnit, revertUnitFile } from "../../provider/device/revert-script.ts";
 import { bootUnit, bootUnitName } from "../../provider/resources/firewall-boot.ts";
 import { trialUnits } from "../../provider/resources/firmware-config-trial.ts";
+import { asService } from "../../provider/resources/inference-container-podman.ts";
 import { unitFiles } from "../../provider/resources/inference-container-unit.ts";
 import { onDevice } from "../../provider/resources/managed-files.ts";
 import { NamespaceNode } from "../../testbed/namespace/node.ts";
-import { example } from "../unit/resources/inference-container-example.ts";
+import { example, loosened } from "../unit/resources/inference-container-example.ts";
 
 /*
  * docs/unit-exposure.md says of every service that edgeseal installs how exposed it is; here systemd says it.
@@ -16,6 +17,16 @@ import { example } from "../unit/resources/inference-container-example.ts";
 const updateUnit =
   /<<UNIT\n(# [^\n]*\n\[Unit\]\nDescription=Judge.*?)\nUNIT\n/s.exec(onDevice("keep-boot"))?.[1] ?? "";
 
+const others = {
+  ollama: { ...example, variant: "ollama" },
+  hailo: { ...loosened({ devices: ["/dev/hailo0"] }), variant: "hailo" },
+} as const;
+
+const servicesOf = (inputs: typeof example, variant = ""): readonly (readonly [string, string])[] =>
+  Object.entries(unitFiles({ ...inputs, port: 8080 }))
+    .filter(([name]) => name.endsWith(".service"))
+    .map(([name, text]) => [`${name}${variant}`, text]);
+
 const units: Readonly<Record<string, string>> = {
   [bootUnitName]: bootUnit,
   [revertUnit]: revertUnitFile,
@@ -23,17 +34,17 @@ const units: Readonly<Record<string, string>> = {
   "edgeseal-cap-pcr15.service": onDevice("edgeseal-cap-pcr15.service"),
   "edgeseal-update.service": updateUnit,
   ...trialUnits,
-  ...Object.fromEntries(
-    Object.entries(unitFiles({ ...example, port: 8080 })).filter(([name]) => name.endsWith(".service")),
-  ),
+  ...Object.fromEntries([
+    ...servicesOf(example),
+    ...Object.entries(others).flatMap(([variant, inputs]) => servicesOf(inputs, ` (${variant})`)),
+  ]),
 };
 
+const page = readFileSync(new URL("../../docs/unit-exposure.md", import.meta.url), "utf8");
 const table = new Map(
-  [
-    ...readFileSync(new URL("../../docs/unit-exposure.md", import.meta.url), "utf8").matchAll(
-      /^\| `([^`]+)` +\| +([\d.]+) \|/gm,
-    ),
-  ].map(([, unit = "", figure = ""]) => [unit, figure]),
+  [...page.matchAll(/^\| `([^`]+)`( \([a-z]+\))? +\| +([\d.]+) \|/gm)].map(
+    ([, unit = "", variant = "", figure = ""]) => [unit + variant, figure],
+  ),
 );
 
 let node: NamespaceNode;
@@ -58,12 +69,28 @@ test("no service that the provider names is left out of it", () => {
   expect(Object.keys(units)).toEqual(expect.arrayContaining([...new Set(named)]));
 });
 
-test.each(Object.keys(units))("%s is as exposed as the table says", async (unit) => {
-  const text = units[unit] ?? "";
+/** What systemd says of a unit's text. */
+async function exposureOf(unit: string, text: string): Promise<string> {
   const said = await node.must(
     `cat >/run/${unit} <<'END_OF_UNIT'\n${text}\nEND_OF_UNIT\nsystemd-analyze security --no-pager --offline=true /run/${unit} | tail -n 1`,
   );
-  const figure = / ([\d.]+) [A-Z]+/.exec(said)?.[1];
-  expect(figure, said).toBe(table.get(unit));
+  return / ([\d.]+) [A-Z]+/.exec(said)?.[1] ?? expect.fail(said);
+}
+
+test.each(Object.keys(units))("%s is as exposed as the table says", async (key) => {
+  const [unit = ""] = key.split(" ");
+  const figure = await exposureOf(unit, units[key] ?? "");
+  expect(figure).toBe(table.get(key));
   expect(Number(figure)).toBeLessThan(4);
+});
+
+test("the passing unit in which podman pulls is as exposed as the page says", async () => {
+  const command = asService(example, "pull", ["pull", "x"]);
+  const properties = [...command.matchAll(/ -p (?:'([^']*)'|(\S+))/g)].map(
+    ([, quoted, plain]) => quoted ?? plain,
+  );
+  expect(properties).toContain("User=edgeseal-inference");
+  const text = ["[Service]", "ExecStart=/bin/true", ...properties].join("\n");
+  const figure = await exposureOf("edgeseal-inference-pull.service", text);
+  expect(figure).toBe(/`edgeseal-NAME-pull`[^]*? has ([\d.]+)/.exec(page)?.[1]);
 });
