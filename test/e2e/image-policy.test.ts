@@ -36,6 +36,7 @@ const repository = "edge/llama";
 const signed = await makeImage("signed");
 const unsigned = await makeImage("unsigned");
 const byOther = await makeImage("signed by another key");
+const older = await makeImage("signed before, as the same tag");
 const second = await makeImage("signed as tag 2");
 const replayed = await makeImage("with the signature of another image");
 
@@ -43,8 +44,10 @@ beforeAll(async () => {
   registry = await Registry.start();
   host = `10.0.2.2:${registry.port}`;
   const name = `${host}/${repository}`;
-  await push(registry, repository, "1", signed);
-  await attach(registry, repository, signed, await signatureOf(signed.digest, `${name}:1`, site));
+  for (const image of [older, signed]) {
+    await push(registry, repository, "1", image);
+    await attach(registry, repository, image, await signatureOf(image.digest, `${name}:1`, site));
+  }
   await push(registry, repository, "unsigned", unsigned);
   await push(registry, repository, "other", byOther);
   await attach(registry, repository, byOther, await signatureOf(byOther.digest, `${name}:other`, other));
@@ -191,6 +194,17 @@ describe("with the policy in force", () => {
     ]);
     // The control: it is the tag that is refused, not the image.
     expect(await pulling("infer", tag("2"))).toEqual(["taken"]);
+    await push(registry, repository, "1", signed);
+    await forget("infer");
+  });
+
+  test("what it does not stop: a tag moved to an older image that was signed under it; a digest is of one image", async () => {
+    await push(registry, repository, "1", older);
+    expect(await pulling("infer", tag("1"))).toEqual(["taken"]);
+    expect(await digests("infer")).toEqual([older.digest]);
+    await forget("infer");
+    expect(await pulling("infer", `${host}/${repository}@${signed.digest}`)).toEqual(["taken"]);
+    expect(await digests("infer")).toEqual([signed.digest]);
     await push(registry, repository, "1", signed);
     await forget("infer");
   });
