@@ -1,13 +1,16 @@
+import { randomBytes } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Step } from "../../provider/device/step.ts";
 import { PlanRefused } from "../../provider/resource.ts";
+import type { ScratchInputs } from "../../provider/resources/scratch-inputs.ts";
+import type { ScratchState } from "../../provider/resources/scratch-observation.ts";
 import type { SealedVolumeInputs } from "../../provider/resources/sealed-volume-inputs.ts";
 import { recoverVolume } from "../../provider/resources/sealed-volume-plan.ts";
 import type { SealedVolumeState } from "../../provider/resources/sealed-volume-state.ts";
 import { zeroPcr } from "../../provider/trust/pcr.ts";
 import { editLuksHeaders, forgeLuksVolume } from "../../testbed/luks-header.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
-import { bringUp, onPi, planFor, withProvider, type Declared } from "./provider-on-pi.ts";
+import { bringUp, kindOf, observe, onPi, planFor, withProvider, type Declared } from "./provider-on-pi.ts";
 import { declare, look, makeSite, modelDisk } from "./sealed-volume-site.ts";
 
 /*
@@ -425,4 +428,35 @@ printf '[Service]\\nExecStart=\\nExecStart=/bin/sleep infinity\\nTimeoutStartSec
     expect(await look(pi, volume)).toMatchObject({ openedBy: "tpm", unlock: "observed", pcr15Capped: true });
     await fileIsThere();
   });
+});
+
+test("a journal that is kept on it is there after a boot, and nothing of it is in the clear", async () => {
+  const inputs: ScratchInputs = {
+    tmpMiB: 64,
+    varTmpMiB: 384,
+    journal: { directory: "/srv/models/journal" },
+    syslog: "off",
+    historyFiles: "keep",
+    leftovers: "keep",
+    reboot: "never",
+    rebootUnapproved: "refuse",
+  };
+  const journal: Declared = { kind: kindOf("edgeseal:memory:Scratch"), inputs };
+  const swap = { mode: "off", leftoverFiles: "remove" };
+  await bringUp(pi, { kind: kindOf("edgeseal:memory:Swap"), inputs: swap });
+  await bringUp(pi, journal);
+  const [logged, written] = [randomBytes(12).toString("hex"), randomBytes(12).toString("hex")];
+  // In halves until it is there: sudo logs the command that is run.
+  const word = `${logged.slice(0, 12)}''${logged.slice(12)}`;
+  await onPi(
+    pi,
+    `echo ${word} | systemd-cat -t prompt; journalctl --sync; echo ${written} >/root/twin; sync`,
+  );
+  await pi.powerOff();
+  expect(await pi.foundOnDisks([logged, written].map((each) => Buffer.from(each)))).toEqual([false, true]);
+  await pi.boot();
+  expect((await look(pi, volume)).openedBy).toBe("tpm");
+  expect(await observe<ScratchState>(pi, journal)).toMatchObject({ journalIn: ["/srv/models/journal"] });
+  expect(await onPi(pi, "journalctl --no-pager -b -1 -t prompt -o cat")).toContain(logged);
+  expect(await onPi(pi, `grep -rlaF ${word} /srv/models/journal`)).toMatch(/\.journal$/m);
 });
