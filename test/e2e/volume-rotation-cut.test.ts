@@ -60,10 +60,10 @@ esac
 exec /usr/bin/${program} "$@"
 `;
 
-/** What each write of a rotation is, by how its command begins or where on the disk it writes; in their order. */
+/** What each write of a rotation is, by how its command begins or where on the disk it writes, and what a refresh finds after it; in their order. */
 const writes = [
   { write: "the header to a file", command: /^mv .*models\.header$/, left: "pinned, unfinished" },
-  { write: "the pins", command: /^mv .*models\.pins$/, left: "pinned, unfinished" },
+  { write: "the pins", command: /^mv .*models\.pins$/, left: "differs, unfinished" },
   { write: "the slots", command: / seek=290816 /, left: "differs, unfinished" },
   { write: "the first copy of what the header says", command: / seek=0 /, left: "differs, unfinished" },
   { write: "the second copy", command: / seek=16384 /, left: "differs, unfinished" },
