@@ -2,9 +2,13 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Connection } from "../../provider/connection.ts";
 import type { Devices } from "../../provider/device/device.ts";
 import { createDevices } from "../../provider/device/devices.ts";
+import { diffState } from "../../provider/diff.ts";
 import type { ResourceKind } from "../../provider/resource.ts";
+import { coreDumps } from "../../provider/resources/core-dumps.ts";
+import { firewall } from "../../provider/resources/firewall.ts";
+import { swap } from "../../provider/resources/swap.ts";
 import { Fleet, type FleetNode, type SshdCounts } from "../../testbed/fleet.ts";
-import { NamespaceNode } from "../../testbed/namespace/node.ts";
+import { NamespaceNode, network } from "../../testbed/namespace/node.ts";
 import {
   confirmedNote,
   kinds,
@@ -222,4 +226,57 @@ describe("a commit-confirmed change", () => {
       await devices.close();
     }
   });
+});
+
+describe("the provider's own kinds, on an unprotected node", () => {
+  let node: NamespaceNode;
+  beforeAll(async () => {
+    node = await NamespaceNode.start();
+    await node.must("printf '/swapfile none swap sw 0 0\\n' >/etc/fstab");
+  });
+  afterAll(() => node.stop());
+
+  test.each<{ kind: ResourceKind; inputs: object; connections: number; execs: number }>([
+    { kind: swap, inputs: { mode: "off", leftoverFiles: "remove" }, connections: 0, execs: 1 },
+    { kind: coreDumps, inputs: { mode: "off", storedDumps: "remove" }, connections: 0, execs: 1 },
+    {
+      kind: firewall,
+      inputs: {
+        management: [`${network.operator}/32`],
+        sshPort: 22,
+        dns: [],
+        ntp: [],
+        allow: [{ name: "api", to: "203.0.113.5", protocol: "tcp", ports: [443] }],
+        egress: "allowlist",
+        forward: "drop",
+        logPerMinute: 10,
+        confirmSeconds: 30,
+      },
+      connections: 1,
+      execs: 2,
+    },
+  ])(
+    "applying $kind.token makes $execs execs and $connections new connections",
+    async ({ kind, inputs, connections, execs }) => {
+      const devices = createDevices({ kinds: [kind] });
+      try {
+        const device = devices.get(node.connection);
+        const observed = await device.observe(kind, inputs);
+        const before = await node.sshdCounts();
+        const steps = kind.plan(inputs as never, observed as never, await device.route());
+        expect(steps).not.toEqual([]);
+        const result = await device.apply(kind, inputs, steps);
+        const after = await node.sshdCounts();
+        expect(result.failure).toBeUndefined();
+        const state = result.observed.outcome === "present" ? result.observed.state : {};
+        expect(diffState(kind.desired(inputs as never), state)).toEqual([]);
+        expect({
+          connections: after.connections - before.connections,
+          execs: after.execs - before.execs,
+        }).toEqual({ connections, execs });
+      } finally {
+        await devices.close();
+      }
+    },
+  );
 });
