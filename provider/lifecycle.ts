@@ -128,7 +128,7 @@ class Lifecycle implements Handler {
    * Looks at the device, always. What can't be reached or told is an error, so that it is never taken for deleted.
    *
    * On import only the id is known; `connectionFromUrl` says what it looks like. The inputs are then the connection, the defaults, and what was
-   * observed under the names of inputs, so that as far as possible nothing differs right after.
+   * observed under the names of inputs, so that as far as possible nothing differs right after. A kind with required inputs that no node tells is refused.
    */
   read: Handler["read"] = async ({ id, inputs, state }, call) => {
     const { recorded, imported } = this.#readInputs(id, inputs, state);
@@ -346,10 +346,18 @@ class Lifecycle implements Handler {
       return { recorded: this.#withDefaults(inputs), imported: false };
     }
     // `Swap.get(name, id, { connection })` gives what it knows as the state.
-    const known = isProperties(state["connection"]) ? state : this.#inputsFromUrl(id);
+    const isGot = isProperties(state["connection"]);
+    const known = isGot ? state : this.#inputsFromUrl(id);
     const { inputs: recorded, problems } = this.#validator.validate(known, []);
     const fault = problems.find(({ path }) => path.startsWith("connection"));
     if (fault !== undefined) throw new InvalidRequest(fault.message, fault.path);
+    // Before anything is observed: a probe may need what is missing.
+    const untold = problems.map(({ path }) => path).filter((path) => !(path in this.#kind.state.properties));
+    if (!isGot && untold.length > 0) {
+      throw new InvalidRequest(
+        `${this.#label} can't be imported: no node tells its ${untold.join(", ")}; declare it instead, and \`pulumi up\` takes over what is there`,
+      );
+    }
     return { recorded, imported: true };
   }
 
