@@ -268,7 +268,7 @@ describe("the provider's own kinds, on an unprotected node", () => {
         const result = await device.apply(kind, inputs, steps);
         const after = await node.sshdCounts();
         expect(result.failure).toBeUndefined();
-        const state = result.observed.outcome === "present" ? result.observed.state : {};
+        const state = (result.observed as { readonly state?: object }).state ?? {};
         expect(diffState(kind.desired(inputs as never), state)).toEqual([]);
         expect({
           connections: after.connections - before.connections,
