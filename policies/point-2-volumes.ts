@@ -49,7 +49,9 @@ export const volumeControls = [
         if (headerDifferences.length > 0)
           return violation(`the header is not the pinned one: ${headerDifferences.join(", ")}`);
         if (!headerMatchesPins)
-          return violation("the header on the device is not the pinned one, or not written to its end; pulumi up tells");
+          return violation(
+            "the header on the device is not the pinned one, or not written to its end; pulumi up tells",
+          );
         if (!ciphers.includes(cipher))
           return violation(
             `its cipher is ${cipher === "" ? "none that can be told" : cipher}, which edgeseal never makes`,
