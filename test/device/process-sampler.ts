@@ -1,17 +1,18 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { formsIn, type SecretForms } from "../secret-forms.ts";
 
-const places = ["cmdline", "environ"] as const;
-
 /** Looks through the arguments and the environment of every process of this machine, those of nodes in namespaces included. */
 export class ProcessSampler {
   readonly #forms: SecretForms;
+  readonly #isProgram: (command: string) => boolean;
   readonly #found = new Set<string>();
   readonly #commands = new Set<string>();
   #rounds = 0;
 
-  constructor(forms: SecretForms) {
+  /** @param isProgram whether a command line is that of the user's program, what is found in whose environment is told apart */
+  constructor(forms: SecretForms, isProgram: (command: string) => boolean = () => false) {
     this.#forms = forms;
+    this.#isProgram = isProgram;
   }
 
   get rounds(): number {
@@ -23,7 +24,7 @@ export class ProcessSampler {
     return [...this.#commands];
   }
 
-  /** What was found: `PLACE: FORM`. */
+  /** What was found: `PLACE: FORM`; `program's environ: FORM` for that of the program. */
   get found(): readonly string[] {
     return [...this.#found].sort();
   }
@@ -33,11 +34,12 @@ export class ProcessSampler {
     this.#rounds++;
     for (const pid of readdirSync("/proc")) {
       if (!/^\d+$/.test(pid) || Number(pid) === process.pid) continue;
-      for (const place of places) {
-        const text = read(`/proc/${pid}/${place}`);
-        if (place === "cmdline") this.#commands.add(text);
-        for (const form of formsIn(text, this.#forms)) this.#found.add(`${place}: ${form}`);
-      }
+      const command = read(`/proc/${pid}/cmdline`);
+      this.#commands.add(command);
+      const environ = this.#isProgram(command) ? "program's environ" : "environ";
+      for (const form of formsIn(command, this.#forms)) this.#found.add(`cmdline: ${form}`);
+      for (const form of formsIn(read(`/proc/${pid}/environ`), this.#forms))
+        this.#found.add(`${environ}: ${form}`);
     }
   }
 
