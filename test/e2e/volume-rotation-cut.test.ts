@@ -66,7 +66,7 @@ const writes = [
   { write: "the pins", command: /^mv .*models\.pins$/, left: "differs, unfinished" },
   { write: "the slots", command: / seek=290816 /, left: "differs, unfinished" },
   { write: "the first copy of what the header says", command: / seek=0 /, left: "differs, unfinished" },
-  { write: "the second copy", command: / seek=16384 /, left: "differs, unfinished" },
+  { write: "the second copy", command: / seek=16384 /, left: "pinned, unfinished" },
   {
     write: "zeros to the header's file",
     command: /^dd if=\/dev\/zero .*models\.header/,
