@@ -96,7 +96,9 @@ dev=$(readlink -e -- "$device") && [ -b "$dev" ] || exit 0
 resolve
 [ "$bytes" -gt "$header_bytes" ] || exit 0
 # What opens the volume is what is told of, though the device has it in parts only.
-if is_written_ahead; then
+finished=
+if is_written_ahead; then finished=$ahead; fi
+if [ -n "$finished" ]; then
   head -c ${headerBytesRead} "$written_ahead"
 else
   dd if="$dev" bs=${headerBytesRead} count=1 iflag=direct,fullblock status=none
@@ -105,14 +107,10 @@ echo
 digest=$(dd if="$dev" bs=1M count="$header_bytes" iflag=direct,count_bytes,fullblock status=none | sha256sum)
 echo "\${digest%% *}"
 # What it is to be.
-if is_written_ahead; then
-  digest=$(sha256sum <"$written_ahead")
-elif [ -n "$(marker "$header_marker")" ]; then
-  digest=$({ dd if="$dev" bs=1M count="$header_marker" iflag=direct,count_bytes,fullblock status=none; head -c "$block" /dev/zero; } | sha256sum)
-else
-  exit 0
+if [ -z "$finished" ] && [ -n "$(marker "$header_marker")" ]; then
+  finished=$({ dd if="$dev" bs=1M count="$header_marker" iflag=direct,count_bytes,fullblock status=none; head -c "$block" /dev/zero; } | sha256sum)
 fi
-echo "\${digest%% *}"`,
+[ -z "$finished" ] || echo "\${finished%% *}"`,
       mapping: `for d in /sys/block/dm-*/dm; do
   if [ -e "$d/name" ] && [ "$(cat "$d/name")" = ${quote(mappingOf(name))} ]; then
     printf 'uuid %s\\n' "$(cat "$d/uuid")"

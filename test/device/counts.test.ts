@@ -8,7 +8,8 @@ import { coreDumps } from "../../provider/resources/core-dumps.ts";
 import { firewall } from "../../provider/resources/firewall.ts";
 import { swap } from "../../provider/resources/swap.ts";
 import { Fleet, type FleetNode, type SshdCounts } from "../../testbed/fleet.ts";
-import { NamespaceNode, network } from "../../testbed/namespace/node.ts";
+import { NamespaceNode } from "../../testbed/namespace/node.ts";
+import { nodeFirewall } from "./node-firewall.ts";
 import {
   confirmedNote,
   kinds,
@@ -239,22 +240,7 @@ describe("the provider's own kinds, on an unprotected node", () => {
   test.each<{ kind: ResourceKind; inputs: object; connections: number; execs: number }>([
     { kind: swap, inputs: { mode: "off", leftoverFiles: "remove" }, connections: 0, execs: 1 },
     { kind: coreDumps, inputs: { mode: "off", storedDumps: "remove" }, connections: 0, execs: 1 },
-    {
-      kind: firewall,
-      inputs: {
-        management: [`${network.operator}/32`],
-        sshPort: 22,
-        dns: [],
-        ntp: [],
-        allow: [{ name: "api", to: "203.0.113.5", protocol: "tcp", ports: [443] }],
-        egress: "allowlist",
-        forward: "drop",
-        logPerMinute: 10,
-        confirmSeconds: 30,
-      },
-      connections: 1,
-      execs: 2,
-    },
+    { kind: firewall, inputs: nodeFirewall, connections: 1, execs: 2 },
   ])(
     "applying $kind.token makes $execs execs and $connections new connections",
     async ({ kind, inputs, connections, execs }) => {

@@ -7,22 +7,12 @@ import type { ResourceKind, Route } from "../../provider/resource.ts";
 import type { FirewallInputs, FirewallState } from "../../provider/resources/firewall-inputs.ts";
 import { firewall } from "../../provider/resources/firewall.ts";
 import { NamespaceNode, network } from "../../testbed/namespace/node.ts";
+import { nodeFirewall } from "./node-firewall.ts";
 
 const kind = firewall as unknown as ResourceKind;
 
-const inputs: FirewallInputs = {
-  management: [`${network.operator}/32`],
-  sshPort: 22,
-  dns: [],
-  ntp: [],
-  egress: "allowlist",
-  forward: "drop",
-  logPerMinute: 10,
-  confirmSeconds: 30,
-  allow: [{ name: "api", to: "203.0.113.5", protocol: "tcp", ports: [443] }],
-};
 /** Right by itself, and it shuts out the connection in use. */
-const lockingOut: FirewallInputs = { ...inputs, management: [`${network.otherOperator}/32`] };
+const lockingOut: FirewallInputs = { ...nodeFirewall, management: [`${network.otherOperator}/32`] };
 
 /** As where the device does not say from where we come: then only commit-confirm can catch what would lock us out. */
 const unknownRoute: Route = {
@@ -82,7 +72,7 @@ class Subject implements AsyncDisposable {
     this.#devices = createDevices({ kinds: [kind] });
   }
 
-  async differences(of = inputs): Promise<string[]> {
+  async differences(of = nodeFirewall): Promise<string[]> {
     await this.afresh();
     const observed = await this.device.observe<FirewallState>(kind, of);
     if (observed.outcome === "absent") return ["absent"];
@@ -91,17 +81,17 @@ class Subject implements AsyncDisposable {
 
   async loaded(): Promise<string> {
     await this.afresh();
-    const observed = await this.device.observe<FirewallState>(kind, inputs);
+    const observed = await this.device.observe<FirewallState>(kind, nodeFirewall);
     return observed.outcome === "absent" ? "nothing of ours" : observed.state.loaded;
   }
 
-  async plan(of = inputs, route?: Route): Promise<readonly Step[]> {
+  async plan(of = nodeFirewall, route?: Route): Promise<readonly Step[]> {
     await this.afresh();
     const observed = await this.device.observe<FirewallState>(kind, of);
     return firewall.plan(of, observed, route ?? (await this.device.route()));
   }
 
-  async up(of = inputs): Promise<void> {
+  async up(of = nodeFirewall): Promise<void> {
     const { failure, observed } = await this.apply(of, await this.plan(of));
     if (failure !== undefined) throw failure;
     if (observed.outcome === "absent") throw new Error("nothing was read back");
@@ -148,7 +138,7 @@ describe("a node's life with the firewall", () => {
 
   test("the table of somebody else is as it was, and reported", async () => {
     expect(await subject.node.must("nft list table ip somebody")).toBe(foreign);
-    const observed = await subject.device.observe<FirewallState>(kind, inputs);
+    const observed = await subject.device.observe<FirewallState>(kind, nodeFirewall);
     expect(observed).toMatchObject({ state: { foreignTables: ["ip somebody"] } });
   });
 
@@ -308,7 +298,7 @@ describe("a node's life with the firewall", () => {
 
   test("rules that this node's nft refuses change nothing", async () => {
     const before = await subject.listing();
-    const changed = { ...inputs, dns: ["192.0.2.53"] };
+    const changed = { ...nodeFirewall, dns: ["192.0.2.53"] };
     const steps = await subject.plan(changed);
     const broken = steps.map((step) =>
       step.kind === "run" ? { ...step, stdin: `${step.stdin ?? ""}\nbroken\n` } : step,
@@ -322,8 +312,8 @@ describe("a node's life with the firewall", () => {
     await subject.afresh();
     await subject.up();
     await subject.node.must("mv /usr/sbin/nft /usr/sbin/nft.away");
-    const observed = await subject.device.observe<FirewallState>(kind, inputs);
-    const { failure } = await subject.apply(inputs, firewall.revert(inputs, observed));
+    const observed = await subject.device.observe<FirewallState>(kind, nodeFirewall);
+    const { failure } = await subject.apply(nodeFirewall, firewall.revert(nodeFirewall, observed));
     await subject.node.must("mv /usr/sbin/nft.away /usr/sbin/nft");
     expect(failure).toMatchObject({ kind: "stepFailed" });
     expect(failure?.message).toContain("stays in force until a reboot");
@@ -335,8 +325,8 @@ describe("a node's life with the firewall", () => {
 
   test("taken back on request, it leaves nothing of ours, and the network and others' rules alone", async () => {
     await subject.afresh();
-    const observed = await subject.device.observe<FirewallState>(kind, inputs);
-    const { failure } = await subject.apply(inputs, firewall.revert(inputs, observed));
+    const observed = await subject.device.observe<FirewallState>(kind, nodeFirewall);
+    const { failure } = await subject.apply(nodeFirewall, firewall.revert(nodeFirewall, observed));
     if (failure !== undefined) throw failure;
     expect(await subject.differences()).toEqual(["absent"]);
     expect(await subject.listing()).toBe("none\n");

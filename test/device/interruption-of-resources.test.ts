@@ -5,9 +5,10 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { kinds } from "../../provider/registry.ts";
 import type { ResourceKind } from "../../provider/resource.ts";
-import { NamespaceNode, network } from "../../testbed/namespace/node.ts";
+import { NamespaceNode } from "../../testbed/namespace/node.ts";
 import { inputsFor, modelContent } from "../unit/resources/model-example.ts";
 import { testEveryInterruption } from "./interruption.ts";
+import { nodeFirewall } from "./node-firewall.ts";
 
 /*
  * Every resource of the provider, cut off before and after every step that it takes on an unprotected node: the points come from the plan
@@ -68,17 +69,7 @@ systemctl daemon-reload; systemctl enable dphys-swapfile.service 2>/dev/null`,
   },
   "edgeseal:memory:CoreDumps": { inputs: { mode: "off", storedDumps: "remove" }, points: 8 },
   "edgeseal:network:Firewall": {
-    inputs: {
-      management: [`${network.operator}/32`],
-      sshPort: 22,
-      dns: [],
-      ntp: [],
-      allow: [{ name: "api", to: "203.0.113.5", protocol: "tcp", ports: [443] }],
-      egress: "allowlist",
-      forward: "drop",
-      logPerMinute: 10,
-      confirmSeconds: 30,
-    },
+    inputs: nodeFirewall,
     points: 8,
   },
   "edgeseal:boot:FirmwareConfig": {

@@ -8,8 +8,9 @@ import { createDevices } from "../../provider/device/devices.ts";
 import type { ApplyResult } from "../../provider/device/device.ts";
 import { kinds } from "../../provider/registry.ts";
 import type { ResourceKind } from "../../provider/resource.ts";
-import { NamespaceNode, network } from "../../testbed/namespace/node.ts";
+import { NamespaceNode } from "../../testbed/namespace/node.ts";
 import { inputsFor, modelContent } from "../unit/resources/model-example.ts";
+import { nodeFirewall } from "./node-firewall.ts";
 
 /*
  * A node whose disk is full, or whose /etc is read-only (an SD card that the kernel no longer trusts): each real kind that changes a node says so, leaves
@@ -42,17 +43,7 @@ const imageKey = generateKeyPairSync("rsa", { modulusLength: 2048 }).publicKey.e
 const inputsOf: Readonly<Record<string, object>> = {
   "edgeseal:memory:Swap": { mode: "off", leftoverFiles: "remove" },
   "edgeseal:memory:CoreDumps": { mode: "off", storedDumps: "remove" },
-  "edgeseal:network:Firewall": {
-    management: [`${network.operator}/32`],
-    sshPort: 22,
-    dns: [],
-    ntp: [],
-    allow: [],
-    egress: "allowlist",
-    forward: "drop",
-    logPerMinute: 10,
-    confirmSeconds: 30,
-  },
+  "edgeseal:network:Firewall": { ...nodeFirewall, allow: [] },
   "edgeseal:container:ImagePolicy": {
     keys: { site: imageKey },
     allow: [{ image: "registry.example/edge/llama", signedBy: ["site"] }],

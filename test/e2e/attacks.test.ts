@@ -6,6 +6,7 @@ import { parse, stringify } from "yaml";
 import { openPrivateKey } from "../../cli/keys/open-private-key.ts";
 import type { MeasuredBootState } from "../../provider/resources/measured-boot-observation.ts";
 import { shipApproval } from "../../provider/resources/approval-shipping.ts";
+import { fingerprint } from "../../provider/trust/public-key.ts";
 import { openRecovery } from "../../provider/trust/recovery.ts";
 import { run } from "../../testbed/bound-process.ts";
 import type { PoweredOffDisks } from "../../testbed/tamper.ts";
@@ -168,19 +169,17 @@ test("an approval of another node, of the same site and key, opens nothing", asy
   expect(problem?.message).toContain("pi-2");
   expect(others).toEqual([]);
 
-  const put = (signatures: string): Promise<string> =>
-    node.root(`printf '%s' '${signatures}' >/etc/edgeseal/trust/approvals.json; sync`);
   const { states } = JSON.parse(theirs) as {
     readonly states: readonly { readonly pol: string; readonly sig: string }[];
   };
   const [bank] = Object.values(JSON.parse(ours) as Record<string, readonly Record<string, unknown>[]>);
   const entry = { ...bank?.[0], pol: states[0]?.pol, sig: states[0]?.sig };
-  await put(JSON.stringify({ sha256: [entry] }));
+  await node.putApprovals(JSON.stringify({ sha256: [entry] }));
   await node.pi.reboot();
   const state = await node.look();
   expect(state).toMatchObject({ open: false, pcr11Approved: false, headerMatchesPins: true });
   expect(state.lockedReason).toMatch(/^pcr11-not-approved/);
-  await put(ours);
+  await node.putApprovals(ours);
   await node.pi.reboot();
   await node.expectOpen();
 });
@@ -192,26 +191,22 @@ test("a state that was approved by another key than the site's opens nothing", a
   const { privateKey, publicKey } = generateKeyPairSync("rsa", { modulusLength: 2048 });
   const entry = {
     ...bank?.[0],
-    pkfp: createHash("sha256")
-      .update(publicKey.export({ type: "pkcs1", format: "der" }))
-      .digest("hex"),
+    pkfp: fingerprint(publicKey),
     sig: sign("sha256", Buffer.from(pol, "hex"), privateKey).toString("base64"),
   };
-  const put = (json: string): Promise<unknown> =>
-    node.root(`printf '%s' '${json}' >/etc/edgeseal/trust/approvals.json; sync`);
-  await put(JSON.stringify({ sha256: [entry] }));
+  await node.putApprovals(JSON.stringify({ sha256: [entry] }));
   await node.pi.reboot();
   const state = await node.look();
   expect(state).toMatchObject({ open: false, pcr11Approved: false, headerMatchesPins: true });
   expect(state.lockedReason).toMatch(/^approval-revoked: /);
   // The same signature, said to be by the site's key.
-  await put(JSON.stringify({ sha256: [{ ...bank?.[0], sig: entry.sig }] }));
+  await node.putApprovals(JSON.stringify({ sha256: [{ ...bank?.[0], sig: entry.sig }] }));
   await node.pi.reboot();
   expect(await node.look()).toMatchObject({
     open: false,
     lockedReason: expect.stringMatching(/^tpm-refused: /) as unknown,
   });
-  await put(ours);
+  await node.putApprovals(ours);
   await node.pi.reboot();
   await node.expectOpen();
 });

@@ -126,9 +126,7 @@ test("under a new generation of the policy key, what the old one approved opens 
   expect(state.tokens).toHaveLength(1);
 
   const newSignatures = await node.root("cat /etc/edgeseal/trust/approvals.json");
-  const put = (signatures: string): Promise<string> =>
-    node.root(`printf '%s' '${signatures}' >/etc/edgeseal/trust/approvals.json; sync`);
-  await put(oldSignatures);
+  await node.putApprovals(oldSignatures);
   await node.pi.reboot();
   const locked = await node.look();
   expect(locked).toMatchObject({
@@ -139,7 +137,7 @@ test("under a new generation of the policy key, what the old one approved opens 
   });
   expect(locked.lockedReason).toMatch(/^approval-revoked/);
   // The control: the same state, with the signature of the new generation.
-  await put(newSignatures);
+  await node.putApprovals(newSignatures);
   await node.pi.reboot();
   await node.expectOpen();
 });

@@ -1,10 +1,11 @@
 import { execFile } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { delimiter, join } from "node:path";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
+import { engineEnvironment } from "./fixture/engine-project.ts";
 
 const checkout = fileURLToPath(new URL("../../", import.meta.url));
 const canary = "kEyCaNaRy7f3a9c1e5b";
@@ -16,8 +17,7 @@ test(
     const folder = mkdtempSync(join(tmpdir(), "edgeseal-example-"));
     try {
       const project = join(folder, "examples/edge-node");
-      for (const each of ["state", "home", "examples/edge-node"])
-        mkdirSync(join(folder, each), { recursive: true });
+      mkdirSync(project, { recursive: true });
       for (const part of ["components", "policies", "provider", "node_modules", "package.json"])
         symlinkSync(join(checkout, part), join(folder, part));
       // Its waivers have an end, as every waiver has; the test has none.
@@ -25,21 +25,12 @@ test(
         const text = readFileSync(join(checkout, "examples/edge-node", file), "utf8");
         writeFileSync(join(project, file), text.replaceAll("2027-06-30", "2999-12-31"));
       }
+      const env = engineEnvironment(folder);
       const pulumi = async (...words: readonly string[]): Promise<string> => {
         const { stdout } = await promisify(execFile)(
           "pulumi",
           [...words, "--non-interactive", "--color=never"],
-          {
-            cwd: project,
-            env: {
-              ...process.env,
-              PATH: [process.env["PATH"], join(checkout, "tools/language-host")].join(delimiter),
-              PULUMI_HOME: join(folder, "home"),
-              PULUMI_BACKEND_URL: `file://${join(folder, "state")}`,
-              PULUMI_CONFIG_PASSPHRASE: "for a test",
-              PULUMI_SKIP_UPDATE_CHECK: "true",
-            },
-          },
+          { cwd: project, env },
         );
         return stdout;
       };

@@ -376,12 +376,22 @@ describe("data is refused by name, in the plan and again on the device, and stay
 });
 
 describe("recovery, with another TPM or a new generation of the policy key", () => {
+  /** A finished volume's recovery key. */
+  const formed = (): string => {
+    form();
+    return node.read(`/secrets/${recordedUuid() ?? ""}.key`);
+  };
+  /** A finished volume whose slot was sealed anew: its recovery key, and the moments of that. */
+  const rotated = () => {
+    const key = formed();
+    return { key, moments: node.applyWithMoments(recoverVolume(inputs, node.observe(inputs), key)) };
+  };
   /** A finished volume that the TPM opens no more, and its recovery key. */
   const locked = (): string => {
-    form();
+    const key = formed();
     node.remove("/tpm-opens");
     expect(node.boot().code).toBe(1);
-    return node.read(`/secrets/${recordedUuid() ?? ""}.key`);
+    return key;
   };
   /** The volume as the site declares it after `edgeseal keys rotate`; and the keys of both generations. */
   const nextGeneration = async () => {
@@ -438,8 +448,7 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
   });
 
   test("keeps the header that was written ahead until the disk has it: one that does not keep what is written loses nothing", () => {
-    form();
-    const key = node.read(`/secrets/${recordedUuid() ?? ""}.key`);
+    const key = formed();
     const dd = node.read("/bin/dd");
     const lost = 'case "$*" in *seek=290816*) exit 0 ;; esac';
     node.write("/bin/dd", dd.replace("#!/bin/sh\n", `#!/bin/sh\n${lost}\n`));
@@ -488,9 +497,7 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
   const finishTitle = "pin the header of models";
 
   test("cut off by the power at any moment, the next boot opens it, and the next plan or recovery finishes it", () => {
-    form();
-    const key = node.read(`/secrets/${recordedUuid() ?? ""}.key`);
-    const moments = node.applyWithMoments(recoverVolume(inputs, node.observe(inputs), key));
+    const { key, moments } = rotated();
     const left = moments.map((moment) => {
       node.returnTo(moment);
       node.boot();
@@ -525,9 +532,7 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
   });
 
   test("cut off, it is finished on its own device only, and opens by nothing but what was pinned", () => {
-    form();
-    const key = node.read(`/secrets/${recordedUuid() ?? ""}.key`);
-    const moments = node.applyWithMoments(recoverVolume(inputs, node.observe(inputs), key));
+    const { moments } = rotated();
     const half = (): void => {
       node.returnTo(moments[4] ?? "");
       node.boot();
@@ -568,9 +573,7 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
   });
 
   test("cut off, it is finished by another path of the same device as well", () => {
-    form();
-    const key = node.read(`/secrets/${recordedUuid() ?? ""}.key`);
-    const moments = node.applyWithMoments(recoverVolume(inputs, node.observe(inputs), key));
+    const { moments } = rotated();
     node.returnTo(moments[4] ?? "");
     node.boot();
     const renamed = { ...inputs, device: "/dev/disk/by-id/renamed" };
@@ -600,8 +603,7 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
   });
 
   test("cut off on the way to another generation, it opens by the one before until its header is pinned, and by the new one from then on", async () => {
-    form();
-    const key = node.read(`/secrets/${recordedUuid() ?? ""}.key`);
+    const key = formed();
     const { next, policyKeys } = await nextGeneration();
     const moments = node.applyWithMoments(recoverVolume(next, node.observe(next), key));
     expect(signedBy()).toEqual(policyKeys.slice(1));
@@ -632,8 +634,7 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
   });
 
   test("to another generation, keeps the approvals of the one before for as long as another volume opens by them", async () => {
-    form();
-    const key = node.read(`/secrets/${recordedUuid() ?? ""}.key`);
+    const key = formed();
     for (const kind of ["conf", "pins"])
       node.write(`/etc/edgeseal/volumes/logs.${kind}`, node.bytes(`/etc/edgeseal/volumes/models.${kind}`));
     const { next, policyKeys } = await nextGeneration();
