@@ -142,9 +142,9 @@ const elsewhere: Readonly<Record<string, string>> = {
   "edgeseal:storage:SealedVolume":
     "a namespace has no dm-crypt: each step in test/unit/resources/sealed-volume-formation.test.ts, kills and power cuts in test/e2e/sealed-volume-formation.test.ts",
   "edgeseal:memory:Scratch":
-    "what it has mounted stays until a boot, so that the start can't be had back for each cut: a node's life with it in test/device/scratch.test.ts",
+    "it needs a node whose /tmp systemd has mounted: each step in test/device/scratch.test.ts",
   "edgeseal:security:AppArmorProfile":
-    "a namespace has no AppArmor of its own: what each step leaves is mended in test/unit/resources/apparmor-profile.test.ts, and by the kernel in test/e2e/apparmor-profile.test.ts",
+    "a namespace has no AppArmor of its own: each step in test/e2e/apparmor-profile.test.ts",
   "edgeseal:inference:InferenceContainer":
     "a namespace has no podman: each step of a first start and of an exchange in test/e2e/inference-cut.test.ts",
 };

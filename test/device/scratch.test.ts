@@ -6,6 +6,7 @@ import type { ScratchInputs } from "../../provider/resources/scratch-inputs.ts";
 import type { ScratchState } from "../../provider/resources/scratch-observation.ts";
 import { scratch } from "../../provider/resources/scratch.ts";
 import { NamespaceNode } from "../../testbed/namespace/node.ts";
+import { testEveryInterruption } from "./interruption.ts";
 
 /*
  * One node's life with its scratch in memory: systemd, journald, bash and sudo are real, and so is a boot. What is on the plain disk is looked at without what is mounted over it.
@@ -73,6 +74,19 @@ async function up(of = inputs): Promise<readonly string[]> {
     expect(diffState(scratch.desired(of), after.state), "what did not take effect").toEqual([]);
     expect(scratch.plan(of, after, await device.route()), "what is left to do").toEqual([]);
     return steps.map(({ title }) => title);
+  } finally {
+    await devices.close();
+  }
+}
+
+/** What removing the resource does. */
+async function takeBack(): Promise<void> {
+  const devices = createDevices({ kinds: [kind] });
+  try {
+    const device = devices.get(node.connection);
+    const observed = await device.observe<ScratchState>(kind, inputs);
+    const { failure } = await device.apply(kind, inputs, scratch.revert(inputs, observed));
+    expect(failure).toBeUndefined();
   } finally {
     await devices.close();
   }
@@ -261,6 +275,28 @@ test("a journal on something that is no sealed volume is refused, and stays in m
   await up();
 });
 
+test("cut off before and after each step, it is in its desired state after the next plan", async () => {
+  // As a node comes, but for what only a boot takes away: one mount is too small, and the other one is gone, with something on the disk below.
+  const reset = async (): Promise<void> => {
+    await takeBack();
+    await node.must(`mount -o remount,size=10m,exec /tmp
+if findmnt -t tmpfs /var/tmp >/dev/null; then umount -l /var/tmp; fi
+mkdir -p /var/log/journal && systemctl reset-failed systemd-journald.service && systemctl restart systemd-journald.service && journalctl --flush
+systemctl enable --quiet --now rsyslog.service
+for f in /var/tmp/late /root/.bash_history /var/log/syslog; do echo prompt >$f; done`);
+  };
+  const cuts = await testEveryInterruption(kind, inputs, node, { reset });
+  for (const title of [
+    "write /etc/sudoers.d/edgeseal-histories",
+    "give /tmp 64 MiB of memory, nodev, nosuid and noexec",
+    "mount /var/tmp in memory",
+    "stop rsyslogd",
+    "let journald take up its settings",
+    "remove a history file",
+  ])
+    expect(cuts).toEqual(expect.arrayContaining([`before ${title}`, `after ${title}`]));
+}, 900_000);
+
 test("a reboot that is allowed ends with everything in effect", async () => {
   // Disabled would not do: services with a private /var/tmp require what is to be mounted there.
   await node.must("rm /etc/systemd/system/var-tmp.mount");
@@ -274,12 +310,7 @@ test("a reboot that is allowed ends with everything in effect", async () => {
 });
 
 test("reverted, the system has its own way again", async () => {
-  const devices = createDevices({ kinds: [kind] });
-  const device = devices.get(node.connection);
-  const observed = await device.observe<ScratchState>(kind, inputs);
-  const { failure } = await device.apply(kind, inputs, scratch.revert(inputs, observed));
-  await devices.close();
-  expect(failure).toBeUndefined();
+  await takeBack();
   await node.reboot();
   const after = await look();
   expect(after).toMatchObject({

@@ -1,5 +1,4 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { diffState } from "../../provider/diff.ts";
 import type { ResourceKind } from "../../provider/resource.ts";
 import type { AppArmorProfileInputs } from "../../provider/resources/apparmor-profile-inputs.ts";
 import type { AppArmorProfileState } from "../../provider/resources/apparmor-profile-observation.ts";
@@ -7,7 +6,15 @@ import { appArmorDocument } from "../../provider/resources/apparmor-profile-rule
 import { appArmorProfile } from "../../provider/resources/apparmor-profile.ts";
 import { variants } from "../../provider/resources/server-variants.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
-import { bringUp, observe, onPi, withProvider, type Declared } from "./provider-on-pi.ts";
+import {
+  bringUp,
+  cutEverywhere,
+  driftOf,
+  observe,
+  onPi,
+  withProvider,
+  type Declared,
+} from "./provider-on-pi.ts";
 
 /*
  * What a program can read that is started from under the outer profile, as podman's containers are. The program is `tail` by the server's name: the inner profile lets nothing
@@ -65,11 +72,7 @@ async function reading(...files: readonly string[]): Promise<readonly string[]> 
 
 const denied = expect.stringMatching(/Permission denied$/) as unknown;
 
-/** The properties that a refresh would show. */
-async function drift(): Promise<readonly string[]> {
-  const state = await observe<AppArmorProfileState>(pi, profile);
-  return diffState(kind.desired(inputs as never), state).map((each) => each.path);
-}
+const drift = (): Promise<readonly string[]> => driftOf(pi, profile);
 
 /** What confines the service that runs, its server by name. */
 const labels = async (): Promise<string> =>
@@ -199,4 +202,25 @@ test("taken away, the same read succeeds", async () => {
   });
   expect(await onPi(pi, "grep edgeseal /sys/kernel/security/apparmor/profiles || :")).toBe("");
   expect(await onPi(pi, "/usr/bin/llama-server -n 1 /srv/secret")).toBe("secret\n");
+});
+
+test("the provider killed before and after each step, they are loaded, and at every boot, in the end", async () => {
+  await onPi(
+    pi,
+    "systemctl disable apparmor.service; ln -s ../edgeseal-inference /etc/apparmor.d/force-complain/",
+  );
+  expect(await cutEverywhere(pi, profile)).toEqual([
+    "before 'remove /etc/apparmor.d/force-complain/edgeseal-inference, which keeps a profile from holding'",
+    "before 'see that apparmor_parser takes the profiles'",
+    "before 'write the AppArmor profiles of inference'",
+    "before 'load the AppArmor profiles of inference'",
+    "before 'start edgeseal-inference.service anew, where it runs, under these profiles'",
+    "before 'have the profiles loaded at every boot'",
+    "after 'have the profiles loaded at every boot'",
+  ]);
+  expect(await reading("/proc/self/attr/current", model, "/srv/secret")).toEqual([
+    stacked,
+    "weights",
+    denied,
+  ]);
 });

@@ -9,13 +9,11 @@ import { parseReference } from "../../cli/image/reference.ts";
 import { RegistryRepository } from "../../cli/image/registry-client.ts";
 import { signArchive } from "../../cli/image/sign.ts";
 import { llamaServer } from "../../images/llama-server/recipe.ts";
-import { diffState } from "../../provider/diff.ts";
 import type { ImagePolicyInputs } from "../../provider/resources/image-policy-inputs.ts";
-import type { ImagePolicyState } from "../../provider/resources/image-policy-observation.ts";
 import type { SigningKey } from "../../provider/trust/signer.ts";
 import { Registry } from "../../testbed/registry.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
-import { bringUp, kindOf, observe, onPi, withProvider, type Declared } from "./provider-on-pi.ts";
+import { bringUp, driftOf, kindOf, onPi, withProvider, type Declared } from "./provider-on-pi.ts";
 import { attach, folderOf, makeImage, push, signatureOf, signingKey } from "./signed-images.ts";
 
 /*
@@ -136,11 +134,7 @@ const noSignature = /A signature was required, but no signature exists/;
 const otherKey = /cryptographic signature verification failed: crypto\/rsa: verification error/;
 const rejected = /is rejected by policy/;
 
-/** The properties that a refresh would show. */
-async function drift(): Promise<readonly string[]> {
-  const state = await observe<ImagePolicyState>(pi, policy);
-  return diffState(kind.desired(policy.inputs as never), state).map(({ path }) => path);
-}
+const drift = (): Promise<readonly string[]> => driftOf(pi, policy);
 
 const userPolicy = "/home/infer/.config/containers/policy.json";
 let debians: string;

@@ -4,7 +4,6 @@ import type { ModelState } from "../../provider/resources/model-observation.ts";
 import type { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { probeImage } from "./escape/image.ts";
 import {
-  driftOf,
   InferenceSupply,
   modelOf,
   mountPoint,
@@ -13,17 +12,7 @@ import {
   stateOf,
   type Supply,
 } from "./inference-node.ts";
-import {
-  bringUp,
-  cutsOf,
-  killProviderAt,
-  nameOf,
-  observe,
-  onPi,
-  planFor,
-  type Cut,
-  type Declared,
-} from "./provider-on-pi.ts";
+import { bringUp, cutEverywhere, observe, onPi, planFor, type Declared } from "./provider-on-pi.ts";
 
 /*
  * The provider of a service killed before and after each of its steps, with real podman, systemd and AppArmor; what serves is the escape suite's small program, which starts at once.
@@ -59,37 +48,11 @@ afterAll(async () => {
   supplies[Symbol.dispose]();
 });
 
-/**
- * Kills the provider at each point of a plan in turn, the one after the last time, until nothing is left to do.
- * @returns the points, as they came
- */
-async function cutEverywhere(
-  declared: Declared,
-  afterwards: (cut: Cut) => Promise<void> = () => Promise.resolve(),
-): Promise<readonly string[]> {
-  const seen: string[] = [];
-  let left = await planFor(pi, declared);
-  while (left.length > 0) {
-    // Some steps, such as for a folder, are in the plan as long as what they serve is not done.
-    const cut =
-      cutsOf(left).find((each) => !seen.includes(nameOf(each))) ??
-      expect.fail(`a plan that was run to its end is not done: ${titlesOf(left).join(", ")}`);
-    await killProviderAt(cut, pi, declared);
-    await afterwards(cut);
-    seen.push(nameOf(cut));
-    const rest = await planFor(pi, declared);
-    const what = `left to do after one that was cut off ${nameOf(cut)}`;
-    expect(titlesOf(left), what).toEqual(expect.arrayContaining([...titlesOf(rest)]));
-    expect(titlesOf(rest).length, what).toBeLessThanOrEqual(titlesOf(left).length);
-    left = rest;
-  }
-  expect(await driftOf(pi, declared)).toEqual([]);
-  return seen;
-}
+/** Taking away what a cut has left comes and goes. */
+const counts = (title: string): boolean => !title.startsWith("remove images and archives");
 
-/** What a plan does, but for taking away what a cut has left. */
 const titlesOf = (steps: readonly Step[]): readonly string[] =>
-  steps.map(({ title }) => title).filter((title) => !title.startsWith("remove images and archives"));
+  steps.map(({ title }) => title).filter(counts);
 
 const image = ({ inputs }: Declared): string | undefined =>
   /sha256:.*$/.exec((inputs as { readonly image: string }).image)?.[0];
@@ -98,17 +61,20 @@ test("a first start, cut off before and after each step, serves in the end", asy
   const titles = titlesOf(await planFor(pi, service));
   for (const each of [/^copy the image/, /^make the user/, /^take the image/, /^write /, /^start /])
     expect(titles).toContainEqual(expect.stringMatching(each));
-  const seen = await cutEverywhere(service);
+  const seen = await cutEverywhere(pi, service, { counts });
   expect(seen[0]).toBe(`before '${titles[0] ?? ""}'`);
   for (const title of titles) expect(seen).toContain(`before '${title}'`);
   expect(await stateOf(pi, service)).toMatchObject({ health: "healthy", image: image(service) });
 }, 2_400_000);
 
 test("an exchange of the image, cut off before and after each step: the former one serves up to the start, and the new one from then on", async () => {
-  const seen = await cutEverywhere(exchanged, async ({ title }) => {
-    const state = await stateOf(pi, exchanged);
-    const serves = title.startsWith("remove images") ? exchanged : service;
-    expect(state, `at the cut by '${title}'`).toMatchObject({ health: "healthy", image: image(serves) });
+  const seen = await cutEverywhere(pi, exchanged, {
+    counts,
+    afterwards: async ({ title }) => {
+      const state = await stateOf(pi, exchanged);
+      const serves = title.startsWith("remove images") ? exchanged : service;
+      expect(state, `at the cut by '${title}'`).toMatchObject({ health: "healthy", image: image(serves) });
+    },
   });
   for (const each of [/^before 'copy the image/, /^before 'take the image/, /^before 'write /])
     expect(seen).toContainEqual(expect.stringMatching(each));

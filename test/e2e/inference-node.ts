@@ -8,7 +8,6 @@ import { parseReference } from "../../cli/image/reference.ts";
 import { signatureFile, signImage } from "../../cli/image/signature.ts";
 import { fetchModel } from "../../cli/model/fetch.ts";
 import { llamaServer } from "../../images/llama-server/recipe.ts";
-import { diffState } from "../../provider/diff.ts";
 import { appArmorProfile } from "../../provider/resources/apparmor-profile.ts";
 import { imagePolicy } from "../../provider/resources/image-policy.ts";
 import { inferenceContainer } from "../../provider/resources/inference-container.ts";
@@ -148,12 +147,6 @@ export const serviceOf = (
 
 export const stateOf = (pi: VirtualPi, service: Declared): Promise<InferenceContainerState> =>
   observe<InferenceContainerState>(pi, service);
-
-/** The properties that a refresh would show. */
-export const driftOf = async (pi: VirtualPi, service: Declared): Promise<readonly string[]> =>
-  diffState(service.kind.desired(service.inputs as never), await stateOf(pi, service)).map(
-    ({ path }) => path,
-  );
 
 export const modelOf = (
   supply: { readonly model: Omit<Supply["model"], "file"> },

@@ -2,7 +2,6 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { VirtualPi } from "../../testbed/virtual-pi.ts";
 import {
-  driftOf,
   InferenceSupply,
   modelOf,
   mountPoint,
@@ -12,7 +11,7 @@ import {
   siteKey,
   type Supply,
 } from "./inference-node.ts";
-import { bringUp, onPi, withProvider, type Declared } from "./provider-on-pi.ts";
+import { bringUp, driftOf, onPi, withProvider, type Declared } from "./provider-on-pi.ts";
 import { readLayout } from "../../cli/image/archive.ts";
 
 /*

@@ -10,8 +10,8 @@ import { Registry } from "../../testbed/registry.ts";
 import type { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { formsIn, formsOf } from "../secret-forms.ts";
 import { probeImage } from "./escape/image.ts";
-import { driftOf, InferenceSupply, policyOf, serviceOf, startPrepared, stateOf } from "./inference-node.ts";
-import { bringUp, endorsementKeyOf, onPi, type Declared } from "./provider-on-pi.ts";
+import { InferenceSupply, policyOf, serviceOf, startPrepared, stateOf } from "./inference-node.ts";
+import { bringUp, driftOf, endorsementKeyOf, onPi, type Declared } from "./provider-on-pi.ts";
 import { attach, makeImage, push, signatureOf, signingKey } from "./signed-images.ts";
 
 /*

@@ -10,7 +10,6 @@ import { edgesealIn } from "./command-line.ts";
 import {
   completion,
   confinementOf,
-  driftOf,
   InferenceSupply,
   mountPoint,
   serviceOf,
@@ -18,7 +17,7 @@ import {
   stateOf,
   type Supply,
 } from "./inference-node.ts";
-import { bringUp, onPi } from "./provider-on-pi.ts";
+import { bringUp, driftOf, onPi } from "./provider-on-pi.ts";
 
 /*
  * A real model, served in a container whose confinement is read from its process: brought up, asked, taken apart in each of the ways that a refresh has to name, and mended.

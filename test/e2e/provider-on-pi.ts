@@ -131,6 +131,47 @@ export async function killProviderAt(cut: Cut, pi: VirtualPi, { kind, inputs }: 
   expect(end, `the provider that is to be killed ${nameOf(cut)}`).toEqual({ signal: "SIGKILL", said: "" });
 }
 
+/** The properties that a refresh would show. */
+export const driftOf = async (pi: VirtualPi, declared: Declared): Promise<readonly string[]> =>
+  diffState(declared.kind.desired(declared.inputs as never), await observe<object>(pi, declared)).map(
+    ({ path }) => path,
+  );
+
+/**
+ * Kills the provider at each point of a plan in turn, the one after the last time, until nothing is left to do, and holds that each plan is what is left of the one before.
+ * @param options `afterwards` is done after each cut; steps for which `counts` says no may come and go
+ * @returns the points, as they came
+ */
+export async function cutEverywhere(
+  pi: VirtualPi,
+  declared: Declared,
+  options: {
+    readonly afterwards?: (cut: Cut) => Promise<void>;
+    readonly counts?: (title: string) => boolean;
+  } = {},
+): Promise<readonly string[]> {
+  const titlesOf = (steps: readonly Step[]): readonly string[] =>
+    steps.map(({ title }) => title).filter(options.counts ?? (() => true));
+  const seen: string[] = [];
+  let left = await planFor(pi, declared);
+  while (left.length > 0) {
+    // Some steps, such as for a folder, are in the plan as long as what they serve is not done.
+    const cut =
+      cutsOf(left).find((each) => !seen.includes(nameOf(each))) ??
+      expect.fail(`a plan that was run to its end is not done: ${titlesOf(left).join(", ")}`);
+    await killProviderAt(cut, pi, declared);
+    await options.afterwards?.(cut);
+    seen.push(nameOf(cut));
+    const rest = await planFor(pi, declared);
+    const what = `left to do after one that was cut off ${nameOf(cut)}`;
+    expect(titlesOf(left), what).toEqual(expect.arrayContaining([...titlesOf(rest)]));
+    expect(titlesOf(rest).length, what).toBeLessThanOrEqual(titlesOf(left).length);
+    left = rest;
+  }
+  expect(await driftOf(pi, declared)).toEqual([]);
+  return seen;
+}
+
 /**
  * Applies steps, and cuts the power at a point of them; the node is off then.
  * @param meanwhile what is done on the node while the plan stands at that point

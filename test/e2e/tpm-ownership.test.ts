@@ -3,14 +3,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { parse } from "yaml";
-import { diffState } from "../../provider/diff.ts";
 import { tpmOwnership } from "../../provider/resources/tpm-ownership.ts";
 import type { TpmOwnershipState } from "../../provider/resources/tpm-ownership-observation.ts";
 import { openRecovery } from "../../provider/trust/recovery.ts";
 import { VirtualPi } from "../../testbed/virtual-pi.ts";
 import { testKey } from "../unit/trust/keys.ts";
 import { edgesealIn, type Ran } from "./command-line.ts";
-import { bringUp, endorsementKeyOf, observe, onPi } from "./provider-on-pi.ts";
+import { bringUp, driftOf, endorsementKeyOf, observe, onPi } from "./provider-on-pi.ts";
 
 /*
  * Ownership of a TPM 2.0 behind a real kernel and its resource manager, with systemd as the one that seals to it.
@@ -39,8 +38,7 @@ const declared = { kind: tpmOwnership, inputs };
 
 const stateOf = (): Promise<TpmOwnershipState> => observe(pi, declared);
 
-const drift = async (): Promise<readonly string[]> =>
-  diffState(tpmOwnership.desired(inputs), await stateOf()).map(({ path }) => path);
+const drift = (): Promise<readonly string[]> => driftOf(pi, declared);
 
 const authorization = async (of: "owner" | "lockout"): Promise<string> =>
   openRecovery(Buffer.from((await stateOf()).recovery[of] ?? "", "base64"), recovery.privateKey, {
