@@ -2,7 +2,7 @@ import { generateKeyPairSync } from "node:crypto";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, expect, test } from "vitest";
 import { kinds } from "../../provider/registry.ts";
 import type { ResourceKind } from "../../provider/resource.ts";
 import { NamespaceNode } from "../../testbed/namespace/node.ts";
@@ -15,19 +15,9 @@ import { nodeFirewall } from "./node-firewall.ts";
  * runner's own list. What no namespace separates (active swap, zram) has its turn on the virtual Pi.
  */
 
-let node: NamespaceNode;
-
-beforeAll(async () => {
-  // With python3 a seccomp profile is tried on the node.
-  node = await NamespaceNode.start({ packages: ["python3"] });
-});
-
 const folder = mkdtempSync(join(tmpdir(), "edgeseal-interrupted-"));
 
-afterAll(async () => {
-  rmSync(folder, { recursive: true });
-  await (node as NamespaceNode | undefined)?.stop();
-});
+afterAll(() => rmSync(folder, { recursive: true }));
 
 const kindOf = (token: string): ResourceKind =>
   kinds.find((kind) => kind.token === token) ?? expect.fail(`no ${token}`);
@@ -115,9 +105,12 @@ echo '{"defaultAction":"SCMP_ACT_ALLOW"}' >/etc/edgeseal/seccomp/inference.json`
   },
 };
 
-test.each(Object.entries(subjects))(
+// Each on a node of its own: the firewall's windows are waited for meanwhile.
+test.concurrent.each(Object.entries(subjects))(
   "%s, cut off before and after each step, is in its desired state after the next plan",
   async (token, { inputs, start, points }) => {
+    // With python3 a seccomp profile is tried on the node.
+    await using node = await NamespaceNode.start({ packages: ["python3"] });
     const reset =
       start === undefined
         ? {}
