@@ -259,7 +259,11 @@ tar --extract --file /srv/built.tar --no-same-owner`,
   test("a key that was exchanged is named by a refresh, and written anew", async () => {
     await onPi(pi, `cat >/etc/edgeseal/image-keys/site.pem <<'X'\n${other.publicPem}X`);
     expect(await pulling("infer", tag("other"))).toEqual(["taken"]);
-    expect(await drift()).toEqual(['rules["dir:/srv/images"]', `rules["docker:${host}/${repository}"]`]);
+    expect(await drift()).toEqual([
+      'rules["dir:/srv/images"]',
+      `rules["docker:${host}/${repository}"]`,
+      "foreignKeys",
+    ]);
     await bringUp(pi, policy);
     await forget("infer");
     expect(await pulling("infer", tag("other"))).toEqual([expect.stringMatching(otherKey)]);
