@@ -72,7 +72,7 @@ test("a model that can't be served is gone back from: what served before serves 
 });
 
 test("a new model whose file is not what was signed is refused, and what serves goes on", async () => {
-  const damaged = await supplies.notAModel();
+  const damaged = await supplies.notAModel("GGUF, damaged on its way");
   const content = readFileSync(damaged.file);
   content[3] = 0;
   writeFileSync(damaged.file, content);
