@@ -1,4 +1,3 @@
-import { policyKeyOfPins } from "../device/policy-key-of-pins.ts";
 import type { Approval } from "../trust/approval-schema.ts";
 import { signatureFile, parseApproval } from "../trust/approval.ts";
 import { fingerprint, readPublicKey } from "../trust/public-key.ts";
@@ -19,7 +18,7 @@ export const capUnit = "edgeseal-cap-pcr15.service";
 export const unlockProgram = "/usr/lib/edgeseal/unlock-volumes";
 
 /** The functions that look at a device and form a volume; sent within probes and steps. */
-export const formVolume = `${policyKeyOfPins}${onDevice("form-volume")}`;
+export const formVolume = onDevice("form-volume");
 
 const programs = {
   [unlockProgram]: onDevice("unlock-volumes"),

@@ -2,7 +2,9 @@ import type { Probe } from "../device/probe.ts";
 import { quote } from "../device/shell-quote.ts";
 import { debianPackage, directory, file, remove, run, type RunStep, type Step } from "../device/step.ts";
 import { PlanRefused } from "../resource.ts";
-import { desiredMarks, differingFiles, type ManagedFile } from "./managed-files.ts";
+import { parseApproval } from "../trust/approval.ts";
+import { nothingLost, putBeside } from "./approval-shipping.ts";
+import { desiredMarks, differingFiles } from "./managed-files.ts";
 import {
   approvalsPath,
   capUnit,
@@ -181,6 +183,10 @@ const packages = ({ missingPackages }: SealedVolumeState): readonly Step[] =>
 
 const publicDirectories: readonly string[] = ["/usr/lib/edgeseal", "/etc/edgeseal", trustDirectory];
 
+/**
+ * All volumes of a node open by one file of approvals. By a new generation of the policy key one after the other is sealed, which takes the recovery key, and may fail or be cut off: until it is done,
+ * a volume opens by the approvals of the generation before, which are kept beside the new ones.
+ */
 function installed(
   inputs: SealedVolumeInputs,
   state: SealedVolumeState,
@@ -202,41 +208,17 @@ function installed(
         ];
   return [
     ...directories,
-    ...differing.map(({ path, mode, content }) =>
-      path === approvalsPath
-        ? approvalsStep(inputs, { mode, content }, approvals)
-        : file({ title: `write ${path}`, path, mode, content }),
-    ),
+    ...differing.flatMap(({ path, mode, content }) => {
+      const written = file({ title: `write ${path}`, path, mode, content });
+      if (path !== approvalsPath || inputs.approval === undefined || !(path in state.files)) return [written];
+      const approval = parseApproval(inputs.approval);
+      return approvals === "replaced" ? [nothingLost(approval), written] : [putBeside(approval)];
+    }),
     ...bootUnits(
       state,
       differing.some(({ path }) => isUnit(path)),
     ),
   ];
-}
-
-/**
- * All volumes of a node open by one file of approvals. By a new generation of the policy key one after the other is sealed, which takes the recovery key, and may fail or be cut off: until it is done,
- * a volume opens by the approvals of the generation before, which are kept beside the new ones.
- */
-function approvalsStep(
-  inputs: SealedVolumeInputs,
-  { mode, content }: Pick<ManagedFile, "mode" | "content">,
-  approvals: "replaced" | "kept beside",
-): Step {
-  const path = approvalsPath;
-  const looking = [lookingFor(inputs), `policy_key=${policyKeyOf(inputs)}`];
-  return approvals === "replaced"
-    ? file({
-        title: `write ${path}`,
-        path,
-        mode,
-        content,
-        precondition: [...looking, "may_replace_approvals"].join("\n"),
-      })
-    : run({
-        title: `write ${path}, with what volumes of an earlier generation open by`,
-        script: [...looking, `approvals=${quote(content.trimEnd())}`, "write_approvals"].join("\n"),
-      });
 }
 
 /** One step for both, since systemd reads all its units anew for each. */
@@ -490,7 +472,7 @@ export function recoverVolume(
     timeoutSeconds: enrolSeconds,
   });
   const beside = { newVolume: false, approvals: "kept beside" } as const;
-  const approvals = differingFiles(managedFiles(inputs), state.files).filter(
+  const approves = differingFiles(managedFiles(inputs), state.files).some(
     ({ path }) => path === approvalsPath,
   );
   return [
@@ -503,7 +485,7 @@ export function recoverVolume(
       timeoutSeconds: openSeconds,
     }),
     // Once more: nothing keeps what this volume opened by, if no other one needs it.
-    ...approvals.map((each) => approvalsStep(inputs, each, "kept beside")),
+    ...(inputs.approval !== undefined && approves ? [putBeside(parseApproval(inputs.approval))] : []),
   ];
 }
 

@@ -105,7 +105,7 @@ test("approved, it is tried, and then booted as it was approved: the volume is o
     "write /etc/systemd/system/edgeseal-trial.service",
     "write /etc/systemd/system/edgeseal-trial-end.service",
     "enable the units that end a trial",
-    "see that no other policy key's approval is in force",
+    "see that no volume loses the approval that it opens by",
     "make /etc/edgeseal",
     "make /etc/edgeseal/trust",
     "ship the approval",

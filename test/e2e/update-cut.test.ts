@@ -57,7 +57,7 @@ test("before the approval is shipped: the node boots into what it has no approva
   await change();
   const steps = await approvedSteps();
   expect(cutsOf(steps).map(nameOf)).toEqual([
-    "before 'see that no other policy key's approval is in force'",
+    "before 'see that no volume loses the approval that it opens by'",
     "before 'make /etc/edgeseal'",
     "before 'make /etc/edgeseal/trust'",
     `before '${ship}'`,

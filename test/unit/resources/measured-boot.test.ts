@@ -12,8 +12,14 @@ import type { MeasuredBootState } from "../../../provider/resources/measured-boo
 import { measuredBootAt } from "../../../provider/resources/measured-boot.ts";
 import { rebootSteps } from "../../../provider/resources/reboot-inputs.ts";
 import { approvalCheck } from "../../../provider/device/reboot-script.ts";
+import { shipApproval } from "../../../provider/resources/approval-shipping.ts";
 import { approvalSchema } from "../../../provider/trust/approval-schema.ts";
-import { approveState, formatApproval, signApproval } from "../../../provider/trust/approval.ts";
+import {
+  approveState,
+  formatApproval,
+  parseApproval,
+  signApproval,
+} from "../../../provider/trust/approval.ts";
 import { parseEventLog, pcr11Of } from "../../../provider/trust/event-log.ts";
 import { testKey } from "../trust/keys.ts";
 import { FakeRoot } from "./fake-root.ts";
@@ -91,6 +97,7 @@ fi`,
     return super.sh(
       script
         .replaceAll(new RegExp(`${program} --(next|conf)`, "g"), `sh ${program} --root ${this.root} --$1`)
+        .replaceAll("$measure --next", `sh $measure --root ${this.root} --next`)
         .replaceAll(`${keepBoot} keep`, `sh ${onDevice("keep-boot")} --root ${this.root} keep`),
       stdin,
     );
@@ -731,8 +738,7 @@ describe("an approval of what the next boot will measure", () => {
   }
 
   /** What a reboot asks the node for first, as it is asked on the node. */
-  const mayBoot = (pi: Pi): boolean =>
-    pi.sh(approvalCheck().replaceAll("$measure --next", `sh ${program} --root ${pi.root} --next`)).code === 0;
+  const mayBoot = (pi: Pi): boolean => pi.sh(approvalCheck()).code === 0;
 
   /** One with a sealed volume, in a boot that was approved, whose boot partition was changed since. */
   async function changedPi(): Promise<Pi> {
@@ -768,13 +774,48 @@ describe("an approval of what the next boot will measure", () => {
     expect(pi.read("/var/lib/edgeseal/boot/kept/initramfs_2712")).toBe(initramfs);
   });
 
+  test("of a checkout that is behind takes nothing from volumes that the next boot opens", async () => {
+    using pi = await changedPi();
+    const former = pi.read("/etc/edgeseal/trust/approvals.json");
+    const now = await approval(pi);
+    bringUp(pi, { ...verified, approval: now });
+    const inForce = pi.read("/etc/edgeseal/trust/approvals.json");
+    expect(inForce).not.toBe(former);
+
+    pi.write(
+      "/boot/firmware/config.txt",
+      pi.read("/boot/firmware/config.txt").replace("dtparam=i2c_arm=on\n", ""),
+    );
+    const behind = { ...verified, approval: await approval(pi) };
+    pi.write("/boot/firmware/config.txt", `${pi.read("/boot/firmware/config.txt")}dtparam=i2c_arm=on\n`);
+    const ship = (): void => shipApproval(parseApproval(behind.approval)).forEach((step) => pi.apply(step));
+    expect(ship).toThrow(
+      /the next boot would leave locked: models;.*approvals\/pi-1\.json may be of a checkout that is behind/,
+    );
+    expect(pi.read("/etc/edgeseal/trust/approvals.json")).toBe(inForce);
+    expect(mayBoot(pi)).toBe(true);
+
+    // What is not known is not risked.
+    pi.write("/usr/lib/edgeseal/measure", "exit 1\n");
+    expect(ship).toThrow(/does not tell what the next boot's state is/);
+    // Where the next boot opens nothing, nothing is lost.
+    pi.write("/etc/edgeseal/trust/approvals.json", '{"sha256":[]}');
+    pi.write("/usr/lib/edgeseal/measure", readFileSync(onDevice("measure"), "utf8"));
+    ship();
+    expect(pi.read("/etc/edgeseal/trust/approvals.json")).toBe(former);
+  });
+
   test("of another policy key takes nothing from volumes that open by the one before", async () => {
     using pi = await changedPi();
     const before = pi.read("/etc/edgeseal/trust/approvals.json");
+    const sealedBy = Buffer.from(key.publicKeyPem).toString("base64");
+    pi.write("/etc/edgeseal/volumes/models.pins", `fact tokens.0.tpm2_pubkey ${sealedBy}\n`);
     const other = testKey("policy");
     const given = { ...verified, policyKey: other.publicKeyPem, approval: await approval(pi, other) };
     expect(measuredBoot.check?.(given)).toEqual([]);
-    expect(() => bringUp(pi, given)).toThrow(/another policy key.*edgeseal volume recover pi-1 first/);
+    expect(() => bringUp(pi, given)).toThrow(
+      /another policy key, whose approvals would go: models; edgeseal volume recover pi-1/,
+    );
     expect(pi.read("/etc/edgeseal/trust/approvals.json")).toBe(before);
     expect(mayBoot(pi)).toBe(false);
     // Where nothing is sealed there is nothing to be taken.

@@ -90,7 +90,7 @@ describe("an approval", () => {
 
   test("is shipped before the reboot, and with none nothing is", () => {
     expect(kinds(given)).toEqual([
-      "see that no other policy key's approval is in force",
+      "see that no volume loses the approval that it opens by",
       "make /etc/edgeseal",
       "make /etc/edgeseal/trust",
       "ship the approval",
