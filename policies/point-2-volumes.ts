@@ -31,6 +31,7 @@ export const volumeControls = [
         "lockedReason",
         "cipher",
         "tokens",
+        "recoveryKey",
         "pcr11Approved",
       ],
       judge: ({
@@ -43,6 +44,7 @@ export const volumeControls = [
         lockedReason,
         cipher,
         tokens,
+        recoveryKey,
         pcr11Approved,
       }) => {
         if (formation !== "complete") return violation(`its formation is ${formation}`);
@@ -63,6 +65,10 @@ export const volumeControls = [
         if (openedBy !== "tpm") return violation(`opened by something else than the TPM (${openedBy})`);
         if (!isBound(tokens))
           return violation("its key slot for the TPM is not the only one, or not sealed as it has to be");
+        if (recoveryKey === "")
+          return violation(
+            "its recovery ciphertext is not on the node: once this TPM is gone, nothing opens it",
+          );
         return pcr11Approved
           ? pass(`opened by the TPM, header as pinned, ${cipher}`)
           : violation("opened by the TPM, and not by an approval of the site's policy key");

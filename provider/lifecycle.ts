@@ -17,7 +17,7 @@ import { PlanRefused, type Observed, type ResourceKind } from "./resource.ts";
 /**
  * Makes a resource of a kind: what Pulumi asks of it, said in terms of the kind's pure functions and of the device.
  *
- * - The state is what was observed, nothing else: neither inputs nor the connection.
+ * - The state is what was observed, and what a kind keeps of the state before (`keeps`): neither inputs nor the connection.
  * - The id is `NODE/module:Kind`, e.g. `pi-1/memory:Swap`; where a node may have several, `NODE/module:Kind/INSTANCE`. It is a label: nothing is looked up by it.
  * - `connection` is never a difference, and never replaces anything. Nor is a node's new name: the machine and its protections are the same, and a
  *   replacement would take them down and up again. The id follows at the next refresh.
@@ -117,11 +117,17 @@ class Lifecycle implements Handler {
     return { id, state: await this.#bring(id, own, connection, call) };
   };
 
-  update: Handler["update"] = async ({ id, oldInputs, newInputs, preview }, call) => {
+  update: Handler["update"] = async ({ id, oldInputs, oldState, newInputs, preview }, call) => {
     const { own, connection } = split(newInputs);
     this.#requireSameInstance(split(this.#withDefaults(oldInputs)).own, own, connection);
     if (preview) return { state: await this.#foreseen(own, connection) };
-    return { state: await this.#bring(id, own, connection, call) };
+    try {
+      return { state: this.#kept(await this.#bring(id, own, connection, call), oldState) };
+    } catch (error) {
+      if (!(error instanceof InitializationFailed)) throw error;
+      const { state, reasons, cause } = error;
+      throw new InitializationFailed(id, this.#kept(state, oldState), reasons, { cause });
+    }
   };
 
   /**
@@ -140,7 +146,11 @@ class Lifecycle implements Handler {
       throw imported ? error : withHint(error);
     });
     if (observed.outcome === "absent") return undefined;
-    const result: ReadResult = { id: this.#id(own, connection), state: stateOf(observed), inputs: undefined };
+    const result: ReadResult = {
+      id: this.#id(own, connection),
+      state: this.#kept(stateOf(observed), state),
+      inputs: undefined,
+    };
     return imported ? { ...result, inputs: this.#adopted(recorded, result.state) } : result;
   };
 
@@ -292,6 +302,16 @@ class Lifecycle implements Handler {
       `${node}: done before that: ${done.map(({ title }) => title).join(", ")}; recorded as observed, the next \`pulumi up\` goes on from there`,
     ];
     throw new InitializationFailed(id, stateOf(result.observed), reasons, { cause: result.failure });
+  }
+
+  /** The state with what it keeps of the recorded one. */
+  #kept(state: State, recorded: State): State {
+    const kept = (this.#kind.keeps ?? []).flatMap((key): [string, Value][] => {
+      const [now, before] = [state[key], recorded[key]];
+      if (now === "" && typeof before === "string") return [[key, before]];
+      return isProperties(now) && isProperties(before) ? [[key, { ...before, ...now }]] : [];
+    });
+    return { ...state, ...Object.fromEntries(kept) };
   }
 
   /** The observed state when everything that must hold does; success of the steps is no evidence. */

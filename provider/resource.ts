@@ -45,6 +45,11 @@ export interface ResourceKind<I extends TObject = TObject, S extends TObject = T
   readonly instanceKey?: string & keyof Static<I>;
   /** What is read back. Every property is observed on the device. */
   readonly state: S;
+  /**
+   * Properties of the state, texts or records of texts, that are a copy of what must not be lost with the node. What the node has no more of them stays in the state as it was recorded; that it is gone,
+   * another property tells.
+   */
+  readonly keeps?: readonly (string & keyof Static<S>)[];
   /** Faults that a JSON schema can't express; all of them, not only the first. */
   readonly check?: (inputs: Static<I>) => readonly InputProblem[];
   /**

@@ -9,6 +9,7 @@ import { parseApproval } from "../trust/approval.ts";
 import { isDigest } from "../trust/digest.ts";
 import { policyPcrDigest } from "../trust/pcr-policy.ts";
 import { zeroPcr } from "../trust/pcr.ts";
+import { isWholeCiphertext } from "../trust/recovery.ts";
 import { directoriesBeforeEtc, unitDirectories } from "./boot-units.ts";
 import { byteOrder, parseFiles, readFiles, type ConfigFiles } from "./config-files.ts";
 import { parseMarks, readMarks } from "./managed-files.ts";
@@ -228,11 +229,12 @@ function readRecords(name: string, files: ConfigFiles): Records {
   const phase = files.has(paths.formation) ? formation.get("phase") : "none";
   if (phase !== "none" && phase !== "forming" && phase !== "complete")
     throw new UnknownObservation(`${paths.formation} does not say how far the volume came: '${phase ?? ""}'`);
+  const ciphertext = linesOf(paths.recovery).join("");
   return {
     formation: phase,
     uuid: formation.get("uuid") ?? "",
-    recoveryKey: formation.get("recovery-key") ?? "",
-    recoveryCiphertext: linesOf(paths.recovery).join(""),
+    recoveryKey: isWholeCiphertext(ciphertext) ? (formation.get("recovery-key") ?? "") : "",
+    recoveryCiphertext: isWholeCiphertext(ciphertext) ? ciphertext : "",
     pins: values(paths.pins),
     pinnedFacts: linesOf(paths.pins).flatMap((line) => (line.startsWith("fact ") ? [line.slice(5)] : [])),
     status: values(paths.status),

@@ -121,6 +121,12 @@ function requireOurs(inputs: SealedVolumeInputs, state: SealedVolumeState): void
     policyKeyOf(inputs),
     "another key, or another generation, needs a new key slot, which the recovery key authorizes: edgeseal volume recover",
   );
+  if (state.recoveryKey === "") {
+    throw new PlanRefused(
+      `the recovery ciphertext of the volume ${name} is not on the node, or not all of it: once this TPM is gone, nothing opens the volume`,
+      `put it back to ${recordsDirectory}/${name}/recovery, from recoveryCiphertext in the state of the stack, which keeps the last one`,
+    );
+  }
   fixed(
     "the recovery key",
     state.recoveryKey,

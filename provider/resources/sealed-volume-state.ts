@@ -114,13 +114,15 @@ export const sealedVolumeState = Type.Object({
   }),
   recoveryKey: Type.String({
     description:
-      "Fingerprint of the recovery key that `recoveryCiphertext` was made for, from the node's record.",
+      "Fingerprint of the recovery key that the ciphertext on the node was made for, from the node's record; empty where there is none, or not all of it.",
   }),
   recoveryCiphertext: Type.String({
     description:
-      "The recovery key, encrypted to the site's, in base64: public. It is bound to this node and `recoveryFor`. Keep it: the state of the stack is a copy that outlives the node.",
+      "The recovery key, encrypted to the site's, in base64: public. It is bound to this node and to a LUKS UUID. The state of the stack is a copy that outlives the node: where the node has none any more, the last one stays in it.",
   }),
-  recoveryFor: Type.String({ description: "The LUKS UUID that it is bound to, from the node's record." }),
+  recoveryFor: Type.String({
+    description: "The LUKS UUID that the one on the node is bound to, from the node's record; empty without.",
+  }),
   open: Type.Boolean({
     description:
       "Whether the volume is open: a mapping of this UUID, with the pinned cipher, at the pinned place.",

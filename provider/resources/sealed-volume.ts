@@ -12,6 +12,7 @@ import { sealedVolumeState } from "./sealed-volume-state.ts";
  */
 export const sealedVolume = defineResource({
   token: "edgeseal:storage:SealedVolume",
+  keeps: ["recoveryCiphertext"],
   description:
     "A LUKS2 volume of a node (for models, for logs) whose key is sealed to its TPM: to the site's signature over the measured boot (PCR 11), and to PCR 15 before it is capped. Formed on a blank device or in unallocated space, opened at boot with a header that was checked against pins, mounted nodev, nosuid and noexec. Never formatted twice.",
   inputs: sealedVolumeInputs,

@@ -1,6 +1,7 @@
 import { Type, type Static } from "typebox";
 import { outputOf, UnknownObservation, type PartOutput, type Probe } from "../device/probe.ts";
 import type { Observed } from "../resource.ts";
+import { isWholeCiphertext } from "../trust/recovery.ts";
 import { oneOf } from "./state-schema.ts";
 
 /** Persistent handles of the TCG's provisioning guidance (TPM v2.0 Provisioning Guidance, table 2; EK Credential Profile, 2.2.1.4). */
@@ -127,12 +128,12 @@ function parseTpmOwnership(given: Readonly<Record<string, PartOutput>>): TpmOwne
   const authorizationOf = (name: "owner" | "lockout"): TpmOwnershipState["ownerAuth"] => {
     if (!flag(properties, `${name}AuthSet`)) return "empty";
     if (recordOf(`${name}.pending`) !== undefined) return "pending";
-    return recordOf(`${name}.recovery`) === undefined ? "foreign" : "ours";
+    return isWhole(recordOf(`${name}.recovery`)) ? "ours" : "foreign";
   };
   const recovery = Object.fromEntries(
     ["owner", "lockout"].flatMap((name): [string, string][] => {
       const ciphertext = recordOf(`${name}.pending`) ?? recordOf(`${name}.recovery`);
-      return ciphertext === undefined || !flag(properties, `${name}AuthSet`) ? [] : [[name, ciphertext]];
+      return isWhole(ciphertext) && flag(properties, `${name}AuthSet`) ? [[name, ciphertext]] : [];
     }),
   );
   return {
@@ -158,6 +159,9 @@ function parseTpmOwnership(given: Readonly<Record<string, PartOutput>>): TpmOwne
     recoveryKey: fromBase64(recordOf("owner.key") ?? recordOf("lockout.key") ?? "").trim(),
   };
 }
+
+const isWhole = (ciphertext: string | undefined): ciphertext is string =>
+  ciphertext !== undefined && isWholeCiphertext(ciphertext);
 
 const fromBase64 = (text: string): string => Buffer.from(text, "base64").toString("latin1");
 

@@ -131,7 +131,7 @@ function requireOurs(wanted: Ownership, observed: TpmOwnershipState): void {
   }
   throw new PlanRefused(
     `${which}, and not by edgeseal`,
-    "whoever did it can take it back (tpm2_changeauth); or clear the TPM (tpm2_clear), which makes everything that is sealed to it unreadable",
+    `where edgeseal had set ${foreign.length === 1 ? "it" : "them"}, the ciphertext is gone from the node: put it back to ${foreign.map((name) => `${ownershipRecords}/*/${name.replace("Auth", "")}.recovery`).join(" and ")} (base64 -d), from \`recovery\` in the state of the stack, which keeps the last one; else whoever did it can take it back (tpm2_changeauth); or clear the TPM (tpm2_clear), which makes everything that is sealed to it unreadable`,
   );
 }
 

@@ -49,6 +49,7 @@ const inputs = Type.Object({
  */
 export const tpmOwnership = defineResource({
   token: "edgeseal:tpm:Ownership",
+  keeps: ["recovery"],
   description:
     "Ownership of a node's TPM 2.0: endorsement key persistent and pinned, storage root key persistent, owner and lockout authorizations born on the node and kept as ciphertexts for the site's recovery key, and parameters against guessing.",
   inputs,

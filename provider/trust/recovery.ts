@@ -114,6 +114,9 @@ export async function openRecovery(
   return secret.key;
 }
 
+/** Whether a text can be such a ciphertext, all of it: one block of RSA-4096 in base64. Whose it is only the private key tells. */
+export const isWholeCiphertext = (base64: string): boolean => /^[A-Za-z0-9+/]{683}=$/.test(base64);
+
 /** What a device does with `openssl pkeyutl`, done here: for tests, and for a secret that the operator makes. */
 export const sealRecovery = (recoveryKey: KeyObject, secret: RecoverySecret): Buffer =>
   encryptFor(recoveryKey, Buffer.from(recoveryPlaintext(secret)));

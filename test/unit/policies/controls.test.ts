@@ -281,6 +281,11 @@ const cases: Readonly<Record<string, readonly Case[]>> = {
       observed({ volumes: { models: { pcr11Approved: false } } }),
       "models: opened by the TPM, and not by an approval of the site's policy key",
     ),
+    fail(
+      "whose recovery ciphertext is gone",
+      observed({ volumes: { models: { recoveryKey: "" } } }),
+      "models: its recovery ciphertext is not on the node: once this TPM is gone, nothing opens it",
+    ),
     unclear(
       "open since it was formed",
       observed(volumes({ openedBy: "formation" })),

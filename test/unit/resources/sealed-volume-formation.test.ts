@@ -136,6 +136,27 @@ test("the key is in no argument, in no file but memory's while it is made, and t
   await expect(opened).resolves.toBe(key);
 });
 
+test.each([
+  ["is gone", ""],
+  ["is there in part", "QUJD"],
+])(
+  "a volume whose recovery ciphertext %s is as it should not be, and says where the last one is",
+  (_, left) => {
+    node.applyAll(node.plan(inputs));
+    const path = "/var/lib/edgeseal/volumes/models/recovery";
+    const whole = node.read(path);
+    const paths = (): readonly string[] =>
+      diffState(sealedVolume.desired(inputs), node.observe(inputs)).map((each) => each.path);
+    expect(paths()).not.toContain("recoveryKey");
+    node.write(path, left);
+    expect(node.observe(inputs)).toMatchObject({ recoveryKey: "", recoveryCiphertext: "", recoveryFor: "" });
+    expect(paths()).toContain("recoveryKey");
+    expect(() => node.plan(inputs)).toThrow(/recovery ciphertext of the volume models is not on the node/);
+    node.write(path, whole);
+    expect(paths()).not.toContain("recoveryKey");
+  },
+);
+
 describe("cut off", () => {
   test("by the power at any moment: no header is ever without its recovery ciphertext, and the next plan ends well", async () => {
     const moments = node.formWithMoments(inputs);

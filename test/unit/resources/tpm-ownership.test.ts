@@ -271,6 +271,23 @@ describe("with a TPM", () => {
     expect(after.recovery["owner"]).not.toBe(before.recovery["owner"]);
   });
 
+  test.for(["", "garbage"])(
+    "a ciphertext that is '%s' is none, and the last one that was whole is to be put back",
+    async (left, context) => {
+      await fresh(context);
+      apply(planFor());
+      const { recovery } = stateOf();
+      root.sh(`cd /var/lib/edgeseal/tpm/*/ && cp owner.recovery kept && printf %s '${left}' >owner.recovery`);
+      expect(stateOf()).toMatchObject({ ownerAuth: "foreign", lockoutAuth: "ours" });
+      expect(Object.keys(stateOf().recovery)).toEqual(["lockout"]);
+      expect(() => planFor()).toThrow(
+        /the ciphertext is gone from the node: put it back to .*owner.recovery/,
+      );
+      root.sh("cd /var/lib/edgeseal/tpm/*/ && mv kept owner.recovery");
+      expect(stateOf()).toMatchObject({ ownerAuth: "ours", recovery });
+    },
+  );
+
   test("somebody else's authorization is not taken for ours, before and after a clear", async (context) => {
     const tpm = await fresh(context);
     await tpm.run("tpm2_changeauth", "-c", "owner", "theirs");
