@@ -99,19 +99,22 @@ resolve
 # What opens the volume is what is told of, though the device has it in parts only.
 finished=
 if is_written_ahead; then finished=$ahead; fi
-if [ -n "$finished" ]; then
-  head -c ${headerBytesRead} "$written_ahead"
-else
-  dd if="$dev" bs=${headerBytesRead} count=1 iflag=direct,fullblock status=none
-fi | gzip -c | base64 -w 0
-echo
-digest=$(dd if="$dev" bs=1M count="$header_bytes" iflag=direct,count_bytes,fullblock status=none | sha256sum)
-echo "\${digest%% *}"
-# What it is to be.
-if [ -z "$finished" ] && [ -n "$(marker "$header_marker")" ]; then
-  finished=$({ dd if="$dev" bs=1M count="$header_marker" iflag=direct,count_bytes,fullblock status=none; head -c "$block" /dev/zero; } | sha256sum)
-fi
-[ -z "$finished" ] || echo "\${finished%% *}"`,
+# start BYTES: that much of the device; in a pipeline, whose status is not its own, it says on descriptor 3 that it failed.
+start() { dd if="$dev" bs=1M count="$1" iflag=direct,count_bytes,fullblock status=none || echo unread >&3; }
+{
+  unread=$({
+    if [ -n "$finished" ]; then head -c ${headerBytesRead} "$written_ahead"; else start ${headerBytesRead}; fi | gzip -c | base64 -w 0
+    echo
+    digest=$(start "$header_bytes" | sha256sum)
+    echo "\${digest%% *}"
+    # What it is to be.
+    if [ -z "$finished" ] && [ -n "$(marker "$header_marker")" ]; then
+      finished=$({ start "$header_marker"; head -c "$block" /dev/zero; } | sha256sum)
+    fi
+    [ -z "$finished" ] || echo "\${finished%% *}"
+  } 3>&1 >&4)
+} 4>&1
+[ -z "$unread" ] || refuse "the header on $device could not be read to its end"`,
       mapping: `for d in /sys/block/dm-*/dm; do
   if [ -e "$d/name" ] && [ "$(cat "$d/name")" = ${quote(mappingOf(name))} ]; then
     printf 'uuid %s\\n' "$(cat "$d/uuid")"

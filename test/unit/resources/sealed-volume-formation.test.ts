@@ -468,6 +468,46 @@ describe("recovery, with another TPM or a new generation of the policy key", () 
     expect(node.boot().code).toBe(1);
   });
 
+  /** Has reads of that many bytes of the disk fail after some of them. */
+  const failReads = (bytes: number): void => {
+    node.write(
+      "/bin/dd",
+      `#!/bin/sh
+case "$*" in
+if=${disk()}*count=${bytes}*) /bin/dd "$@" | head -c 20000; echo 'dd: error reading: Input/output error' >&2; exit 1 ;;
+esac
+exec /bin/dd "$@"
+`,
+    );
+  };
+
+  test.each([headerBytes, 2 * 16_384])(
+    "is unknown, and not another header, where a read of %d bytes of it fails",
+    (bytes) => {
+      locked();
+      failReads(bytes);
+      expect(() => node.observe(inputs)).toThrow(UnknownObservation);
+      expect(() => node.observe(inputs)).toThrow(/the header on .* could not be read to its end/);
+    },
+  );
+
+  test("is refused where the header can't be read to its end", () => {
+    const key = locked();
+    const steps = recoverVolume(inputs, node.observe(inputs), key);
+    const before = diskDigest();
+    failReads(headerBytes);
+    const { header = "" } = resealProbe(inputs, inputs.device as string).parts;
+    const { code, stderr } = node.sh(header);
+    expect({ code, stderr: stderr.split("\n").at(-1) }).toEqual({
+      code: 1,
+      stderr: `the header on ${inputs.device as string} could not be read to its end, or /run has no room for it`,
+    });
+    expect(() => {
+      node.applyAll(steps);
+    }).toThrow(/could not be read to its end/);
+    expect(diskDigest()).toBe(before);
+  });
+
   test("keeps the header that was written ahead until the disk has it: one that does not keep what is written loses nothing", () => {
     const key = formed();
     const dd = node.read("/bin/dd");
