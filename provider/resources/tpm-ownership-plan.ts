@@ -126,7 +126,7 @@ function requireOurs(wanted: Ownership, observed: TpmOwnershipState): void {
   if (observed.storageKey === "none") {
     throw new PlanRefused(
       `${which}, and there is no storage root key by which to tell whether edgeseal set them`,
-      `whoever took it away had the owner authorization; if that is in ${ownershipRecords}/*/owner.recovery (or owner.pending), decrypt it with the site's recovery key and make the key persistent again (docs/resources/tpm-ownership.md), or clear the TPM (tpm2_clear)`,
+      `whoever is root can take it away (tpm2_evictcontrol -C p), and it comes back with the owner authorization: if that is in ${ownershipRecords}/*/owner.recovery (or owner.pending), decrypt it with the site's recovery key and make the key persistent again (docs/resources/tpm-ownership.md), or clear the TPM (tpm2_clear)`,
     );
   }
   throw new PlanRefused(

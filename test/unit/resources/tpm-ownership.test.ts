@@ -131,6 +131,25 @@ describe("with a TPM", () => {
     expect(lockout).not.toBe(owner);
   });
 
+  test("root evicts the storage root key all the same, by the open platform hierarchy; with the owner authorization the same key comes back", async (context) => {
+    const tpm = await fresh(context);
+    apply(planFor());
+    const before = stateOf();
+    const owner = await authorization("owner");
+    await tpm.run("tpm2_evictcontrol", "-C", "p", "-c", "0x81000001");
+    expect(stateOf()).toMatchObject({ storageKey: "none", ownerAuth: "foreign", lockoutAuth: "foreign" });
+    expect(planFor).toThrow(
+      expect.objectContaining({ hint: expect.stringMatching(/^whoever is root can take it away/) as string }),
+    );
+    const attributes = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt";
+    await tpm.run(
+      ...["tpm2_createprimary", "-C", "o", "-P", owner, "-G", "ecc256:aes128cfb"],
+      ...["-c", "srk", "-a", attributes],
+    );
+    await tpm.run("tpm2_evictcontrol", "-C", "o", "-P", owner, "-c", "srk", "0x81000001");
+    expect(stateOf()).toEqual(before);
+  });
+
   /** The storage key is gone, so the state holds no ciphertexts: they are read from where they lie. */
   async function authorizationGone(tpm: SoftwareTpm): Promise<string> {
     const text = root.sh("cat /var/lib/edgeseal/tpm/*/lockout.recovery | base64 -w 0").stdout;
