@@ -48,9 +48,11 @@ export function directoriesBelow({ mountPoint, directory }: Place): readonly str
   return names.map((_, index) => posix.join(mountPoint, ...names.slice(0, index + 1)));
 }
 
+export const serviceFiles = "/etc/systemd/system/edgeseal-*.service";
+
 /** Units, and those that an exchange that fails goes back to: a model that one of them names is in use. */
 export const unitPatterns = [
-  "/etc/systemd/system/edgeseal-*.service",
+  serviceFiles,
   "/etc/systemd/system/edgeseal-*.service.d/*.conf",
   "/var/lib/edgeseal/inference/edgeseal-*.service",
 ].join(" ");

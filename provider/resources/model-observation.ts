@@ -147,8 +147,8 @@ function parseModel(inputs: ModelInputs, parts: Readonly<Record<string, PartOutp
     digest: current === undefined ? "none" : /^[0-9a-f]{64}$/.test(current) ? `sha256:${current}` : current,
     model: wanted?.verdict ?? "missing",
     former: Object.fromEntries(former.map(({ digest, verdict }) => [digest, verdict])),
-    inUse: judged
-      .map(({ digest }) => digest)
+    // The one that is to be in place may be gone from its folder, and be served all the same.
+    inUse: [inputs.digest, ...former.map(({ digest }) => digest)]
       .filter((digest) => named.has(digest))
       .sort(),
     surplus: former

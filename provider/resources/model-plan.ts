@@ -20,6 +20,7 @@ import {
   unitPatterns,
 } from "./model-files.ts";
 import { onDevice } from "./managed-files.ts";
+import { restartWhatServes } from "./container-restart.ts";
 import { hexOf, signedStatement, type ModelInputs } from "./model-inputs.ts";
 import {
   markedPaths,
@@ -101,6 +102,10 @@ export function placeModel(inputs: ModelInputs, observed: ModelState): readonly 
         }),
       ),
     ...(needsFolder ? [putInPlace(inputs, needsContent, onVolume)] : []),
+    // It goes on with the former file, which has no name any more.
+    ...(needsContent && observed.inUse.includes(digest)
+      ? [restartWhatServes(inputs.name, hexOf(inputs))]
+      : []),
     ...(observed.digest === digest ? [] : [makeCurrent(inputs, observed)]),
     ...observed.surplus.map((former) => removeFormer(inputs, former)),
     ...(observed.leftovers.length > 0
@@ -195,7 +200,8 @@ function removeKey(key: string): Step {
 }
 
 /**
- * The device's own judgement, with its own copy of the keys, over the very files that are then renamed. A folder of that name which did not hold is kept until the new one has passed.
+ * The device's own judgement, with its own copy of the keys, over the very files that are then renamed. A folder of that name which did not hold is kept until the new one has passed. Where its content holds, it
+ * stays, and gets the files that vouch for it: what serves the model has the folder mounted.
  */
 function putInPlace(inputs: ModelInputs, fromStaged: boolean, onVolume: string): Step {
   const { name, directory: place } = inputs;
@@ -203,10 +209,11 @@ function putInPlace(inputs: ModelInputs, fromStaged: boolean, onVolume: string):
   const { signature, preAuthenticationEncoding, statement } = signedStatement(inputs);
   const staged = quote(stagedContent(inputs));
   const source = fromStaged ? staged : `${hex}/model.gguf`;
+  const folder = quote(modelFolder(inputs));
   const rename = unfinished({ ...inputs }).slice(place.length + 1);
   return run({
     title: `verify the model ${name} and its signature, and put it in its place`,
-    precondition: `${onVolume} && [ -f ${fromStaged ? staged : quote(`${modelFolder(inputs)}/model.gguf`)} ]`,
+    precondition: `${onVolume} && ${fromStaged ? `[ -f ${staged} ]` : `[ ! -L ${folder} ] && [ -f ${folder}/model.gguf ]`}`,
     stdin: `${preAuthenticationEncoding.toString("base64")}\n${signature.toString("base64")}\n`,
     timeoutSeconds: 120 + readingSeconds(statement.bytes),
     script: `set -eu
@@ -234,11 +241,22 @@ chown -R root:root -- "$new"
 chmod 0444 "$new"/*
 chmod 0555 "$new"
 sync "$new"/* "$new"
-if [ -e ${hex} ] || [ -L ${hex} ]; then mv -T -- ${hex} "$old"; fi
+${
+  fromStaged
+    ? `if [ -e ${hex} ] || [ -L ${hex} ]; then mv -T -- ${hex} "$old"; fi
 mv -T -- "$new" ${hex}
 sync .
 rm -rf -- "$old"
-rm -f -- ${staged}
+rm -f -- ${staged}`
+    : `for part in statement.pae statement.sig; do
+  [ ! -d ${hex}/$part ] || rm -rf -- ${hex}/$part
+  mv -fT -- "$new/$part" ${hex}/$part
+done
+chown root:root ${hex}
+chmod 0555 ${hex}
+sync ${hex}
+rm -rf -- "$new"`
+}
 `,
   });
 }

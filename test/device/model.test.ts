@@ -248,6 +248,28 @@ test("a former model that a unit names stays, whatever is to be kept", async () 
   );
 });
 
+test("another key that signs, cut off before and after each step, is told to the folder that a container has mounted", async () => {
+  const { file: _, ...withoutFile } = first;
+  const rotated = {
+    ...withoutFile,
+    keys: { other: otherKey.pem },
+    statement: await statementOn(contents[0], otherKey),
+  };
+  const cuts = await testEveryInterruption(model, rotated, node, {
+    reset: async (at) => {
+      await at.must(`umount /srv/served 2>/dev/null; ${blank}`);
+      await bring(first);
+      await at.must(`mkdir -p /srv/served && mount --bind /srv/models/models/${firstHex} /srv/served`);
+    },
+  });
+  expect(cuts.length).toBeGreaterThanOrEqual(2 * 3);
+  expect(
+    await node.must(
+      `cd /srv/served && openssl dgst -sha256 -verify /etc/edgeseal/model-keys/other.pem -signature statement.sig statement.pae; umount /srv/served`,
+    ),
+  ).toBe("Verified OK\n");
+}, 600_000);
+
 test("cut off before and after each step, a change of the model is brought to its end by the next plan", async () => {
   const before = `${blank}
 mkdir -p /srv/models/models/${secondHex} /etc/edgeseal/model-keys

@@ -99,6 +99,22 @@ test("a model that was changed on the disk is not served, and the reason is told
   await bringUp(pi, service);
 });
 
+test("a model that is changed on the disk while it is served: an update brings it anew, and starts with it what served the changed one", async () => {
+  const path = `${mountPoint}/models/${supply.model.digest.slice("sha256:".length)}/model.gguf`;
+  const invocation = (): Promise<string> => onPi(pi, "systemctl show -P InvocationID edgeseal-inference");
+  const before = await invocation();
+  await onPi(pi, `printf X | dd of=${path} bs=1 seek=1000000 conv=notrunc status=none`);
+  await bringUp(pi, modelOf(supply, supplies.key));
+  expect(await invocation()).not.toBe(before);
+  await onPi(
+    pi,
+    `i=0
+until /usr/lib/edgeseal/ask-inference /run/edgeseal-inference/http/http.sock /health 5 >/dev/null; do i=$((i + 1)); [ $i -lt 300 ] || exit 1; sleep 0.5; done`,
+  );
+  expect(await drift()).toEqual([]);
+  expect(await driftOf(pi, modelOf(supply, supplies.key))).toEqual([]);
+});
+
 test("while the volume is not mounted it does not start, and says so", async () => {
   await onPi(
     pi,

@@ -6,6 +6,7 @@ import {
   mkdtempSync,
   readdirSync,
   rmSync,
+  statSync,
   utimesSync,
   writeFileSync,
 } from "node:fs";
@@ -21,6 +22,7 @@ import { modelProblems, type ModelInputs } from "../../../provider/resources/mod
 import type { ModelState } from "../../../provider/resources/model-observation.ts";
 import { model } from "../../../provider/resources/model.ts";
 import { sha256Hex } from "../../../provider/trust/digest.ts";
+import { addPrograms } from "./container-root.ts";
 import { FakeRoot } from "./fake-root.ts";
 import { Choices } from "./generated-states.ts";
 import { inputsFor, modelContent, mountVolume, otherKey, siteKey, statementOn } from "./model-example.ts";
@@ -292,6 +294,71 @@ describe("drift", () => {
     ]);
     bring(root, withoutFile);
   });
+
+  /** Services that run: one of this model, one of another. */
+  const serving = (root: FakeRoot): void => {
+    root.write(
+      "/etc/systemd/system/edgeseal-inference.service",
+      `ExecStart=podman run -v /x/${hex}:/models\n`,
+    );
+    root.write(
+      "/etc/systemd/system/edgeseal-other.service",
+      `ExecStart=podman run -v /x/${nextHex}:/models\n`,
+    );
+    addPrograms(root, {
+      systemctl: `#!/bin/sh\nif [ "$1" = show ]; then echo running; else echo "systemctl $*" >>"$ROOT/calls"; fi\n`,
+    });
+  };
+
+  test.each<[string, (root: FakeRoot) => void]>([
+    ["changed", (root) => rewrite(root, at(hex), nextContent)],
+    ["gone", (root) => root.remove(`${place.directory}/${hex}`)],
+  ])(
+    "what serves a model whose content is %s is started anew with the new file, it alone",
+    (_what, change) => {
+      using root = changed(serving);
+      change(root);
+      expect(titles(planFor(stateOf(root)))).toEqual([
+        "send the model llama",
+        "verify the model llama and its signature, and put it in its place",
+        "start what serves the model llama anew, where it runs",
+      ]);
+      bring(root);
+      expect(root.calls()).toEqual(["systemctl restart -- edgeseal-inference.service"]);
+    },
+  );
+
+  test.each<[string, (root: FakeRoot) => void, Partial<ModelInputs>]>([
+    ["its signature", (root) => rewrite(root, at(hex, "statement.sig"), "x"), {}],
+    [
+      "its statement, where a folder has its name",
+      (root) => {
+        root.remove(at(hex, "statement.pae"));
+        root.write(`${at(hex, "statement.pae")}/x`, "");
+      },
+      {},
+    ],
+    ["who may write the folder", (root) => chmodSync(join(root.root, place.directory, hex), 0o777), {}],
+    ["who may write the model", (root) => chmodSync(join(root.root, at(hex)), 0o666), {}],
+    ["the key that signs", () => undefined, { keys: { next: otherKey.pem } }],
+  ])(
+    "while it is served, %s is mended in the folder that is mounted, without a restart",
+    async (_what, change, keys) => {
+      using root = changed(serving);
+      change(root);
+      const inputs = {
+        ...wanted,
+        ...keys,
+        ...(keys.keys === undefined ? {} : { statement: await statementOn(content, otherKey) }),
+      };
+      const inodes = (): readonly number[] =>
+        [join(place.directory, hex), at(hex)].map((path) => statSync(join(root.root, path)).ino);
+      const before = inodes();
+      bring(root, inputs);
+      expect(inodes()).toEqual(before);
+      expect(root.calls()).toEqual([]);
+    },
+  );
 
   test("another model's leftovers are not this one's", () => {
     using root = changed((each) => each.write(`/var/models/.edgeseal-model.llama-2.${nextHex}`, "x"));
