@@ -43,9 +43,16 @@ export const startedFrom = (
   readonly seccomp: string;
   /** What the kernel had loaded of both profiles. */
   readonly appArmor: string;
+  /** Which start it was, and what else systemd had read its unit from. */
+  readonly start: string;
 } => {
   const status = `/run/edgeseal/inference/${name}`;
-  return { unit: `${status}.unit`, seccomp: `${status}.seccomp`, appArmor: `${status}.apparmor` };
+  return {
+    unit: `${status}.unit`,
+    seccomp: `${status}.seccomp`,
+    appArmor: `${status}.apparmor`,
+    start: `${status}.start`,
+  };
 };
 
 /** The label of what the container runs: both profiles have to allow what it does. */

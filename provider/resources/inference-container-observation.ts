@@ -1,4 +1,5 @@
 import { outputOf, UnknownObservation, type PartOutput, type Probe } from "../device/probe.ts";
+import { quote } from "../device/shell-quote.ts";
 import type { Observed } from "../resource.ts";
 import { printLoadedPolicy } from "./apparmor-profile-observation.ts";
 import { unitDirectories } from "./boot-units.ts";
@@ -20,6 +21,7 @@ import {
   askProgram,
   emptyHome,
   healthAddress,
+  modelFolderOf,
   seccompProfileOf,
   userOf,
 } from "./inference-container-unit.ts";
@@ -56,7 +58,7 @@ if [ -e /var/lib/systemd/linger/${user} ]; then echo lingering; fi`,
       subordinate: readFiles(["/etc/subuid", "/etc/subgid"], `$0 ~ /^${user}:/ { emit() }`),
       directories: `for d in ${emptyHome} ${storage}; do if [ -d "$d" ]; then stat -c '%a %U:%G %n' "$d"; fi; done`,
       files: readMarks(managedFiles(inputs).map(({ path: each }) => each)),
-      units: `systemctl show -p Id -p LoadState -p UnitFileState -p ActiveState -p SubState -p Result -p NRestarts -p NeedDaemonReload -p FragmentPath -p DropInPaths -p MainPID ${units.join(" ")} || exit 1
+      units: `systemctl show -p Id -p LoadState -p UnitFileState -p ActiveState -p SubState -p Result -p NRestarts -p NeedDaemonReload -p FragmentPath -p DropInPaths -p MainPID -p InvocationID ${units.join(" ")} || exit 1
 for d in ${unitDirectories.join(" ")}; do
   for f in ${units.map((each) => `"$d/${each}.d"/*.conf`).join(" ")}; do if [ -e "$f" ]; then echo "changed $f"; fi; done
 done`,
@@ -66,15 +68,18 @@ is ${started.unit} ${unitPath(unit)}
 is ${started.seccomp} ${seccompProfileOf(name)}
 {
 ${printLoadedPolicy(name)}
-} 2>/dev/null | is ${started.appArmor} -`,
+} 2>/dev/null | is ${started.appArmor} -
+if [ -e ${started.start} ]; then cat ${started.start}; fi`,
       processes: readContainerProcesses(name),
       container: `${firstProcess(unit)}
 [ -n "$p" ] || exit 0
 echo "id $id"
+# The same inode: a file elsewhere has another, and one that was replaced is still mounted.
+if [ "/proc/$p/root/models/model.gguf" -ef ${quote(`${modelFolderOf(inputs)}/model.gguf`)} ]; then echo 'model this'; fi
 sed 's/^/mount /' "/proc/$p/mountinfo" 2>/dev/null
 sed 's/^/net /' "/proc/$p/net/dev" 2>/dev/null
 # Not Locked:, which is the process's share of what others have mapped, too (another service with this model).
-awk '/^[0-9a-f]+-/ { model = $6 == "/models/model.gguf" }
+awk '/^[0-9a-f]+-/ { model = $6 == "/models/model.gguf"; if (model && $7 == "(deleted)") print "model former" }
 model && /^Size:/ { size += $2 }
 model && /^Rss:/ { resident = $2 }
 model && /^VmFlags:.* lo( |$)/ { locked += resident }
@@ -118,10 +123,13 @@ function parseState(
 ): InferenceContainerState {
   const { name } = inputs;
   const container = outputOf(parts, "container");
-  const [lastGood, ofUnit, seccomp, appArmor] = outputOf(parts, "record").split("\n").map(recorded);
-  const { failure, ...units } = readUnits(inputs, outputOf(parts, "units"), {
-    startedFromOther: container !== "" && ofUnit === "other",
-  });
+  const record = outputOf(parts, "record").split("\n");
+  const [lastGood, ofUnit, seccomp, appArmor] = record.map(recorded);
+  const { failure, ...units } = readUnits(
+    inputs,
+    outputOf(parts, "units"),
+    container === "" ? undefined : { copy: ofUnit ?? "none", start: valuesIn(record) },
+  );
   const storage = parseStorage(outputOf(parts, "storage"));
   const id = /^id (.*)$/m.exec(container)?.[1] ?? "";
   const running = storage.containers.find((each) => each.id === id);
@@ -141,7 +149,7 @@ function parseState(
     reason: outputOf(parts, "reason").trim() || failure,
     lastGood: lastGood ?? "none",
     image: running === undefined ? "" : digestOf(storage, running, parseImage(inputs.image)?.digest),
-    model: mountedModel(container),
+    model: mountedModel(inputs, container),
     confinement: confinementOfContainer(inputs, outputOf(parts, "processes"), container, {
       ids,
       startedFrom: { seccomp: seccomp ?? "none", appArmor: appArmor ?? "none" },
@@ -228,20 +236,55 @@ function readDirectories(output: string): Record<string, string> {
 
 // --- units ---
 
+/** What systemd shows of a unit, `KEY=VALUE` on each line. */
+type Shown = ReadonlyMap<string, string>;
+
+const valuesIn = (lines: readonly string[]): Shown =>
+  new Map(
+    lines.map((line): [string, string] => {
+      const equals = line.indexOf("=");
+      return [line.slice(0, Math.max(equals, 0)), line.slice(equals + 1)];
+    }),
+  );
+
+/** Files that a unit is read from beside its own. */
+function overridesIn(shown: Shown, unit: string): readonly string[] {
+  const fragment = shown.get("FragmentPath") ?? "";
+  return [
+    ...(shown.get("DropInPaths") ?? "")
+      .split(" ")
+      .filter((path) => path !== "" && !ofTheDistribution.test(path)),
+    ...(fragment === "" || fragment === unitPath(unit) ? [] : [fragment]),
+  ];
+}
+
+/** What the check before a start kept of the unit. */
+interface KeptUnit {
+  /** How its copy of the unit's file compares with that file. */
+  readonly copy: StartedFrom;
+  readonly start: Shown;
+}
+
+/** A record counts for the start that it was made at. */
+function unitStartedFrom({ copy, start }: KeptUnit, shown: Shown, unit: string): StartedFrom {
+  if (start.get("InvocationID") !== shown.get("InvocationID")) return "none";
+  const asRead = overridesIn(start, unit).length === 0 && start.get("NeedDaemonReload") === "no";
+  return copy === "this" && !asRead ? "other" : copy;
+}
+
+const unitAsItWas: Readonly<Record<StartedFrom, readonly string[]>> = {
+  this: [],
+  other: ["started from another"],
+  none: ["its start left no record"],
+};
+
+/** @param kept `undefined` where no container runs. */
 function readUnits(
   { name }: InferenceContainerInputs,
   output: string,
-  { startedFromOther }: { readonly startedFromOther: boolean },
+  kept: KeptUnit | undefined,
 ): Pick<InferenceContainerState, "units" | "unitOverrides" | "restarts"> & { readonly failure: string } {
-  const blocks = output.split(/\n\n+/).map(
-    (block) =>
-      new Map(
-        block.split("\n").map((line): [string, string] => {
-          const equals = line.indexOf("=");
-          return [line.slice(0, Math.max(equals, 0)), line.slice(equals + 1)];
-        }),
-      ),
-  );
+  const blocks = output.split(/\n\n+/).map((block) => valuesIn(block.split("\n")));
   const shown = blocks.filter((block) => block.has("Id"));
   if (shown.length === 0) throw new UnknownObservation("systemd told nothing of the service's units");
   const changed = output.split("\n").flatMap((line) => /^changed (.*)$/.exec(line)?.[1] ?? []);
@@ -250,17 +293,16 @@ function readUnits(
   for (const block of shown) {
     const id = block.get("Id") ?? "";
     const value = (key: string): string => block.get(key) ?? "";
-    for (const path of value("DropInPaths").split(" ").filter(Boolean))
-      if (!ofTheDistribution.test(path)) overrides.add(path);
-    const fragment = value("FragmentPath");
-    if (fragment !== "" && fragment !== `/etc/systemd/system/${id}`) overrides.add(fragment);
+    for (const path of overridesIn(block, id)) overrides.add(path);
     if (value("LoadState") === "not-found") continue;
     units[id] = [
       value("LoadState") === "masked" ? "masked" : value("UnitFileState"),
       // What is started on demand, or by a timer, comes and goes.
       ...(isOnDemand(id) ? [] : [value("ActiveState")]),
       ...(value("NeedDaemonReload") === "yes" ? ["changed since systemd read it"] : []),
-      ...(id === inferenceUnit(name) && startedFromOther ? ["started from another"] : []),
+      ...(id === inferenceUnit(name) && kept !== undefined
+        ? unitAsItWas[unitStartedFrom(kept, block, id)]
+        : []),
     ].join(", ");
   }
   const service = shown.find((block) => block.get("Id") === inferenceUnit(name));
@@ -286,13 +328,15 @@ export const isOnDemand = (unit: string): boolean => /-(health|port)\.service$/.
 
 // --- what runs ---
 
-/** The model by the folder that is mounted, whatever the unit says. */
-function mountedModel(container: string): string {
+/** The model by the folder that is mounted, whatever the unit says; and that of the inputs only where its file is the one that is mounted, and mapped. */
+function mountedModel({ model }: InferenceContainerInputs, container: string): string {
   const mount = container
     .split("\n")
     .find((line) => line.startsWith("mount ") && line.split(" ")[5] === "/models");
   const folder = mount?.split(" ")[4]?.split("/").at(-1) ?? "";
-  return /^[0-9a-f]{64}$/.test(folder) ? `sha256:${folder}` : folder;
+  const mounted = /^[0-9a-f]{64}$/.test(folder) ? `sha256:${folder}` : folder;
+  const isItsFile = /^model this$/m.test(container) && !/^model former$/m.test(container);
+  return mounted === model && !isItsFile ? `${mounted}, of another file` : mounted;
 }
 
 function readForeign(name: string, output: string): string[] {

@@ -83,6 +83,12 @@ test("what holds of the process, as the kernel has it", async () => {
   for (const [unit, figure] of Object.entries(exposure)) expect(Number(figure), unit).toBeLessThan(4);
 });
 
+/** Started without the check and with fewer filters, by a drop-in that is gone again. */
+const unchecked = `mkdir -p /run/systemd/system/edgeseal-inference.service.d
+printf '[Service]\\nExecCondition=\\nSystemCallFilter=\\n' >/run/systemd/system/edgeseal-inference.service.d/x.conf
+systemctl daemon-reload && systemctl restart edgeseal-inference
+rm -r /run/systemd/system/edgeseal-inference.service.d
+systemctl daemon-reload`;
 const byHand = `${runAnotherImage({ name: "inference", storage: `${mountPoint}/containers/inference` }, `${mountPoint}/by-hand`)}
 systemd-run --quiet -p User=edgeseal-inference sleep 1000`;
 const override = `mkdir -p /etc/systemd/system/edgeseal-inference.service.d
@@ -99,6 +105,11 @@ describe("drift", () => {
 sed -i 's/"brk",/"brk", "ptrace",/' inference.json && ! cmp -s inference.json kept
 systemctl restart edgeseal-inference && mv kept inference.json`,
       ["confinement.seccomp"],
+    ],
+    [
+      "the service is started with a drop-in that skips its check, which is removed",
+      unchecked,
+      ['units["edgeseal-inference.service"]'],
     ],
     ["the user is added to video", "usermod -aG video edgeseal-inference", ["groups"]],
     ["an override is dropped in", override, ["confinement.memoryMax", "unitOverrides"]],
@@ -134,6 +145,8 @@ test("a server that is killed comes back", async () => {
   expect(seconds).toBeLessThan(120);
   const { restarts, health } = await state();
   expect({ restarts, health }).toEqual({ restarts: 1, health: "healthy" });
+  // The check went before that start, too.
+  expect(await drift()).toEqual([]);
 });
 
 test("a server that hangs is started anew by its health check, within three minutes", async () => {

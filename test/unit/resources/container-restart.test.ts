@@ -9,7 +9,7 @@ import { onDevice } from "../../../provider/resources/managed-files.ts";
 import { seccompProfile } from "../../../provider/resources/seccomp-profile.ts";
 import { addPrograms, rootWithInit } from "./container-root.ts";
 import { FakeRoot } from "./fake-root.ts";
-import { good, wanted } from "./inference-container-parts.ts";
+import { good, record, wanted } from "./inference-container-parts.ts";
 
 /*
  * A profile that changes while a container runs under it: what of the change the container has, and who starts it anew.
@@ -58,6 +58,12 @@ cp "$last" "$ROOT${policy}/edgeseal-inference.4/raw_data"
   root.write(`${policy}/edgeseal-inference.4/raw_data`, "a former policy\n");
   root.write(`${policy}/edgeseal-inference-podman.5/raw_data`, "");
   root.write("/etc/edgeseal/seccomp/inference.json", '{"defaultAction":"SCMP_ACT_ALLOW"}');
+  for (const path of [
+    "/etc/systemd/system/edgeseal-inference.service",
+    "/run/edgeseal/inference/inference.unit",
+  ])
+    root.write(path, "[Unit]\n");
+  root.write("/run/edgeseal/inference/inference.start", record(""));
   expect(root.sh(keeping)).toMatchObject({ code: 0, stderr: "" });
   return root;
 }

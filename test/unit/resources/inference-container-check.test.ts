@@ -25,6 +25,11 @@ const site = key();
 const other = key();
 const pem = (publicKey: KeyObject): string => publicKey.export({ type: "spki", format: "pem" }).toString();
 
+const systemctl = `#!/bin/sh
+[ "$*" = "show -p FragmentPath -p DropInPaths -p NeedDaemonReload -- edgeseal-inference.service" ] || exit 1
+printf 'FragmentPath=/etc/systemd/system/edgeseal-inference.service\\nDropInPaths=\\nNeedDaemonReload=no\\n'
+`;
+
 /** `stat` as far as the program asks: where a path is mounted, and a file's owner and mode. */
 const stat = `#!/bin/sh
 case "$*" in *%m*) for path; do :; done; [ -d "$path" ] && cat "$ROOT/mount-point" ;; *) cat "$ROOT/marks" ;; esac
@@ -40,7 +45,11 @@ function statementOf(sha256: string, origin = "https://models.example/x") {
 /** A node on which all is as it should be. */
 function goodNode(): FakeRoot {
   const root = new FakeRoot();
-  for (const [name, script] of Object.entries({ stat, findmnt: `#!/bin/sh\ncat "$ROOT/mounted"\n` })) {
+  for (const [name, script] of Object.entries({
+    stat,
+    systemctl,
+    findmnt: `#!/bin/sh\ncat "$ROOT/mounted"\n`,
+  })) {
     root.write(`/usr/sbin/${name}`, script);
     chmodSync(join(root.root, "usr/sbin", name), 0o755);
   }
@@ -59,8 +68,10 @@ function signed(root: FakeRoot, statement: Buffer, privateKey: KeyObject): void 
   root.write(`${folder}/statement.sig`, sign("sha256", statement, privateKey));
 }
 
-function check(root: FakeRoot) {
-  const { code, stderr } = root.sh(`set -- inference /var/models ${hex} /var/storage\n${program}`);
+function check(root: FakeRoot, invocation = "1") {
+  const { code, stderr } = root.sh(
+    `INVOCATION_ID=${invocation}\nset -- inference /var/models ${hex} /var/storage\n${program}`,
+  );
   const reason = root.exists("/run/edgeseal/inference/inference")
     ? root.read("/run/edgeseal/inference/inference").trim()
     : "";
@@ -73,6 +84,20 @@ test("a signed model on a mounted volume may be served, and an earlier reason is
   expect(check(root)).toEqual({ code: 0, reason: "", stderr: "" });
   // So that a refresh can tell whether the unit's file was changed since.
   expect(root.read("/run/edgeseal/inference/inference.unit")).toBe("[Unit]\n");
+});
+
+test("which start it is, and what else its unit was read from, is kept of the last one that may be made", () => {
+  using root = goodNode();
+  expect(check(root, "5e1f").code).toBe(0);
+  const shown =
+    "FragmentPath=/etc/systemd/system/edgeseal-inference.service\nDropInPaths=\nNeedDaemonReload=no\n";
+  expect(root.read(`${copies}.start`)).toBe(`InvocationID=5e1f\n${shown}`);
+  // As systemd starts it again by itself.
+  expect(check(root, "9c3e").code).toBe(0);
+  expect(root.read(`${copies}.start`)).toBe(`InvocationID=9c3e\n${shown}`);
+  root.write(`${folder}/model.gguf`, "x");
+  expect(check(root, "0000").code).toBe(1);
+  expect(root.read(`${copies}.start`)).toBe(`InvocationID=9c3e\n${shown}`);
 });
 
 const policy = "/sys/kernel/security/apparmor/policy/profiles";

@@ -1,3 +1,5 @@
+import { linkSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { diffState } from "../../../provider/diff.ts";
 import { UnknownObservation, type PartOutput } from "../../../provider/device/probe.ts";
@@ -15,6 +17,7 @@ import {
   kinds,
   model,
   none,
+  record,
   storage,
   storageOf,
   units,
@@ -94,17 +97,17 @@ describe("each fault of the process is told by its name", () => {
     ],
     [
       "a filter of a profile that was changed since",
-      { record: "this\nthis\nother\nthis\n" },
+      { record: record("this this other this") },
       { "confinement.seccomp": "profile, as it was before a change" },
     ],
     [
       "one of which nothing tells what it was loaded from",
-      { record: "this\nthis\nnone\nthis\n" },
+      { record: record("this this none this") },
       { "confinement.seccomp": "profile, of which its start left no record" },
     ],
     [
       "a policy of AppArmor's that was changed since",
-      { record: "this\nthis\nthis\nother\n" },
+      { record: record("this this this other") },
       {
         "confinement.appArmor":
           "edgeseal-inference and edgeseal-inference-podman (enforce), as it was before a change",
@@ -230,9 +233,50 @@ describe("each fault of the process is told by its name", () => {
       { "confinement.modelLocked": "none" },
     ],
     ["another model", replaced("container", model, "c".repeat(64)), { model: `sha256:${"c".repeat(64)}` }],
+    [
+      "another file, in a folder elsewhere that has the model's name",
+      replaced("container", `model this\nmount`, "mount"),
+      { model: `sha256:${model}, of another file` },
+    ],
+    [
+      "a folder that was replaced since",
+      replaced("container", `/models/${model} `, `/models/.inference.${model}.old//deleted `),
+      { model: "deleted" },
+    ],
+    [
+      "a file of that folder that was replaced since",
+      replaced("container", "map Size", "model former\nmap Size"),
+      { model: `sha256:${model}, of another file` },
+    ],
   ])("%s", (_, changed, expected) => {
     expect(drift(changed)).toEqual(expected);
   });
+});
+
+test("the file that is mounted is told by its inode, and one that is mapped and has no name any more", () => {
+  const inputs = { ...wanted, modelDirectory: "/var/models" };
+  using root = rootWithInit();
+  addPayload(root, [7]);
+  processFiles(root, 7, {});
+  const told = (): readonly string[] =>
+    root
+      .sh(inferenceContainer.observe(inputs).parts["container"] ?? "")
+      .stdout.split("\n")
+      .filter((line) => line.startsWith("model "));
+  const file = `/var/models/${model}/model.gguf`;
+  root.write(file, "GGUF");
+  root.write("/proc/7/root/models/x", "");
+  linkSync(join(root.root, file), join(root.root, "proc/7/root/models/model.gguf"));
+  expect(told()).toEqual(["model this"]);
+  root.write(
+    "/proc/7/smaps",
+    "7f3a1c000000-7f3a2ab28000 r--s 00000000 fe:00 131 /models/model.gguf (deleted)\n",
+  );
+  expect(told()).toEqual(["model this", "model former"]);
+  root.remove("/proc/7/smaps");
+  root.remove(file);
+  root.write(file, "GGUF");
+  expect(told()).toEqual([]);
 });
 
 describe("how much of the model is locked", () => {
@@ -469,11 +513,45 @@ describe("its units and its user", () => {
       { units: units({ DropInPaths: "/etc/systemd/system/service.d/site-wide.conf" }) },
       { unitOverrides: ["/etc/systemd/system/service.d/site-wide.conf"] },
     ],
-    ["nothing to go back to", { record: "none\nthis\nthis\nthis\n" }, { lastGood: "none" }],
-    ["another unit to go back to", { record: "other\nthis\nthis\nthis\n" }, { lastGood: "other" }],
+    ["nothing to go back to", { record: record("none this this this") }, { lastGood: "none" }],
+    ["another unit to go back to", { record: record("other this this this") }, { lastGood: "other" }],
     [
       "a server that was started from another file",
-      { record: "this\nother\nthis\nthis\n" },
+      { record: record("this other this this") },
+      { 'units["edgeseal-inference.service"]': "enabled, active, started from another" },
+    ],
+    [
+      "a server of whose start nothing is kept",
+      { record: "this\nnone\nthis\nthis\n" },
+      { 'units["edgeseal-inference.service"]': "enabled, active, its start left no record" },
+    ],
+    [
+      "a server that was started without the check, after one that was not",
+      { record: record("this this this this", { InvocationID: "0".repeat(32) }) },
+      { 'units["edgeseal-inference.service"]': "enabled, active, its start left no record" },
+    ],
+    [
+      "a server that was started with a drop-in, which was removed since",
+      {
+        record: record("this this this this", {
+          DropInPaths:
+            "/usr/lib/systemd/system/service.d/10-x.conf /etc/systemd/system/edgeseal-inference.service.d/x.conf",
+        }),
+      },
+      { 'units["edgeseal-inference.service"]': "enabled, active, started from another" },
+    ],
+    [
+      "a server that was started from a file elsewhere, which was removed since",
+      {
+        record: record("this this this this", {
+          FragmentPath: "/run/systemd/transient/edgeseal-inference.service",
+        }),
+      },
+      { 'units["edgeseal-inference.service"]': "enabled, active, started from another" },
+    ],
+    [
+      "a server that was started before systemd had read its unit",
+      { record: record("this this this this", { NeedDaemonReload: "yes" }) },
       { 'units["edgeseal-inference.service"]': "enabled, active, started from another" },
     ],
     ["no podman", { packages: "podman\n" }, { missingPackages: ["podman"] }],
@@ -488,9 +566,8 @@ describe("its units and its user", () => {
   });
 
   test("the distribution's drop-ins for all services are no override", () => {
-    expect(
-      drift({ units: units({ DropInPaths: "/usr/lib/systemd/system/service.d/10-timeout-abort.conf" }) }),
-    ).toEqual({});
+    const dropIns = { DropInPaths: "/usr/lib/systemd/system/service.d/10-timeout-abort.conf" };
+    expect(drift({ units: units(dropIns), record: record("this this this this", dropIns) })).toEqual({});
   });
 });
 

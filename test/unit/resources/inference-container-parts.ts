@@ -43,6 +43,7 @@ const process = [
 
 const container = [
   `id ${id}`,
+  "model this",
   "mount 97 68 0:41 / / ro,relatime - overlay overlay rw,lowerdir=/x,upperdir=/y,workdir=/z,userxattr",
   `mount 90 97 254:0 /models/${model} /models ro,nosuid,nodev,noexec,relatime - ext4 /dev/mapper/edgeseal-models rw`,
   "mount 92 97 0:26 /edgeseal-inference/http /run/inference rw,nosuid,nodev,relatime - tmpfs tmpfs rw,size=305980k,mode=755",
@@ -94,6 +95,20 @@ export const storageOf = (images: object, containers: object): string => {
   return files.map(([path, value]) => `F ${path}\nL ${path}:${JSON.stringify(value)}\n`).join("");
 };
 
+const invocation = "5e1f4c0c6a8f4b0f8f6d7a5b9c3e2d10";
+/** How files compare with those that a start left copies of, and what that start kept of its unit. */
+export const record = (compared: string, start: Readonly<Record<string, string>> = {}): string => {
+  const shown = {
+    InvocationID: invocation,
+    FragmentPath: "/etc/systemd/system/edgeseal-inference.service",
+    DropInPaths: "",
+    NeedDaemonReload: "no",
+    ...start,
+  };
+  const kept = Object.entries(shown).map(([key, value]) => `${key}=${value}`);
+  return `${[...compared.split(" "), ...kept].join("\n")}\n`;
+};
+
 const unit = (name: string, values: Readonly<Record<string, string>>): string =>
   Object.entries({
     Id: name,
@@ -107,6 +122,7 @@ const unit = (name: string, values: Readonly<Record<string, string>>): string =>
     FragmentPath: `/etc/systemd/system/${name}`,
     DropInPaths: "",
     MainPID: "4200",
+    InvocationID: invocation,
     ...values,
   })
     .map(([key, value]) => `${key}=${value}`)
@@ -141,7 +157,7 @@ export const good: Readonly<Record<string, string>> = {
     .map(({ path, mode, content }) => `${path} ${mode.slice(1)} root:root sha256:${sha256Hex(content)}\n`)
     .join(""),
   units: units(),
-  record: "this\nthis\nthis\nthis\n",
+  record: record("this this this this"),
   processes: process,
   container,
   storage: storageOf([image([digest])], [{ id, names: ["edgeseal-inference"], image: imageId }]),
