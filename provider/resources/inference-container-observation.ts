@@ -102,10 +102,11 @@ if [ -z "$p" ]; then echo 'not running'
 elif [ ! -x ${askProgram} ]; then echo 'no answer'
 else ${inNamespace ? `nsenter --net="/proc/$p/ns/net" ${ask}` : ask} || :
 fi`,
-      // Of a server that does not run: what the check before its start said, else podman's last words. Never the server's own: those could hold parts of a prompt.
+      // Of a server that does not run: what the check before its start said, else podman's or systemd's last words. Never the server's own, which could hold parts of a prompt: it writes to podman's stream, and the kernel
+      // tells them apart by their control groups. The container has one of its own.
       reason: `if systemctl is-active -q ${unit}; then exit 0; fi
 if [ -s /run/edgeseal/inference/${name} ]; then cat /run/edgeseal/inference/${name}; exit; fi
-journalctl -q -o cat -n 100 -u ${unit} | grep -E '^(Error: |${unit}: (Failed (at|to) |(Main|Control) process exited|A process of this unit has been killed by the OOM))' | tail -n 1 | cut -c 1-300`,
+journalctl -q -o cat -n 100 UNIT=${unit} _PID=1 + _SYSTEMD_CGROUP=/system.slice/${unit} _SYSTEMD_CGROUP=/system.slice/${unit}/runtime | grep -E '^(Error: |${unit}: (Failed (at|to) |(Main|Control) process exited|A process of this unit has been killed by the OOM))' | tail -n 1 | cut -c 1-300`,
       places: readPlaces(inputs),
       memory: readMemory,
       exposure: `command -v systemd-analyze >/dev/null || exit 0
