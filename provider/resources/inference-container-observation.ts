@@ -268,7 +268,8 @@ interface KeptUnit {
 
 /** A record counts for the start that it was made at. */
 function unitStartedFrom({ copy, start }: KeptUnit, shown: Shown, unit: string): StartedFrom {
-  if (start.get("InvocationID") !== shown.get("InvocationID")) return "none";
+  const invocation = shown.get("InvocationID") ?? "";
+  if (invocation === "" || start.get("InvocationID") !== invocation) return "none";
   const asRead = overridesIn(start, unit).length === 0 && start.get("NeedDaemonReload") === "no";
   return copy === "this" && !asRead ? "other" : copy;
 }

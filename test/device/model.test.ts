@@ -265,7 +265,7 @@ test("another key that signs, cut off before and after each step, is told to the
   expect(cuts.length).toBeGreaterThanOrEqual(2 * 3);
   expect(
     await node.must(
-      `cd /srv/served && openssl dgst -sha256 -verify /etc/edgeseal/model-keys/other.pem -signature statement.sig statement.pae; umount /srv/served`,
+      `cd /srv/served && openssl dgst -sha256 -verify /etc/edgeseal/model-keys/other.pem -signature statement.sig statement.pae && cd / && umount /srv/served`,
     ),
   ).toBe("Verified OK\n");
 }, 600_000);

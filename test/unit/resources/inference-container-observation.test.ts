@@ -531,6 +531,11 @@ describe("its units and its user", () => {
       { 'units["edgeseal-inference.service"]': "enabled, active, its start left no record" },
     ],
     [
+      "a server of which systemd does not tell which start it was",
+      { units: units({ InvocationID: "" }), record: record("this this this this", { InvocationID: "" }) },
+      { 'units["edgeseal-inference.service"]': "enabled, active, its start left no record" },
+    ],
+    [
       "a server that was started with a drop-in, which was removed since",
       {
         record: record("this this this this", {

@@ -198,6 +198,12 @@ describe("drift is named by what it means, and mended", () => {
       [start],
     ],
     [
+      "a server that was started without its check, by a drop-in that an update removed, and then was cut off",
+      { units: { ...good.units, "edgeseal-inference.service": "enabled, active, its start left no record" } },
+      ['units["edgeseal-inference.service"]'],
+      [start],
+    ],
+    [
       "an image that came by a pull which was cut off before it had its name",
       { images: [digest], image: "", health: "not running" },
       ["health", "image"],
