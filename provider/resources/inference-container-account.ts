@@ -52,6 +52,43 @@ export function requireOwnUser(
   );
 }
 
+/** Whether nobody but the service could have put something in its storage. Only then is anything in it believed: nothing there is verified again. */
+export function isOwnStorage(
+  { name, storage }: InferenceContainerInputs,
+  { directories }: InferenceContainerState,
+): boolean {
+  const user = userOf(name);
+  const [mode = "", owner] = (directories[storage] ?? "").split(" ");
+  return owner === `${user}:${user}` && (Number.parseInt(mode, 8) & 0o022) === 0;
+}
+
+/** Before the user is made: with a number that was free, it would own what others left. */
+function emptyStorage(inputs: InferenceContainerInputs, state: InferenceContainerState): readonly Step[] {
+  const { name, storage } = inputs;
+  if (!(storage in state.directories) || isOwnStorage(inputs, state)) return [];
+  const user = userOf(name);
+  const unit = inferenceUnit(name);
+  return [
+    run({
+      title: `empty ${storage}, in which others could write`,
+      // It is root's until it is empty, so that a step that is cut off is done again.
+      script: `set -eu
+${onVolume(storage)}
+case $(stat -c '%U:%G %A' -- ${quote(storage)}) in '${user}:${user} d'????-??-?) exit 0 ;; esac
+${unit in state.units ? `systemctl stop ${unit}\n` : ""}if [ -L ${quote(storage)} ]; then rm -f -- ${quote(storage)}; exit 0; fi
+chown root:root -- ${quote(storage)}
+chmod 0700 -- ${quote(storage)}
+find ${quote(storage)} -xdev -mindepth 1 -delete`,
+      timeoutSeconds: 600,
+    }),
+  ];
+}
+
+/** Never beside the volume: what belongs on it would be in the clear. */
+const onVolume = (storage: string): string => `at=${quote(storage)}
+while [ ! -d "$at" ]; do at=\${at%/*}; done
+[ "$(stat -c %m -- "\${at:-/}")" != / ] || { echo "$at is on no mounted volume" >&2; exit 1; }`;
+
 /** Steps after which the user is there, and is nobody else's way in. */
 export function accountSteps(
   inputs: InferenceContainerInputs,
@@ -72,6 +109,7 @@ export function accountSteps(
             mode: "0755",
           }),
         ]),
+    ...emptyStorage(inputs, state),
     ...(concerns("account")
       ? [
           run({
@@ -116,18 +154,31 @@ systemctl stop "user@$(id -u ${user}).service"`,
       : [
           run({
             title: `make ${storage}, the service's own`,
-            // Never beside the volume: what belongs on it would be in the clear.
             script: `set -eu
 umask 022
-at=${quote(storage)}
-while [ ! -d "$at" ]; do at=\${at%/*}; done
-[ "$(stat -c %m -- "\${at:-/}")" != / ] || { echo "$at is on no mounted volume" >&2; exit 1; }
+${onVolume(storage)}
 mkdir -p -- ${quote(storage)}
-chown -R --no-dereference ${user}:${user} -- ${quote(storage)}
+chown ${user}:${user} -- ${quote(storage)}
 chmod 0700 -- ${quote(storage)}`,
-            timeoutSeconds: 300,
           }),
         ]),
+  ];
+}
+
+/** What is in storage stays, and is root's alone: the number of a user who is removed may become another's. */
+export function disownStorage(
+  { storage }: InferenceContainerInputs,
+  { directories }: InferenceContainerState,
+): readonly Step[] {
+  if (!(storage in directories)) return [];
+  return [
+    run({
+      title: `give ${storage} to root, who alone gets in`,
+      script: `set -eu
+[ ! -L ${quote(storage)} ] || exit 0
+chown root:root -- ${quote(storage)}
+chmod 0700 -- ${quote(storage)}`,
+    }),
   ];
 }
 

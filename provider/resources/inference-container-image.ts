@@ -1,5 +1,6 @@
 import { quote } from "../device/shell-quote.ts";
 import { run, upload, type Step } from "../device/step.ts";
+import { isOwnStorage } from "./inference-container-account.ts";
 import { readArchive } from "./inference-container-archive.ts";
 import { imagesDirectory } from "./inference-container-files.ts";
 import { parseImage, referenceOf, type InferenceContainerInputs } from "./inference-container-inputs.ts";
@@ -15,9 +16,9 @@ import { userOf } from "./inference-container-unit.ts";
 /** An image of some hundred MB over a slow uplink, or unpacked on a card. */
 const pullSeconds = 1800;
 
-/** Whether the unit would find its image: by its digest, among the images of its repository. */
-export const hasImage = ({ image }: InferenceContainerInputs, { images }: InferenceContainerState): boolean =>
-  images.includes(referenceOf(image));
+/** Whether the unit would find its image: by its digest, among the images of its repository, in a storage that is believed. */
+export const hasImage = (inputs: InferenceContainerInputs, state: InferenceContainerState): boolean =>
+  isOwnStorage(inputs, state) && state.images.includes(referenceOf(inputs.image));
 
 /** Where an archive arrives: a folder that every node has, since uploads come before all else. */
 const arrival = (digest: string): string => `/var/cache/edgeseal-image-${digest.slice("sha256:".length)}.tar`;

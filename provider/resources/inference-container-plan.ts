@@ -5,6 +5,7 @@ import { PlanRefused } from "../resource.ts";
 import {
   accountSteps,
   desiredAccount,
+  disownStorage,
   endForeign,
   requireOwnUser,
   type Concerns,
@@ -276,6 +277,7 @@ export function removeContainer(
         ]),
     ...ownOverrides(inputs, state).map((path) => remove({ title: `remove ${path}`, path })),
     ...present.map((unit) => remove({ title: `remove ${unit}`, path: unitPath(unit) })),
+    ...disownStorage(inputs, state),
     run({
       title: `remove the user ${user}`,
       script: `set -eu

@@ -462,6 +462,102 @@ test("until the image is there nothing stops the service, whatever else is amiss
   expect(scripts.join("\n")).not.toMatch(/systemctl (stop|restart|start)|pkill|rm' --all|rm --all/);
 });
 
+describe("storage in which others could write", () => {
+  const storage = wanted.storage;
+  const empty = `empty ${storage}, in which others could write`;
+  const own = `make ${storage}, the service's own`;
+  const take = `take the image ${reference}, if the node's policy lets it in`;
+  const planned = (mark: string, changed: Partial<InferenceContainerState> = {}): readonly string[] =>
+    titles(planFor({ ...good, ...changed, directories: { ...good.directories, [storage]: mark } }));
+
+  test.each([
+    "0777 www-data:www-data",
+    "0700 www-data:www-data",
+    "0700 UNKNOWN:UNKNOWN",
+    "0700 root:root",
+    "0700 edgeseal-inference:www-data",
+    "0770 edgeseal-inference:edgeseal-inference",
+    "0702 edgeseal-inference:edgeseal-inference",
+  ])("is emptied, and the image taken anew: %s", (mark) => {
+    expect(planned(mark)).toEqual([empty, own, take, start]);
+  });
+
+  test("is emptied before the user is made, who may get the number of its owner", () => {
+    const steps = planned("0700 UNKNOWN:UNKNOWN", { account: {} });
+    expect(steps).toEqual([empty, "make the user edgeseal-inference, who can't log in", own, take, start]);
+  });
+
+  test("is not what the service's own is that others could read", () => {
+    expect(planned("0755 edgeseal-inference:edgeseal-inference")).toEqual([own, start]);
+  });
+
+  /** The step that empties it, on a node where storage has this mark by now and is on this mount; what is left of it and beside it, and what was called. */
+  function emptied(mark: string, { mount = "/srv/models", link = false } = {}) {
+    using root = new FakeRoot();
+    const at = `${root.root}/srv/models/containers/inference`;
+    root.write("/srv/models/models/model.gguf", "");
+    root.write("/srv/models/containers/other/overlay-images/images.json", "");
+    if (link) root.link("/srv/models/containers/inference", `${root.root}/srv/models/models`);
+    else root.write("/srv/models/containers/inference/overlay-images/images.json", "");
+    for (const [name, script] of Object.entries({
+      stat: `case "$2" in %m) echo '${mount}' ;; *) echo '${mark}' ;; esac`,
+      chown: `echo "chown $*" >>"$ROOT/calls"`,
+    })) {
+      root.write(`/bin/${name}`, `#!/bin/sh\n${script}\n`);
+      chmodSync(join(root.root, "bin", name), 0o755);
+    }
+    const steps = planFor(
+      { ...good, directories: { ...good.directories, [at]: "0777 www-data:www-data" } },
+      { ...wanted, storage: at },
+    );
+    const step = steps.find(({ title }) => title.startsWith("empty "));
+    const { code, stderr } = root.sh(step?.kind === "run" ? step.script : "exit 99");
+    return {
+      code,
+      stderr,
+      calls: root.calls(),
+      left: ["containers/inference/overlay-images", "containers/inference", "containers/other", "models"]
+        .filter((path) => root.exists(`/srv/models/${path}`))
+        .filter((path) => path !== "models" || root.exists("/srv/models/models/model.gguf")),
+    };
+  }
+  const beside = ["containers/other", "models"];
+  const full = ["containers/inference/overlay-images", "containers/inference", ...beside];
+  const stop = "systemctl stop edgeseal-inference.service";
+
+  test("is root's while it is emptied, and nothing beside it is touched", () => {
+    expect(emptied("www-data:www-data drwxrwxrwx")).toEqual({
+      code: 0,
+      stderr: "",
+      calls: [stop, "chown root:root -- /srv/models/containers/inference"],
+      left: ["containers/inference", ...beside],
+    });
+  });
+
+  test("that is a link is a link less, and what it leads to stays", () => {
+    expect(emptied("root:root lrwxrwxrwx", { link: true })).toEqual({
+      code: 0,
+      stderr: "",
+      calls: [stop],
+      left: beside,
+    });
+  });
+
+  test("stays as it is where it is the service's own by now, or on no volume", () => {
+    expect(emptied("edgeseal-inference:edgeseal-inference drwx------")).toMatchObject({
+      code: 0,
+      calls: [],
+      left: full,
+    });
+    expect(emptied("www-data:www-data drwxrwxrwx", { mount: "/" })).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/is on no mounted volume$/) as string,
+      calls: [],
+      left: full,
+    });
+  });
+});
+
 test("without a port the units of a former one go", () => {
   const { port: _, ...without } = wanted;
   const steps = inferenceContainer.plan(without, { outcome: "present", state: good }, route);
@@ -518,7 +614,8 @@ test("the way back takes units and user away, and leaves image and model", () =>
         a.endsWith("inference.service") ? -1 : b.endsWith("inference.service") ? 1 : a < b ? -1 : 1,
       )
       .map((unit) => `remove ${unit}`),
+    "give /srv/models/containers/inference to root, who alone gets in",
     "remove the user edgeseal-inference",
   ]);
-  expect(JSON.stringify(steps)).not.toContain("/srv/models");
+  expect(JSON.stringify(steps)).not.toMatch(/\b(rm|find|delete)\b[^"]*\/srv\/models/);
 });
