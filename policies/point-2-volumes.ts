@@ -78,7 +78,7 @@ export const volumeControls = [
   control({
     id: "2.unsealing-capped",
     point: 2,
-    title: "After boot nobody can unseal a volume's key again, not even root",
+    title: "After boot nobody can unseal a volume's key again, not even root, unless the TPM is reset",
     mend: "give the node `volumes`; where it has some, look at edgeseal-cap-pcr15.service on the node (`systemctl status`), and reboot: PCR 15 is extended in every boot before sshd and the network",
     block: "volumes",
     declared: {
