@@ -28,6 +28,9 @@ import { rebootSeconds, rebootSteps, type RebootInputs } from "./reboot-inputs.t
 /** How long a boot on trial may take until the provider has come in and kept it; then the node boots as it did before. */
 const trialSeconds = 300;
 
+/** The boot partition of a slow card, read through. */
+const keepSeconds = 120;
+
 const program = "/usr/lib/edgeseal/firmware-trial";
 const trialUnit = "edgeseal-trial.service";
 const trialEndUnit = "edgeseal-trial-end.service";
@@ -173,13 +176,17 @@ const keepSteps = (
   name: string,
   { bootMeasured }: FirmwareConfigState,
 ): readonly (PlainStep | RebootStep)[] => [
-  run({ title: "see whether this boot is the trial, and keep the edit", script: `${program} keep ${name}` }),
+  run({
+    title: "see whether this boot is the trial, and keep the edit",
+    script: `${program} keep ${name}`,
+    timeoutSeconds: keepSeconds,
+  }),
   ...(bootMeasured ? [leaveTrial()] : []),
 ];
 
 /**
- * Of a boot on trial that was measured, into the state that was approved before it: by digest the edit that is in place is the one that this was predicted with. Nothing can be predicted in here, where command line and
- * device tree are the trial's.
+ * Of a boot on trial that was measured, into the state that was approved before it: by digest the edit that is in place is the one that this was predicted with, and so is all else on the boot partition, or the edit is
+ * not kept. Nothing can be predicted in here, where command line and device tree are the trial's.
  */
 export const leaveTrial = (): RebootStep =>
   reboot({

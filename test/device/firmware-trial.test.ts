@@ -214,6 +214,20 @@ test("one whose provider is gone once it is kept ends by itself, too: with the e
   await expectEdited(result);
 });
 
+test("one in which something else of the boot partition changes is not kept, and the state that then is has to be approved", async () => {
+  await stage(good);
+  await expect(up(good, { title: keeping, when: "before" })).rejects.toMatchObject({ kind: "cancelled" });
+  await node.must("echo 'another kernel' >/boot/firmware/kernel_2712.img");
+  expect((await up(good)).failure?.message).toContain("is not what was approved: kernel_2712.img.");
+  await timeIsOver();
+  // The first of the two found the trial's files, and removed them.
+  await openAgain("locked open locked locked locked");
+  expect((await up(good)).failure?.message).toContain(failedWords);
+  expect((await up(good)).failure?.message).toContain("the boot after the trial");
+  await approve(`--with ${stagedFiles}`);
+  await expectEdited(await up(good));
+});
+
 test.each([
   { title: "stage the edit", when: "after" },
   { title: "reboot on trial", when: "before" },

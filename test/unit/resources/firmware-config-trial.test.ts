@@ -483,6 +483,29 @@ describe("where boots are measured", () => {
     expect(pi.root.exists("/var/boot/tryboot.txt")).toBe(true);
   });
 
+  test.each(["kernel_2712.img", "initramfs_2712"])(
+    "a trial in which %s is written is not kept, and the state that then is has to be approved",
+    (name) => {
+      const pi = new MeasuredPi();
+      const { afterwards = [] } = pi.begun();
+      pi.trialBoot();
+      pi.root.write(`/boot/firmware/${name}`, "of an upgrade meanwhile");
+      for (const steps of [afterwards, planFor(pi.root, given)])
+        expect(() => apply(pi.root, steps)).toThrow(
+          new RegExp(`not kept: .* so what would boot is not what was approved: ${name}\\. `),
+        );
+      expect(pi.root.exists(`${edit}/phase`)).toBe(true);
+      expect(pi.root.boot("config.txt")).not.toContain("spi=on");
+      pi.endTrialBoot();
+      expect(pi.plainBoot()).toBe(1);
+      expect(() => apply(pi.root, planFor(pi.root, given))).toThrow(failedWords);
+      expect(rebootOf(planFor(pi.root, given))).toMatchObject({
+        unapproved: "refuse",
+        approvedWith: `${edit}/files`,
+      });
+    },
+  );
+
   test("in the boot on trial the next plan keeps it, and boots again; once it is kept it only boots again", () => {
     const pi = new MeasuredPi();
     const { afterwards = [] } = pi.begun();
