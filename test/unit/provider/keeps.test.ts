@@ -67,7 +67,7 @@ test.each<[string, string, object, Properties, Properties]>([
     expect(read?.state).toEqual({ ...shown, ...kept });
     const failure: unknown = await handler
       .update(
-        { id: "pi-1/it", oldInputs: inputs, oldState: recorded, newInputs: inputs, preview: false } as never,
+        { id: "pi-1/it", oldInputs: inputs, oldState: recorded, newInputs: inputs, preview: false },
         call,
       )
       .catch((error: unknown) => error);
