@@ -121,13 +121,7 @@ class Lifecycle implements Handler {
     const { own, connection } = split(newInputs);
     this.#requireSameInstance(split(this.#withDefaults(oldInputs)).own, own, connection);
     if (preview) return { state: await this.#foreseen(own, connection) };
-    try {
-      return { state: this.#kept(await this.#bring(id, own, connection, call), oldState) };
-    } catch (error) {
-      if (!(error instanceof InitializationFailed)) throw error;
-      const { state, reasons, cause } = error;
-      throw new InitializationFailed(id, this.#kept(state, oldState), reasons, { cause });
-    }
+    return { state: await this.#bring(id, own, connection, call, oldState) };
   };
 
   /**
@@ -148,7 +142,7 @@ class Lifecycle implements Handler {
     if (observed.outcome === "absent") return undefined;
     const result: ReadResult = {
       id: this.#id(own, connection),
-      state: this.#kept(stateOf(observed), state),
+      state: this.#stateOf(observed, state),
       inputs: undefined,
     };
     return imported ? { ...result, inputs: this.#adopted(recorded, result.state) } : result;
@@ -270,7 +264,13 @@ class Lifecycle implements Handler {
    * Leads the device to the desired state, and returns the state that was read back.
    * @throws CallFailed when nothing was done; InitializationFailed, with what was observed, when something was, or may have been.
    */
-  async #bring(id: string, own: Own, connection: Properties, call: Call): Promise<State> {
+  async #bring(
+    id: string,
+    own: Own,
+    connection: Properties,
+    call: Call,
+    recorded: State = {},
+  ): Promise<State> {
     const node = nodeOf(connection);
     this.#ledBy.set(this.#place(own, connection), call.urn);
     const { device, observed, steps } = await this.#naming(connection, async () => {
@@ -279,8 +279,8 @@ class Lifecycle implements Handler {
       const route = await device.route({ signal: call.signal });
       return { device, observed, steps: this.#kind.plan(own, observed, route) };
     });
-    const before = stateOf(observed);
-    if (steps.length === 0) return this.#verified(id, own, observed, node);
+    const before = this.#stateOf(observed, recorded);
+    if (steps.length === 0) return this.#verified(id, own, observed, node, recorded);
     let result: ApplyResult<Static<TObject>>;
     try {
       result = await this.#apply(device, own, steps, call);
@@ -293,7 +293,7 @@ class Lifecycle implements Handler {
       ];
       throw new InitializationFailed(id, before, reasons, { cause: error });
     }
-    if (result.failure === undefined) return this.#verified(id, own, result.observed, node);
+    if (result.failure === undefined) return this.#verified(id, own, result.observed, node, recorded);
     const { message } = told(result.failure, node, this.#label);
     const done = result.steps.filter(({ outcome }) => outcome === "done");
     if (done.length === 0) throw new CallFailed("failedPrecondition", message, { cause: result.failure });
@@ -301,11 +301,13 @@ class Lifecycle implements Handler {
       message,
       `${node}: done before that: ${done.map(({ title }) => title).join(", ")}; recorded as observed, the next \`pulumi up\` goes on from there`,
     ];
-    throw new InitializationFailed(id, stateOf(result.observed), reasons, { cause: result.failure });
+    const state = this.#stateOf(result.observed, recorded);
+    throw new InitializationFailed(id, state, reasons, { cause: result.failure });
   }
 
-  /** The state with what it keeps of the recorded one. */
-  #kept(state: State, recorded: State): State {
+  /** What was observed, with what the kind keeps of the recorded state. */
+  #stateOf(observed: Seen, recorded: State): State {
+    const state = observed.outcome === "present" ? (observed.state as State) : {};
     const kept = (this.#kind.keeps ?? []).flatMap((key): [string, Value][] => {
       const [now, before] = [state[key], recorded[key]];
       if (now === "" && typeof before === "string") return [[key, before]];
@@ -315,8 +317,8 @@ class Lifecycle implements Handler {
   }
 
   /** The observed state when everything that must hold does; success of the steps is no evidence. */
-  #verified(id: string, own: Own, observed: Seen, node: string): State {
-    const state = stateOf(observed);
+  #verified(id: string, own: Own, observed: Seen, node: string, recorded: State): State {
+    const state = this.#stateOf(observed, recorded);
     const differences = diffState(this.#kind.desired(own), state);
     if (observed.outcome === "present" && differences.length === 0) return state;
     const secret = new Set(annotatedSecrets(this.#kind.state, state).map(([first]) => first));
@@ -409,8 +411,6 @@ const isKnown = (value: unknown): boolean => unknownPaths(value as Value).length
 
 const nodeOf = (connection: Properties): string =>
   typeof connection["node"] === "string" ? connection["node"] : "(node not known)";
-
-const stateOf = (observed: Seen): State => (observed.outcome === "present" ? (observed.state as State) : {});
 
 /** The error as the user is told it: what, where, and the mend. Errors that are none of the device's or the plan's stay as they are: bugs. */
 function told(error: unknown, node: string, label: string): Error {

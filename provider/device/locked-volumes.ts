@@ -19,3 +19,16 @@ export const lockedVolumes = `${policyKeyOfPins}locked_in() {
   done
 }
 `;
+
+/**
+ * Shell function `next_policy [--with FOLDER]`, for scripts that set `measure`, the path of the measuring program: sets `policy`, by which the state is approved that the next boot would measure, or one with the
+ * files of that folder on the boot partition. Where it can't be told it says why on standard error, and fails. systemd's signature file names each state by the digest of its policy, which the measuring program
+ * works out as it does for the log of a boot.
+ */
+export const nextPolicy = `next_policy() {
+  next=$($measure --next "$@") || { echo "$measure --next failed" >&2; return 1; }
+  policy=$(printf '%s\\n' "$next" | $measure --policy) || { echo "$measure --policy failed" >&2; return 1; }
+  case $policy in *[!0-9a-f]*) policy= ;; esac
+  [ "\${#policy}" -eq 64 ] || { echo "$measure --policy printed no digest" >&2; return 1; }
+}
+`;

@@ -1,5 +1,5 @@
 import { killAfterSeconds } from "./bounded-step.ts";
-import { lockedVolumes } from "./locked-volumes.ts";
+import { lockedVolumes, nextPolicy } from "./locked-volumes.ts";
 import { quote } from "./shell-quote.ts";
 import type { RebootStep } from "./step.ts";
 
@@ -28,7 +28,7 @@ const isUnapproved = 3;
 
 /**
  * Whether sealed volumes would open after the next boot, or, with the path of a folder, after one with the files of that folder on the boot partition: 0 when there are none, or when the node has a signature for the state that the next boot would measure, for each volume by the policy key
- * that it is sealed to. Where nothing measures, no boot has an approval. systemd's signature file names each by the digest of its policy, which the measuring program works out as it does for the log of a boot.
+ * that it is sealed to. Where nothing measures, no boot has an approval.
  */
 export const approvalCheck = (folder?: string): string => `set -eu
 set -- /etc/edgeseal/volumes/*.conf
@@ -38,10 +38,7 @@ names=
 for each; do each=\${each##*/}; names="$names \${each%.conf}"; done
 tell() { printf '%s\\n' "$*" >&2; exit 1; }
 [ -x $measure ] || tell "sealed volumes:$names; nothing measures a boot here: $measure is not there"
-log=$($measure --next${folder === undefined ? "" : ` --with ${quote(folder)}`}) || tell "$measure --next failed"
-policy=$(printf '%s\\n' "$log" | $measure --policy) || tell "$measure --policy failed"
-case $policy in *[!0-9a-f]*) policy= ;; esac
-[ "\${#policy}" -eq 64 ] || tell "$measure --policy printed no digest"
+${nextPolicy}next_policy${folder === undefined ? "" : ` --with ${quote(folder)}`} || exit 1
 ${lockedVolumes}locked_in "$policy" /etc/edgeseal/trust/approvals.json "$@"
 [ -n "$locked" ] || exit 0
 [ -z "$signed" ] || signed='; it is approved, by another policy key than they are sealed to: edgeseal volume recover'

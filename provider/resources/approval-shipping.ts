@@ -1,4 +1,4 @@
-import { lockedVolumes } from "../device/locked-volumes.ts";
+import { lockedVolumes, nextPolicy } from "../device/locked-volumes.ts";
 import { quote } from "../device/shell-quote.ts";
 import { directory, file, run, type PlainStep } from "../device/step.ts";
 import type { Approval } from "../trust/approval-schema.ts";
@@ -14,7 +14,7 @@ const puttingInPlace = (approval: Approval, call: "may_replace_approvals" | "wri
     `node=${quote(approval.node)}`,
     `policy_key=${quote(approval.policyKey)}`,
     `approvals=${quote(approvalsFile(approval).content.trimEnd())}`,
-    `${lockedVolumes}${onDevice("put-approvals")}`,
+    `${lockedVolumes}${nextPolicy}${onDevice("put-approvals")}`,
     call,
   ].join("\n");
 
