@@ -53,11 +53,12 @@ export async function interruptEverywhere(
   node: NamespaceNode,
 ): Promise<readonly string[]> {
   const points: string[] = [];
-  for (const { id, title } of await listPoints(subject, node)) {
+  const all = await listPoints(subject, node);
+  for (const { id, title } of all) {
     for (const when of ["before", "after"] as const) {
       points.push(`${when} ${title}`);
       await subject.reset(node);
-      await cutOff(subject, node, { at: id, when }, title);
+      await cutOff(subject, node, { at: id, when }, all);
 
       await using session = sessionTo(node.connection);
       await unlessPending(session);
@@ -81,11 +82,15 @@ async function cutOff(
   subject: Interruptible,
   node: NamespaceNode,
   point: Pick<Breakpoint, "at" | "when">,
-  title: string,
+  all: readonly PlanPoint[],
 ): Promise<void> {
   const session = sessionTo(node.connection);
+  const steps = await subject.plan(session);
+  const title = all.find(({ id }) => id === point.at)?.title ?? point.at;
+  // A reset that does not always lead to the same place would cut another step than the one named, or none.
+  expect(titlesOf(stepsOf(steps)), `the plan to be cut off ${point.when} '${title}'`).toEqual(titlesOf(all));
   let reached = false;
-  const applying = apply(session, await subject.plan(session), {
+  const applying = apply(session, steps, {
     breakpoint: {
       ...point,
       reached: () => {
@@ -99,6 +104,8 @@ async function cutOff(
   });
   expect(reached, `the plan came to the point ${point.when} '${title}'`).toBe(true);
 }
+
+const titlesOf = (points: readonly PlanPoint[]): readonly string[] => points.map(({ title }) => title);
 
 const noRoute: Route = {
   clientAddress: undefined,

@@ -240,7 +240,7 @@ test.each([
   [
     "a second log",
     `cp /bin/sleep /usr/sbin/rsyslogd
-printf '[Service]\\nExecStart=/usr/sbin/rsyslogd infinity\\n[Install]\\nWantedBy=multi-user.target\\n' >/usr/lib/systemd/system/rsyslog.service
+printf '[Service]\\nType=exec\\nExecStart=/usr/sbin/rsyslogd infinity\\n[Install]\\nWantedBy=multi-user.target\\n' >/usr/lib/systemd/system/rsyslog.service
 systemctl daemon-reload; systemctl enable --now rsyslog.service; echo prompt >/var/log/syslog`,
     ["syslogUnits", "syslogProcesses", "syslogFiles"],
     [
@@ -279,9 +279,14 @@ test("cut off before and after each step, it is in its desired state after the n
   // As a node comes, but for what only a boot takes away: one mount is too small, and the other one is gone, with something on the disk below.
   const reset = async (): Promise<void> => {
     await takeBack();
-    await node.must(`mount -o remount,size=10m,exec /tmp
+    // Started this often, a service is one that systemd starts no more.
+    await node.must(`set -e
+mount -o remount,size=10m,exec /tmp
 if findmnt -t tmpfs /var/tmp >/dev/null; then umount -l /var/tmp; fi
-mkdir -p /var/log/journal && systemctl reset-failed systemd-journald.service && systemctl restart systemd-journald.service && journalctl --flush
+mkdir -p /var/log/journal
+systemctl reset-failed
+systemctl restart systemd-journald.service
+journalctl --flush
 systemctl enable --quiet --now rsyslog.service
 for f in /var/tmp/late /root/.bash_history /var/log/syslog; do echo prompt >$f; done`);
   };
