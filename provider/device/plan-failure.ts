@@ -200,6 +200,12 @@ function takenBack(output: PlanOutput, change: CommitConfirmStep): string | unde
   return `taking the change back (to: ${change.rollbackTo}) has not succeeded yet: ${devicesOwn(output.revertTrouble) || `see ${revertJournal} on the device`}`;
 }
 
+/** What a user is told of a step that failed, and was not to stop the plan. */
+export function warned(node: string, point: PlanPoint | undefined, output: string): string {
+  const text = shown(output, secretsOf(point));
+  return `${node}: '${point?.title ?? "a step"}': ${text === "" ? "it failed without a word" : text}`;
+}
+
 /** What a user is told of a reboot that they allowed. */
 export function lockedAfter(node: string, title: string, { approval, output }: AllowedReboot): string {
   const why =

@@ -103,6 +103,13 @@ export function allowedRebootOf({ verb, rest }: Said): AllowedReboot | undefined
   };
 }
 
+/** A step that failed, and only warns of it. */
+export function warningOf({ verb, rest }: Said): { id: string; output: string } | undefined {
+  if (verb !== "warned") return undefined;
+  const [id = "", , output] = rest.split(" ");
+  return { id, output: fromBase64(output) };
+}
+
 function failureOf({ verb, rest }: Said): StepFailure | undefined {
   const [id = "", code = "", ...words] = rest.split(" ");
   const plain = { id, code: Number(code), boundSeconds: 0, output: "" };

@@ -4,8 +4,8 @@ import { confirmChange, isCancelled, type Readback } from "./confirmation.ts";
 import type { StepReport } from "./device.ts";
 import { cancelled, DeviceError } from "./errors.ts";
 import type { ManifestChange } from "./manifest.ts";
-import { failureIn, lockedAfter } from "./plan-failure.ts";
-import { allowedRebootOf, parsePlanOutput, said, type PlanOutput } from "./plan-output.ts";
+import { failureIn, lockedAfter, warned } from "./plan-failure.ts";
+import { allowedRebootOf, parsePlanOutput, said, warningOf, type PlanOutput } from "./plan-output.ts";
 import { isReboot, stepsOf, type Breakpoint, type PlanPoint } from "./plan-points.ts";
 import { changeOf, renderPlan } from "./plan-script.ts";
 import type { Probe } from "./probe.ts";
@@ -131,6 +131,11 @@ async function runPlan(
     const allowed = allowedRebootOf({ verb, rest });
     if (allowed !== undefined)
       options.onWarning?.(lockedAfter(session.node, titles.get(allowed.id) ?? allowed.id, allowed));
+    const warning = warningOf({ verb, rest });
+    if (warning !== undefined) {
+      const point = plan.points.find(({ id }) => id === warning.id);
+      options.onWarning?.(warned(session.node, point, warning.output));
+    }
     if (verb === "rebooting") rebooting.resolve(performance.now());
     if (verb === "begin-step") options.onProgress?.(titles.get(rest) ?? rest);
     if (verb === "break") options.breakpoint?.reached();

@@ -84,6 +84,7 @@ plan_step() {
   fi
   limit "$2" || { stopped=window; say late "$1"; return 0; }
   bounded "$bound" "$after" "$3" "$4"
+  if [ "$code" -ne 0 ] && [ "$6" = warn ]; then say warned "$1" "$code" "$(kept)" || lost; code=0; fi
   if [ "$code" -ne 0 ]; then stopped=failed; say failed "$1" "$code" "$bound" "$(kept)"; return 0; fi
   say end-step "$1" || lost
 }
@@ -106,6 +107,7 @@ function renderPoint(point: PlanPoint, breakpoint: Breakpoint | undefined): read
     quote(script),
     quote(stdinBase64),
     quote(point.step.precondition ?? ""),
+    point.step.kind === "run" ? (point.step.onFailure ?? "fail") : "fail",
   ];
   return [...pause("before"), `plan_step ${words.join(" ")}`, ...pause("after")];
 }

@@ -15,7 +15,7 @@ export const isBootId = (text: string): boolean =>
 
 const preconditionSeconds = 30;
 /** Reading the boot partition of a slow card, file by file. */
-const approvalSeconds = 120;
+export const approvalSeconds = 120;
 /** A full page cache on a slow card. */
 const syncSeconds = 300;
 const requestSeconds = 60;
@@ -24,7 +24,7 @@ const requestSeconds = 60;
 const settleSeconds = 90;
 
 /** Exit status of the approval check when the next boot's state is known and has no approval. */
-const isUnapproved = 3;
+export const isUnapproved = 3;
 
 /**
  * Whether sealed volumes would open after the next boot, or, with the path of a folder, after one with the files of that folder on the boot partition: 0 when there are none, or when the node has a signature for the state that the next boot would measure, for each volume by the policy key

@@ -116,6 +116,8 @@ export interface RunStep extends StepBase {
   readonly onlyToTpm?: string;
   /** Deadline on the device, in seconds; default 60. */
   readonly timeoutSeconds?: number;
+  /** `warn`: when it fails, the user is told what it printed, and the plan goes on; for what only looks. Default `fail`. */
+  readonly onFailure?: "fail" | "warn";
 }
 
 /**

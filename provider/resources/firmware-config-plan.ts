@@ -13,6 +13,7 @@ import {
 } from "./firmware-config-observation.ts";
 import { keepBeforeChange } from "./measured-boot-update.ts";
 import { blockBegin, blockEnd, blockLines, inForce } from "./firmware-config-text.ts";
+import { tellOfNextBoot } from "./reboot-inputs.ts";
 
 /** The kernel of arm64 takes this many bytes, the firmware's own part included (COMMAND_LINE_SIZE). */
 const longestCommandLine = 2048;
@@ -238,5 +239,6 @@ export function takeBack(declared: Declared, observed: FirmwareConfigState): rea
     ...(observed.formerCommandLine === ""
       ? []
       : [remove({ title: "forget the former command line", path: formerCommandLine })]),
+    ...(steps.length === 0 ? [] : [tellOfNextBoot()]),
   ];
 }

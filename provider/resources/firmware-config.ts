@@ -19,7 +19,7 @@ import {
   trialName,
   tryStaged,
 } from "./firmware-config-trial.ts";
-import { mayReboot, rebootInputs, rebootProblems, rebootSteps } from "./reboot-inputs.ts";
+import { mayReboot, rebootInputs, rebootProblems, rebootSteps, tellOfNextBoot } from "./reboot-inputs.ts";
 
 const settings = Type.Array(
   Type.String({
@@ -131,6 +131,7 @@ export function firmwareConfigAt(now: () => Date) {
       const steps = [
         ...(isWaiting ? dropStaged() : []),
         ...writeEdit(edit, state),
+        ...(edits && !mayReboot(wanted, now()) ? [tellOfNextBoot()] : []),
         ...(edits || (state.pendingReboot && !isWaiting)
           ? rebootSteps(wanted, "reboot, so that config.txt and cmdline.txt take effect", now())
           : []),

@@ -11,6 +11,7 @@ import {
 } from "./measured-boot-files.ts";
 import type { MeasuredBootState } from "./measured-boot-observation.ts";
 import { keepBeforeChange } from "./measured-boot-update.ts";
+import { tellOfNextBoot } from "./reboot-inputs.ts";
 
 /** Two images of 60 MB each on a slow card, compressed by one processor; a minute on a Pi 5. */
 const rebuildSeconds = 1800;
@@ -92,7 +93,7 @@ export function removeMeasuring(state: MeasuredBootState): readonly Step[] {
     }),
     ...(state.initramfs === "unsupported"
       ? []
-      : [rebuildStep("build the initramfs without the measuring program")]),
+      : [rebuildStep("build the initramfs without the measuring program"), tellOfNextBoot()]),
   ];
 }
 

@@ -5,7 +5,7 @@ import { desiredMarks } from "./managed-files.ts";
 import { managedFiles } from "./measured-boot-files.ts";
 import { measuredBootProbe, measuredBootState, type MeasuredBootState } from "./measured-boot-observation.ts";
 import { installMeasuring, removeMeasuring, whyNot } from "./measured-boot-plan.ts";
-import { mayReboot, rebootInputs, rebootProblems, rebootSteps } from "./reboot-inputs.ts";
+import { mayReboot, rebootInputs, rebootProblems, rebootSteps, tellOfNextBoot } from "./reboot-inputs.ts";
 
 const inputs = Type.Object({
   ...rebootInputs,
@@ -48,8 +48,10 @@ export function measuredBootAt(now: () => Date) {
       // Before anything is changed: a reboot would wipe the traces.
       if (state.desync === "tampered") throw whyNot(differences, state);
       const steps = [...installMeasuring(wanted.node, state)];
-      const needsBoot = state.pendingReboot || steps.some(({ kind }) => kind === "run");
-      steps.push(...(needsBoot ? rebootSteps(wanted, "reboot, to be measured", now()) : []));
+      const changesBoot = steps.some(({ kind }) => kind === "run");
+      if (changesBoot && !mayReboot(wanted, now())) steps.push(tellOfNextBoot());
+      if (changesBoot || state.pendingReboot)
+        steps.push(...rebootSteps(wanted, "reboot, to be measured", now()));
       if (steps.length === 0) throw whyNot(differences, state);
       return steps;
     },

@@ -1,5 +1,6 @@
 import { Type, type Static } from "typebox";
-import { reboot, type RebootStep, type Step } from "../device/step.ts";
+import { approvalCheck, approvalSeconds, isUnapproved } from "../device/reboot-script.ts";
+import { reboot, run, type PlainStep, type RebootStep, type Step } from "../device/step.ts";
 import type { InputProblem } from "../resource.ts";
 import { parseApproval } from "../trust/approval.ts";
 import { approvalInputs, approvalProblems, keyProblems } from "./approval-inputs.ts";
@@ -140,3 +141,22 @@ export function rebootSteps(
     reboot({ ...more, title, waitSeconds: rebootSeconds, unapproved: rebootUnapproved }),
   ];
 }
+
+/**
+ * The end of a plan that changed what the next boot measures, and does not reboot: whoever reboots the node is told before that volumes would stay locked. It only looks, so it stops nothing.
+ */
+export const tellOfNextBoot = (): PlainStep =>
+  run({
+    title: "see whether the next boot is an approved one",
+    onFailure: "warn",
+    timeoutSeconds: approvalSeconds,
+    script: `said=$( ( ${approvalCheck()} ) 2>&1 )
+code=$?
+case $code in
+  0) exit 0 ;;
+  ${isUnapproved}) what='the next boot would not be an approved one, and sealed volumes would stay locked' ;;
+  *) what='it can not be told whether the next boot is an approved one, and sealed volumes may stay locked in it' ;;
+esac
+printf '%s (%s); approve it before a reboot: edgeseal update NODE\\n' "$what" "$said" >&2
+exit "$code"`,
+  });

@@ -2,6 +2,7 @@ import { setTimeout as pause } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { createDevices } from "../../provider/device/devices.ts";
 import { file, reboot, run } from "../../provider/device/step.ts";
+import { tellOfNextBoot } from "../../provider/resources/reboot-inputs.ts";
 import { NamespaceNode } from "../../testbed/namespace/node.ts";
 import { ask, interruptEverywhere } from "./interruption.ts";
 import { apply, look, seen, sessionTo } from "./steps-on-node.ts";
@@ -320,9 +321,19 @@ chmod 755 /usr/lib/edgeseal/measure`);
       expect(result.failure?.message).toContain(`edgeseal approve ${node.name}`);
 
       await using session = sessionTo(node.connection);
-      const back = node.bootAfterReset();
       const warnings: string[] = [];
       const onWarning = (message: string): void => void warnings.push(message);
+      // A plan that does not reboot: whoever does is told before, and nothing is stopped by it.
+      const told = await apply(session, [tellOfNextBoot(), write], { onWarning });
+      expect(told).toMatchObject({ steps: [{ outcome: "done" }, { outcome: "done" }] });
+      expect(told.failure).toBeUndefined();
+      expect(warnings.splice(0)).toEqual([
+        expect.stringMatching(
+          /: 'see whether the next boot is an approved one': the next boot would not be an approved one, .* would stay locked \(sealed volumes: models; policy of the next boot: [0-9a-f]{64}\); approve it before a reboot/,
+        ),
+      ]);
+
+      const back = node.bootAfterReset();
       const allowed = { ...step, unapproved: "allow" } as const;
       expect((await apply(session, [allowed], { onWarning })).failure).toBeUndefined();
       await back;

@@ -9,6 +9,8 @@ import { allowedRebootOf, parsePlanOutput } from "../../../provider/device/plan-
 import { stepsOf } from "../../../provider/device/plan-runner.ts";
 import { renderAfterReboot, renderPlan } from "../../../provider/device/plan-script.ts";
 import { approvalCheck } from "../../../provider/device/reboot-script.ts";
+import { renderStep } from "../../../provider/device/render.ts";
+import { tellOfNextBoot } from "../../../provider/resources/reboot-inputs.ts";
 import { policyPcrDigest } from "../../../provider/trust/pcr-policy.ts";
 import { replay } from "../../../provider/trust/pcr.ts";
 import { commitConfirm, reboot, run, type Step } from "../../../provider/device/step.ts";
@@ -285,6 +287,28 @@ exec sh ${join(import.meta.dirname, "../../../provider/resources/on-device/measu
         ),
     );
     expect(root.sh(approvalCheck("/it's there"))).toEqual({ code: 0, stdout: "", stderr: "" });
+  });
+
+  test("whoever may reboot a node that `up` changed is told what stays locked, and why", () => {
+    const tell = (): ReturnType<FakeRoot["sh"]> => root.sh(renderStep(tellOfNextBoot()).script);
+    expect(tell()).toEqual({ code: 0, stdout: "", stderr: "" });
+    volume();
+    const mend = "; approve it before a reboot: edgeseal update NODE";
+    const unmeasured = "nothing measures a boot here: /usr/lib/edgeseal/measure is not there";
+    expect(tell()).toMatchObject({
+      code: 1,
+      stderr: `it can not be told whether the next boot is an approved one, and sealed volumes may stay locked in it (sealed volumes: models; ${unmeasured})${mend}`,
+    });
+    predicts(log);
+    expect(tell()).toMatchObject({
+      code: 3,
+      stderr: `the next boot would not be an approved one, and sealed volumes would stay locked (sealed volumes: models; policy of the next boot: ${policy})${mend}`,
+    });
+    predicts([]);
+    expect(tell()).toMatchObject({ code: 1, stderr: expect.stringContaining("may stay locked") as string });
+    predicts(log);
+    approve(policy);
+    expect(tell()).toEqual({ code: 0, stdout: "", stderr: "" });
   });
 
   test("spaces in the signature file make no difference", () => {

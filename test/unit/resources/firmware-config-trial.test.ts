@@ -235,7 +235,11 @@ describe("a trial", () => {
       "keep the files of this boot in /boot/firmware/edgeseal-last-good",
       "write edgeseal's lines in /boot/firmware/config.txt",
       "write /boot/firmware/cmdline.txt",
+      "see whether the next boot is an approved one",
     ]);
+    expect(titlesFor(trialRoot(), inputs({ tryboot: "never", reboot: "ifNeeded" })).at(-1)).toBe(
+      "reboot, so that config.txt and cmdline.txt take effect",
+    );
   });
 });
 

@@ -202,6 +202,7 @@ describe("a node that is not measured yet", () => {
       "write /usr/lib/edgeseal/keep-boot",
       "write /etc/apt/apt.conf.d/90edgeseal",
       "build the initramfs with the measuring program",
+      "see whether the next boot is an approved one",
     ]);
     bringUp(pi);
     const state = stateOf(pi);
@@ -278,6 +279,7 @@ describe("the initramfs", () => {
     expect(titles(planFor(stateOf(pi)))).toEqual([
       keepTitle,
       "build the initramfs with the measuring program",
+      "see whether the next boot is an approved one",
     ]);
     bringUp(pi);
     expect(planFor(stateOf(pi))).toEqual([]);
