@@ -117,7 +117,7 @@ export interface InferenceContainerArgs {
   readonly nodeMemoryMiB?: number;
   /** Processor time, in percent of one core. @default 350: of a Pi 5's 4 cores half of one stays for the rest of the node. */
   readonly cpuQuotaPercent?: number;
-  /** Processes and threads. @default 64. */
+  /** Processes and threads, and with them the connections that it takes at once: 36 and `threads` fewer, at most 60 more than `parallel`. @default 64: 25 connections, 21 of them through `port`. */
   readonly tasksMax?: number;
   /** Size of its /tmp, in MiB. @default 16. */
   readonly tmpMiB?: number;

@@ -2,6 +2,7 @@ import { posix } from "node:path";
 import { Type, type Static } from "typebox";
 import type { InputProblem } from "../resource.ts";
 import { serviceName } from "./container-process.ts";
+import { leastTasks } from "./inference-container-connections.ts";
 import { acceleratorPath, variants } from "./server-variants.ts";
 
 const confinement = Type.Object(
@@ -179,7 +180,8 @@ export const inferenceContainerInputs = Type.Object({
     minimum: 16,
     maximum: 4096,
     default: 64,
-    description: "Processes and threads of the service, podman's own (some 10) among them. Default 64.",
+    description:
+      "Processes and threads of the service: 24 are kept for podman, 12 for the server itself, and one for each of `threads`. What is left are the connections that it takes at once, up to 60 more than `parallel`: 25 by default with 3 threads, 21 of them through `port`. Others wait for one, or are closed at the port. Default 64.",
   }),
   tmpMiB: Type.Integer({
     minimum: 1,
@@ -212,7 +214,7 @@ const takenEndings = [
 /** Every fault of the inputs that the schema can't express. */
 export function inferenceContainerProblems(inputs: InferenceContainerInputs): readonly InputProblem[] {
   const { name, image, archive, registryAuth, modelDirectory, storage } = inputs;
-  const { threads, parallel, tasksMax, memoryMaxMiB, tmpMiB, cpuQuotaPercent } = inputs;
+  const { threads, tasksMax, memoryMaxMiB, tmpMiB, cpuQuotaPercent } = inputs;
   return [
     ...problemsAt("name", nameFault(name)),
     ...problemsAt("image", imageFault(image)),
@@ -230,9 +232,9 @@ export function inferenceContainerProblems(inputs: InferenceContainerInputs): re
     ...problemsAt("storage", directoryFault(storage) ?? nestingFault(storage, modelDirectory)),
     ...problemsAt(
       "tasksMax",
-      tasksMax >= threads + parallel + 36
+      tasksMax >= leastTasks(inputs)
         ? undefined
-        : `${threads} threads, those that take requests and what podman needs are at least ${threads + parallel + 36}, got ${tasksMax}`,
+        : `${threads} threads, those that take requests and what podman needs are at least ${leastTasks(inputs)}, got ${tasksMax}`,
     ),
     ...problemsAt(
       "cpuQuotaPercent",

@@ -1,5 +1,6 @@
 import { outerName } from "./apparmor-profile-rules.ts";
 import { inferenceUnit } from "./container-process.ts";
+import { connectionsKept, connectionsOf, tasksOfPodman } from "./inference-container-connections.ts";
 import { referenceOf, type InferenceContainerInputs } from "./inference-container-inputs.ts";
 
 /*
@@ -41,20 +42,26 @@ interface Variant {
   readonly port: number | undefined;
   /** What it answers with 200 once it serves. */
   readonly healthPath: string;
+  /** Files that it has open besides its connections, for one that has a thread for each of these. It has no limit of its own, and dies when it may make no more threads; without a file it lets them wait. */
+  readonly files?: number;
 }
 
 const variants: Readonly<Record<InferenceContainerInputs["variant"], Variant>> = {
   "llama-server": {
-    command: ({ contextTokens, threads, parallel, confinement }) => [
+    command: (inputs) => [
       ...["--model", modelInContainer, "--host", `${socketsInContainer}/http.sock`],
-      ...["--ctx-size", String(contextTokens), "--threads", String(threads), "--parallel", String(parallel)],
-      ...["-lm", confinement.memoryLock ? "mmap+mlock" : "mmap"],
+      ...["--ctx-size", String(inputs.contextTokens), "--threads", String(inputs.threads)],
+      // A thread for each connection from the start: of those that come at the same moment it would let some wait for the end of others, and /health among them.
+      ...["--parallel", String(inputs.parallel), "--threads-http", String(connectionsOf(inputs))],
+      ...["-lm", inputs.confinement.memoryLock ? "mmap+mlock" : "mmap"],
       // --no-slots: shows prompts, and is on by default. --cache-ram: keeps them, up to 8 GiB by default.
       ...["--no-webui", "--no-slots", "--cache-ram", "0", "--offline", "--no-warmup"],
     ],
     environment: () => ({}),
     port: undefined,
     healthPath: "/health",
+    // 5, and a few while it reads its model.
+    files: 8,
   },
   ollama: {
     command: () => ["serve"],
@@ -91,9 +98,6 @@ export function healthAddress({ name, variant }: InferenceContainerInputs): {
     ? { address: `${runtimeDirectoryOf(name)}/http/http.sock`, path: healthPath, inNamespace: false }
     : { address: `127.0.0.1:${port}`, path: healthPath, inNamespace: true };
 }
-
-/** Of `tasksMax`, what is podman's own: at its limit a container must not keep it from cleaning up. */
-export const tasksOfPodman = 24;
 
 /** A word of a unit file's command line (systemd.service(5), "COMMAND LINES"). */
 function word(text: string): string {
@@ -133,9 +137,11 @@ export const podmanEnvironment = (name: string): Readonly<Record<string, string>
   };
 };
 
+const nofile = (limit: number): string => `nofile=${limit}:${limit}`;
+
 function runCommand(inputs: InferenceContainerInputs): readonly string[] {
   const { name, image, variant, tmpMiB, tasksMax, confinement } = inputs;
-  const { command, environment, port } = variants[variant];
+  const { command, environment, port, files } = variants[variant];
   const { devices } = confinement;
   // A server that knows no UNIX socket: its loopback is the unit's, in a namespace with no other interface.
   const network = port === undefined && confinement.network === "none" ? "none" : "host";
@@ -158,6 +164,7 @@ function runCommand(inputs: InferenceContainerInputs): readonly string[] {
     `seccomp=${confinement.seccomp === "profile" ? seccompProfileOf(name) : "unconfined"}`,
     ...["--pids-limit", String(tasksMax - tasksOfPodman)],
     ...["--ulimit", confinement.memoryLock ? "memlock=-1:-1" : "memlock=0:0", "--ulimit", "core=0:0"],
+    ...(files === undefined ? [] : ["--ulimit", nofile(files + connectionsOf(inputs))]),
     ...devices.flatMap((each) => ["--device", each]),
     ...(devices.length === 0 ? [] : ["--group-add", "keep-groups"]),
     ...Object.entries(environment(inputs)).flatMap(([key, value]) => ["--env", `${key}=${value}`]),
@@ -384,7 +391,7 @@ function portUnits(inputs: InferenceContainerInputs): Readonly<Record<string, st
       "",
       "[Service]",
       "Type=notify",
-      `ExecStart=/usr/lib/systemd/systemd-socket-proxyd --exit-idle-time=10min ${word(address)}`,
+      `ExecStart=/usr/lib/systemd/systemd-socket-proxyd --exit-idle-time=10min --connections-max=${connectionsOf(inputs) - connectionsKept} ${word(address)}`,
       "DynamicUser=yes",
       ...service,
       ...smallUnit,

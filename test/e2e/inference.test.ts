@@ -12,6 +12,7 @@ import {
   confinementOf,
   InferenceSupply,
   mountPoint,
+  port,
   serviceOf,
   startPrepared,
   stateOf,
@@ -147,6 +148,30 @@ test("a server that is killed comes back", async () => {
   expect({ restarts, health }).toEqual({ restarts: 1, health: "healthy" });
   // The check went before that start, too.
   expect(await drift()).toEqual([]);
+});
+
+test("more connections than it takes cost it nothing: at the port others are closed, at its socket they wait", async () => {
+  const invocation = "systemctl show -P InvocationID edgeseal-inference";
+  const before = await onPi(pi, invocation);
+  /** What the health check is told within 10 s while 60 requests are begun and not ended, and how many of these are still open then. */
+  const crowded = (at: string): Promise<string> =>
+    onPi(
+      pi,
+      `cat >/run/crowd <<'END'
+use IO::Socket::INET; use IO::Socket::UNIX; use IO::Select;
+my $at = shift;
+my @all = map { my $to = $at =~ m{^/} ? IO::Socket::UNIX->new(Peer => $at) : IO::Socket::INET->new(PeerAddr => $at); syswrite $to, "GET /health HTTP/1.1\r\n"; $to } 1 .. 60;
+sleep 2;
+print \`/usr/lib/edgeseal/ask-inference /run/edgeseal-inference/http/http.sock /health 10\`;
+print 60 - IO::Select->new(@all)->can_read(0), "\n";
+END
+perl /run/crowd ${at}; rm /run/crowd`,
+    );
+  // Of 27 connections (docs/resources/inference-container.md) 23 are for the port.
+  expect(await crowded(`127.0.0.1:${port}`)).toBe("healthy\n23\n");
+  expect(await crowded("/run/edgeseal-inference/http/http.sock")).toBe("no answer\n60\n");
+  expect(await untilHealthy()).toBeLessThan(30);
+  expect(await onPi(pi, invocation), "it is still the same start").toBe(before);
 });
 
 test("a server that hangs is started anew by its health check, within three minutes", async () => {

@@ -116,8 +116,29 @@ describe.each(Object.entries(variants))("the unit of %s", (variant, inputs) => {
 test("llama-server: the model locked, nothing of a prompt kept or shown, a socket and no port", () => {
   const words = command(example).join(" ");
   expect(words).toMatch(
-    /--model \/models\/model\.gguf --host \/run\/inference\/http\.sock --ctx-size 4096 --threads 3 --parallel 1 -lm mmap\+mlock --no-webui --no-slots --cache-ram 0 --offline --no-warmup$/,
+    /--model \/models\/model\.gguf --host \/run\/inference\/http\.sock --ctx-size 4096 --threads 3 --parallel 1 --threads-http 25 -lm mmap\+mlock --no-webui --no-slots --cache-ram 0 --offline --no-warmup$/,
   );
+});
+
+test("a server that makes a thread for each connection gets no more of these than it may make threads", () => {
+  for (const inputs of [example, { ...example, parallel: 4, tasksMax: 4096 }, { ...example, tasksMax: 48 }]) {
+    const words = command(inputs);
+    const threads = Number(words[words.indexOf("--threads-http") + 1]);
+    const files = Number(/^nofile=(\d+):\1$/.exec(valuesOf("--ulimit", words)[2] ?? "")?.[1]);
+    const tasks = Number(valuesOf("--pids-limit", words)[0]);
+    const port = unitFiles({ ...inputs, port: 8080 })["edgeseal-inference-port.service"];
+    const proxied = Number(/--connections-max=(\d+) /.exec(port ?? "")?.[1]);
+    expect(threads).toBeGreaterThanOrEqual(inputs.parallel + 8);
+    // 5 files and 5 tasks are llama-server's own.
+    expect(files - 5).toBeGreaterThanOrEqual(threads);
+    expect(files - 5 + inputs.threads + 5).toBeLessThanOrEqual(tasks);
+    expect(proxied).toBe(threads - 4);
+  }
+  expect(command({ ...example, parallel: 4, tasksMax: 4096 })).toEqual(
+    expect.arrayContaining(["--threads-http", "64"]),
+  );
+  for (const variant of [variants.ollama, hailo])
+    expect(valuesOf("--ulimit", command(variant))).toHaveLength(2);
 });
 
 test("ollama: by its environment, on a loopback of its own", () => {
