@@ -5,6 +5,7 @@ import { inputSchema } from "./check/input-schema.ts";
 import { inputValidator } from "./check/input-validator.ts";
 import type { ApplyResult, Device, Devices } from "./device/device.ts";
 import { DeviceError, type DeviceErrorKind } from "./device/errors.ts";
+import { parseHostKeyPin } from "./device/host-key.ts";
 import { UnknownObservation } from "./device/probe.ts";
 import type { Step } from "./device/step.ts";
 import { diffState, type Difference } from "./diff.ts";
@@ -57,8 +58,8 @@ class Lifecycle implements Handler {
   readonly #kind: ResourceKind;
   readonly #devices: () => Promise<Devices>;
   readonly #validator: ReturnType<typeof inputValidator>;
-  /** The resource that this process last led to its state, by its place. */
-  readonly #ledBy = new Map<string, string>();
+  /** What each resource of the program looks after, by its URN. */
+  readonly #lookedAfter = new Map<string, { readonly part: string; readonly connection: Properties }>();
   /** The resource of the program that wants a place on a node. */
   readonly #wantedBy = new Map<string, string>();
 
@@ -80,7 +81,10 @@ class Lifecycle implements Handler {
     const judged = !problems.some(({ path }) => !/^(connection|onDelete)\b/.test(path)) && isKnown(own);
     const more = judged ? (this.#kind.check?.(own) ?? []) : [];
     failures.push(...more.map(({ path, message }) => ({ property: path, reason: message })));
-    if (judged) failures.push(...this.#rivals(own, connection, call));
+    if (judged) {
+      this.#noteOwner(own, connection, call);
+      failures.push(...this.#rivals(own, connection, call));
+    }
     return Promise.resolve({ inputs, failures });
   };
 
@@ -158,9 +162,9 @@ class Lifecycle implements Handler {
       );
       return;
     }
-    // A resource that got another name or parent in the program: the engine makes the new one first, and it has found everything in order.
-    if ((this.#ledBy.get(this.#place(own, connection)) ?? call.urn) !== call.urn) {
-      call.log.info(`${this.#label} stays in force on ${node}: another resource looks after it now`);
+    const heir = this.#heirOf(own, connection, call);
+    if (heir !== undefined) {
+      call.log.info(`${this.#label} stays in force on ${node}: another resource looks after it now, ${heir}`);
       return;
     }
     await this.#naming(connection, async () => {
@@ -174,6 +178,21 @@ class Lifecycle implements Handler {
       if (result.failure !== undefined) throw result.failure;
     });
   };
+
+  #noteOwner(own: Own, connection: Properties, call: Call): void {
+    this.#lookedAfter.set(call.urn, { part: this.#kind.observe(own).id, connection });
+  }
+
+  /**
+   * The resource of the program that looks after what another one, which is to be deleted, is recorded to look after: under another name or parent, or on a node that has another name now. It may have
+   * been made by an earlier update; the engine has each resource of the program checked in every one, and never one that it is about to delete.
+   */
+  #heirOf(own: Own, connection: Properties, call: Call): string | undefined {
+    const part = this.#kind.observe(own).id;
+    return [...this.#lookedAfter].find(
+      ([urn, other]) => urn !== call.urn && other.part === part && isSameDevice(other.connection, connection),
+    )?.[0];
+  }
 
   /**
    * A second resource for one place on a node. Each would lead the node to its own inputs, and undo the other's with every other update: the engine
@@ -217,7 +236,7 @@ class Lifecycle implements Handler {
     const other = this.#otherInstance(before, after);
     if (other === undefined) return;
     const { key, from, to } = other;
-    const way = `take '${from}' away first (\`onDelete: revert\` and \`pulumi up\`, then \`pulumi up\` without it), and add '${to}' then`;
+    const way = `take '${from}' away first (\`pulumi state unprotect\` where it is protected, \`onDelete: revert\` and \`pulumi up\`, then \`pulumi up\` without it), and add '${to}' then`;
     throw new CallFailed(
       "failedPrecondition",
       `${nodeOf(connection)}: ${this.#label} '${from}' can't become '${to}': '${from}' would stay in force, and nothing would look after it; leave \`${key}\` as it was, or ${way}`,
@@ -272,7 +291,7 @@ class Lifecycle implements Handler {
     recorded: State = {},
   ): Promise<State> {
     const node = nodeOf(connection);
-    this.#ledBy.set(this.#place(own, connection), call.urn);
+    this.#noteOwner(own, connection, call);
     const { device, observed, steps } = await this.#naming(connection, async () => {
       const device = await this.#device(connection);
       const observed = await device.observe<Static<TObject>>(this.#kind, own, { signal: call.signal });
@@ -409,6 +428,17 @@ function split(inputs: Properties): Split {
 
 const isKnown = (value: unknown): boolean => unknownPaths(value as Value).length === 0;
 
+/** Whether two connections lead to one device: by the host key, which is one device's alone, or by where it is. The name is only what a program calls it. */
+function isSameDevice(a: Properties, b: Properties): boolean {
+  const keyOf = ({ hostKey }: Properties): string | undefined =>
+    typeof hostKey === "string" ? /SHA256:.*/.exec(parseHostKeyPin(hostKey)?.text ?? "")?.[0] : undefined;
+  const placeOf = ({ address, port }: Properties): string | undefined =>
+    typeof address === "string" ? `${address.toLowerCase()} ${JSON.stringify(port)}` : undefined;
+  const isEqual = (of: (each: Properties) => string | undefined): boolean =>
+    of(a) !== undefined && of(a) === of(b);
+  return isEqual(keyOf) || isEqual(placeOf);
+}
+
 const nodeOf = (connection: Properties): string =>
   typeof connection["node"] === "string" ? connection["node"] : "(node not known)";
 
@@ -437,12 +467,13 @@ const noWayIn = new Set<DeviceErrorKind>(["unreachable", "refused", "denied", "h
 
 /**
  * A refresh goes by the recorded connection, which is not what the program says when the node has moved, or is reached otherwise. And the engine changes nothing at all when one
- * read fails: whoever wants the other nodes mended meanwhile has to leave this one out (its resources are named `NODE-...` by components/edge-node.ts).
+ * read fails: whoever wants the other nodes mended meanwhile has to leave this one out: its EdgeNode has its name, and whatever is of it depends on that. A pattern of their names would leave out those of a node
+ * whose name begins with this one's, too.
  */
 function withHint(error: unknown): unknown {
   const cause = error instanceof CallFailed && error.cause instanceof DeviceError ? error.cause : undefined;
   if (!(error instanceof CallFailed) || cause === undefined || !noWayIn.has(cause.kind)) return error;
-  const hint = `its recorded state is untouched; to go on with the other nodes: \`pulumi up --exclude '**::${cause.node}-*'\`; if the program says by now how it is reached, \`pulumi up --refresh=false\` records that`;
+  const hint = `its recorded state is untouched; to go on with the other nodes: \`pulumi up --exclude '**::${cause.node}' --exclude-dependents\`; if the program says by now how it is reached, \`pulumi up --refresh=false\` records that`;
   return new CallFailed(error.reason, `${error.message}; ${hint}`, { cause });
 }
 

@@ -67,11 +67,14 @@ async function throughShell({
   const booted = node.pi.boot();
   // Told below.
   booted.catch(() => undefined);
-  if (door !== undefined) {
-    await console.waitFor(door, { from, timeoutMs: 600_000 });
-    console.type("\n");
+  if (door !== undefined) await console.waitFor(door, { from, timeoutMs: 600_000 });
+  // Until it opens: what is typed before sulogin reads is dropped by it.
+  const knocking = door === undefined ? undefined : setInterval(() => console.type("\n"), 3_000);
+  try {
+    await console.waitFor(prompt, { from, timeoutMs: 600_000 });
+  } finally {
+    clearInterval(knocking);
   }
-  await console.waitFor(prompt, { from, timeoutMs: 600_000 });
   console.type(`echo PCR=$(cat /sys/class/tpm/tpm0/pcr-sha256/${pcr})=\n`);
   const [, value = ""] = await console.waitFor(/PCR=([0-9A-F]{64})=/, { from });
   console.type(`${goOn}\n`);

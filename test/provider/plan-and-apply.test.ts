@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { fingerprint } from "../../provider/device/host-key.ts";
 import { labelPath, notePath, sealPath } from "./fixture/kinds.ts";
 import {
   connection,
@@ -236,7 +237,7 @@ describe("read", () => {
     const { message } = await failureOf(provider.read("pi-1/test:Note", noteInputs(), seen));
     expect(message).toBe(
       "pi-1: can't be reached (connection refused); check its power and network; its recorded state is untouched; " +
-        "to go on with the other nodes: `pulumi up --exclude '**::pi-1-*'`; if the program says by now how it is reached, `pulumi up --refresh=false` records that",
+        "to go on with the other nodes: `pulumi up --exclude '**::pi-1' --exclude-dependents`; if the program says by now how it is reached, `pulumi up --refresh=false` records that",
     );
   });
 
@@ -333,8 +334,37 @@ describe("delete", () => {
     await provider.remove(noteInputs({ onDelete: "revert" }), seen, { name: "its-former-name" });
     expect(node().files[notePath]).toBeDefined();
     expect(await provider.logged("stays in force")).toBe(
-      "INFO test:Note stays in force on pi-1: another resource looks after it now",
+      "INFO test:Note stays in force on pi-1: another resource looks after it now, urn:pulumi:dev::site::edgeseal:index:Site$edgeseal:test:Note::it",
     );
+  });
+
+  const former = { name: "its-former-name" };
+  const blob = Buffer.concat([Buffer.from([0, 0, 0, 11]), Buffer.from("ssh-ed25519"), Buffer.alloc(36, 7)]);
+  const keys = { line: `ssh-ed25519 ${blob.toString("base64")} root@pi-1`, fingerprint: fingerprint(blob) };
+
+  test("nor what one looks after that was made by an update before", async () => {
+    await provider.check(noteInputs({ onDelete: "revert" }));
+    await provider.remove(noteInputs({ onDelete: "revert" }), seen, former);
+    expect(node().files[notePath]).toBeDefined();
+  });
+
+  test.each<[string, { readonly address?: string; readonly hostKey?: string; readonly before?: string }]>([
+    ["at the same address", {}],
+    ["that moved, by its host key", { address: "10.0.0.9" }],
+    ["whose host key was written out", { address: "10.0.0.9", hostKey: keys.line, before: keys.fingerprint }],
+    ["whose system was set up anew, by where it is", { hostKey: keys.fingerprint }],
+  ])("nor of a node that has another name now, %s", async (_, { before = connection.hostKey, ...now }) => {
+    await provider.check(noteInputs({ connection: { ...connection, node: "gate-1", ...now } }));
+    const old = { ...connection, hostKey: before };
+    await provider.remove(noteInputs({ onDelete: "revert", connection: old }), seen, former);
+    expect(node().files[notePath]).toBeDefined();
+  });
+
+  test("takes it back where another resource of the kind looks after another device", async () => {
+    const other = { ...connection, node: "pi-2", address: "10.0.0.3", hostKey: keys.fingerprint };
+    await provider.check(noteInputs({ connection: other }));
+    await provider.remove(noteInputs({ onDelete: "revert" }), seen, former);
+    expect(node().files[notePath]).toBeUndefined();
   });
 
   test("with onDelete: revert fails when the node can't be reached, so that it stays recorded", async () => {
