@@ -59,6 +59,7 @@ export function register(program: Command): void {
       .argument("<what>", "volume/NAME, tpm/owner or tpm/lockout")
       .requiredOption("--state <export.json>", "what `pulumi stack export` wrote")
       .option("--uuid <uuid>", "of a volume: the LUKS UUID of the disk in hand (cryptsetup luksUUID DEVICE)")
+      .option("--bound-to <node>", "the name that the node had when the secret was made (default: the node)")
       .option("--keys <dir>", "the folder with the site's keys")
       .option("--recovery-key <key>", "the recovery key's private half: FILE, pkcs11:URI or command:PROGRAM")
       .option(

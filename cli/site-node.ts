@@ -16,6 +16,8 @@ const checkout = fileURLToPath(new URL("..", import.meta.url));
 export interface SiteNode {
   /** What the site file says of it; of its approvals only where nothing in the site's is wrong. */
   readonly spec: NodeSpec;
+  /** The names of all nodes of the site. */
+  readonly names: readonly string[];
   /** How it is reached. A private key that is in Pulumi configuration is asked of Pulumi, as a program would get it. */
   readonly connection: () => Promise<Connection>;
   /** The folder of the site's approvals. */
@@ -31,15 +33,15 @@ export interface SiteNode {
  */
 export async function siteNode(siteFile: string, nodeName: string, stack?: string): Promise<SiteNode> {
   const { nodes } = await readSiteForApproving(siteFile);
+  const names = nodes.map(({ name }) => name);
   const node = nodes.find(({ name }) => name === nodeName);
   if (node === undefined) {
-    const names = nodes.map(({ name }) => name);
     const near = nearest(nodeName, names);
     throw new UserError(`${siteFile} has no node ${nodeName}`, {
       hint: near === undefined ? `it has: ${names.join(", ")}` : `did you mean ${near}?`,
     });
   }
-  return { spec: node, connection: () => connectionOf(node, stack), ...(await trustOf(siteFile)) };
+  return { spec: node, names, connection: () => connectionOf(node, stack), ...(await trustOf(siteFile)) };
 }
 
 /**

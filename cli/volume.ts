@@ -43,6 +43,10 @@ function subcommand(volume: Command, task: Task, description: string, more: stri
     .option("--keys <dir>", "the folder with the site's keys")
     .option("--recovery-key <key>", "the recovery key's private half: FILE, pkcs11:URI or command:PROGRAM")
     .option(
+      "--bound-to <node>",
+      "the name that the node had when the volumes were formed; their recovery ciphertexts are made anew for the present one (default: the node)",
+    )
+    .option(
       "--tpm <sha256>",
       "digest of the endorsement key that the TPM must have (default: tpm.endorsementKeySha256 of the site file)",
     )

@@ -9,7 +9,7 @@ import {
   type RecoveryBinding,
 } from "../../provider/trust/recovery.ts";
 import { UserError } from "../errors.ts";
-import { recoveryKeyOf } from "../volume/recovery-key.ts";
+import { recoveryKeyOf, renamedHint } from "../volume/recovery-key.ts";
 import { requireOutsideVersionControl } from "./outside-version-control.ts";
 import type { PassphraseOptions } from "./passphrase.ts";
 
@@ -21,6 +21,7 @@ import type { PassphraseOptions } from "./passphrase.ts";
 export interface OpenOptions extends PassphraseOptions {
   readonly state: string;
   readonly uuid?: string;
+  readonly boundTo?: string;
   readonly keys?: string;
   readonly recoveryKey?: string;
   readonly out?: string;
@@ -42,9 +43,10 @@ export async function openFromState(
   options: OpenOptions,
   output: Output = process.stdout,
 ): Promise<void> {
-  const binding = bindingOf(node, what, options.uuid);
+  const binding = bindingOf(options.boundTo ?? node, what, options.uuid);
   const destination = await destinationOf(options.out, output);
-  const { ciphertext, recoveryKey } = recordedIn(await readState(options.state), node, what);
+  const resources = await readState(options.state);
+  const { ciphertext, recoveryKey } = recordedIn(resources, node, what);
   const key = await recoveryKeyOf(options);
   if (key.fingerprint !== undefined && recoveryKey !== "" && key.fingerprint !== recoveryKey) {
     throw new UserError(
@@ -57,7 +59,9 @@ export async function openFromState(
     if (!(error instanceof RecoveryRefused)) throw error;
     throw new UserError(error.message, {
       cause: error,
-      hint: "nothing was given out; see that node, disk and stack are the ones that you mean",
+      hint:
+        renamedHint(error, node, nodesIn(resources)) ??
+        "nothing was given out; see that node, disk and stack are the ones that you mean",
     });
   });
   await destination(secret);
@@ -122,6 +126,9 @@ async function readState(file: string): Promise<readonly StackResource[]> {
     throw new UserError(`${file}: ${error.message}`, { hint: "expected what `pulumi stack export` writes" });
   }
 }
+
+const nodesIn = (resources: readonly StackResource[]): readonly string[] =>
+  resources.flatMap(({ inputs }) => (typeof inputs?.["node"] === "string" ? [inputs["node"]] : []));
 
 interface Recorded {
   readonly ciphertext: Buffer;

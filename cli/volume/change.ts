@@ -18,7 +18,7 @@ import { visible } from "../visible.ts";
 import { assess, isSealed, type AssessedVolume, type Assessment, type ReadVolume } from "./assess.ts";
 import { openNode, type NodeAccess } from "./node-access.ts";
 import { exitStatus, type Task, type VolumeOptions } from "./options.ts";
-import { namingKeys, recoveryKeyOf, type RecoveryKey } from "./recovery-key.ts";
+import { namingKeys, recoveryKeyOf, renamedHint, type RecoveryKey } from "./recovery-key.ts";
 import { assessmentLines, outcomeLine, resultJson, type Outcome } from "./report.ts";
 
 /** What changing volumes does with the world; given, so that tests need neither node nor terminal. */
@@ -46,7 +46,7 @@ export async function changeVolumes(
   const meant = meantOf(names, volumes, node);
   await withInterruption(async (signal) => {
     const access = world.open(await site.connection());
-    const work = new Work({ access, key, pinned, options, world, signal });
+    const work = new Work({ access, key, pinned, options, names: site.names, world, signal });
     try {
       const read = await work.read(volumes);
       await work.carryOut(assess({ node, task, volumes: read, meant, approvalFaults }));
@@ -147,6 +147,8 @@ interface Means {
   readonly key: RecoveryKey;
   readonly pinned: string | undefined;
   readonly options: VolumeOptions;
+  /** Of all nodes of the site. */
+  readonly names: readonly string[];
   readonly world: World;
   readonly signal: AbortSignal;
 }
@@ -252,13 +254,14 @@ class Work {
 
   /** The recovery keys by volume. All are decrypted, and what each is for is checked, before any is sent. */
   async #decrypt(volumes: readonly AssessedVolume[]): Promise<ReadonlyMap<string, string>> {
-    const { key, signal } = this.#means;
+    const { key, names, options, signal } = this.#means;
     const privateKey = await key.open();
     const keys = new Map<string, string>();
     for (const volume of volumes) {
       const { name, inputs, state } = volume;
       const ciphertext = Buffer.from(state.recoveryCiphertext, "base64");
-      const expected = { kind: "luks", node: inputs.node, subject: state.luksUuid } as const;
+      const node = options.boundTo ?? inputs.node;
+      const expected = { kind: "luks", node, subject: state.luksUuid } as const;
       try {
         keys.set(name, await openRecovery(ciphertext, privateKey, expected));
       } catch (error) {
@@ -266,7 +269,9 @@ class Work {
         process.exitCode = exitStatus.refused;
         throw new UserError(`${name}: ${error.message}`, {
           cause: error,
-          hint: `the right one is in the state of the stack (recoveryCiphertext of ${name}), unless that is a copy of this`,
+          hint:
+            renamedHint(error, inputs.node, names) ??
+            `the right one is in the state of the stack (recoveryCiphertext of ${name}), unless that is a copy of this`,
         });
       }
     }
@@ -279,10 +284,11 @@ class Work {
     key: string,
     say: (line: string) => void,
   ): Promise<Outcome> {
-    const { access, signal } = this.#means;
+    const { access, options, signal } = this.#means;
     this.sending = true;
     try {
-      const steps = recoverVolume(inputs, state, key);
+      const renamed = options.boundTo !== undefined && options.boundTo !== inputs.node;
+      const steps = recoverVolume(inputs, state, key, { renamed });
       const { observed, failure } = await access.apply(inputs, steps, {
         signal,
         onProgress: (title) => say(`  ${visible(title)}`),

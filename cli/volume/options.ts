@@ -9,6 +9,7 @@ export interface VolumeOptions extends PassphraseOptions {
   readonly stack?: string;
   readonly keys?: string;
   readonly recoveryKey?: string;
+  readonly boundTo?: string;
   readonly tpm?: string;
   readonly unpinnedTpm?: true;
   readonly dryRun?: true;

@@ -1,4 +1,5 @@
 import { fingerprint, readPublicKey } from "../../provider/trust/public-key.ts";
+import type { RecoveryRefused } from "../../provider/trust/recovery.ts";
 import { KeyUnusable, type PrivateKey } from "../../provider/trust/signer.ts";
 import { UserError } from "../errors.ts";
 import { privateKeySpec, publicKeyPem, readKeyStore } from "../keys/key-store.ts";
@@ -60,6 +61,20 @@ export function namingKeys(
       : // The ciphertext is on the disk before the record is.
         "where the last run was cut off, it is encrypted to the recovery key that the site file names already: give the folder of that one",
   });
+}
+
+/** What to do about a ciphertext whose node alone is not the expected one; `undefined` for any other. Of a node that is there under that name, the disk was moved rather than the name changed. */
+export function renamedHint(
+  { boundTo }: RecoveryRefused,
+  node: string,
+  names: readonly string[],
+): string | undefined {
+  if (boundTo === undefined) return undefined;
+  if (boundTo === node) return `it was made under the present name: leave --bound-to out for this one`;
+  if (names.includes(boundTo)) {
+    return `${boundTo} is another node: see whose disk or record this is (docs/trust.md, "A node that was renamed")`;
+  }
+  return `if the node was called ${boundTo} when this was made: --bound-to ${boundTo} (docs/trust.md, "A node that was renamed", says how to know)`;
 }
 
 const short = (digest: string): string => `${digest.slice(0, 16)}...`;

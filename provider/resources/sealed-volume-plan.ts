@@ -446,17 +446,19 @@ export const resealProbe = (inputs: SealedVolumeInputs, device: string): Probe<s
 
 /**
  * Steps that have the TPM which is there now open a finished volume, by the policy key of the inputs, and that open and mount it: after another TPM was put in, or a new
- * generation of the policy key. The old slot goes, and with it whatever its approvals opened. Where the site has another recovery key, the volume's is encrypted to that one from
- * then on. What is on the volume stays.
+ * generation of the policy key. The old slot goes, and with it whatever its approvals opened. Where the site has another recovery key, or the node another name, the volume's is encrypted to
+ * that key, under that name, from then on. What is on the volume stays.
  *
  * No plan of `pulumi up` holds them, since they take the recovery key, which never enters Pulumi.
  * @param recoveryKey The volume's, as `openRecovery` gives it; travels on standard input.
+ * @param renamed Whether its ciphertext is bound to another name of the node.
  * @throws PlanRefused for a volume that was not finished.
  */
 export function recoverVolume(
   inputs: SealedVolumeInputs,
   state: SealedVolumeState,
   recoveryKey: string,
+  { renamed = false }: { readonly renamed?: boolean } = {},
 ): readonly Step[] {
   const { name, node, generation } = inputs;
   if (state.formation !== "complete") {
@@ -474,6 +476,7 @@ export function recoverVolume(
       node,
       generation: String(generation),
       recovery_key: recoveryKeyOf(inputs),
+      ...(renamed ? { renamed: "yes" } : {}),
     },
     timeoutSeconds: enrolSeconds,
   });

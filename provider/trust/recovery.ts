@@ -27,6 +27,13 @@ export interface RecoverySecret extends RecoveryBinding {
 /** A recovery ciphertext was refused; nothing of the secret is in the message. */
 export class RecoveryRefused extends Error {
   override readonly name = "RecoveryRefused";
+  /** The node that it was made for, where that alone is not as expected: then the node may have been renamed since. */
+  readonly boundTo: string | undefined;
+
+  constructor(message: string, boundTo?: string) {
+    super(message);
+    this.boundTo = boundTo;
+  }
 }
 
 /** A UUID as blkid and cryptsetup print it. */
@@ -107,8 +114,10 @@ export async function openRecovery(
   plaintext.fill(0);
   const { kind, node, subject } = expected;
   if (secret.kind !== kind || secret.node !== node || secret.subject !== subject) {
+    const boundTo = secret.kind === kind && secret.subject === subject ? secret.node : undefined;
     throw new RecoveryRefused(
-      `this recovery ciphertext is that of ${bindingText(secret)}, and was given as that of ${bindingText(expected)}: it was swapped; nothing was sent`,
+      `this recovery ciphertext is that of ${bindingText(secret)}, and was given as that of ${bindingText(expected)}: it was swapped${boundTo === undefined ? "" : ", or the node was renamed"}; nothing was sent`,
+      boundTo,
     );
   }
   return secret.key;

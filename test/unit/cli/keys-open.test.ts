@@ -19,6 +19,8 @@ const sealed = (binding: RecoveryBinding, key = secret): string =>
 
 interface Recorded {
   readonly node?: string;
+  /** The name that the node had when the TPM was owned. */
+  readonly ownedAs?: string;
   readonly volume?: string;
   readonly ciphertext?: unknown;
   readonly recoveryKey?: string;
@@ -27,6 +29,7 @@ interface Recorded {
 /** What `pulumi stack export` writes of a site with one node that has a volume and owns its TPM. */
 function state({
   node = "pi-1",
+  ownedAs = "pi-1",
   volume = "models",
   ciphertext = sealed(luks),
   recoveryKey = fingerprint(recovery.publicKey),
@@ -48,8 +51,8 @@ function state({
       {},
       {
         recovery: {
-          owner: sealed({ kind: "tpm-auth", node: "pi-1", subject: "owner" }, "o".repeat(40)),
-          lockout: sealed({ kind: "tpm-auth", node: "pi-1", subject: "lockout" }, "l".repeat(40)),
+          owner: sealed({ kind: "tpm-auth", node: ownedAs, subject: "owner" }, "o".repeat(40)),
+          lockout: sealed({ kind: "tpm-auth", node: ownedAs, subject: "lockout" }, "l".repeat(40)),
         },
       },
     ),
@@ -96,6 +99,32 @@ describe("from the state of the stack", () => {
     ["the TPM's", { ciphertext: sealed({ kind: "tpm-auth", node: "pi-1", subject: "owner" }) }],
   ])("%s ciphertext in its place gives nothing out, and is named", async (_, recorded) => {
     await expect(opened("volume/models", { uuid, state: state(recorded) })).rejects.toThrow(/it was swapped/);
+  });
+
+  test("what a node sent under a former name opens by that, where it is said, and for the same disk only", async () => {
+    const renamed = { node: "gate-1" };
+    const options = { uuid, state: state(renamed) };
+    await expect(opened("volume/models", options, renamed)).rejects.toMatchObject({
+      message: expect.stringMatching(/of pi-1, and was given as that of .* of gate-1/) as unknown,
+      hint: expect.stringMatching(
+        /^if the node was called pi-1 when this was made: --bound-to pi-1 \(/,
+      ) as unknown,
+    });
+    const boundTo = "pi-1";
+    expect(await opened("volume/models", { ...options, boundTo }, renamed)).toBe(secret);
+    for (const name of ["owner", "lockout"]) {
+      await expect(opened(`tpm/${name}`, { state: options.state }, renamed)).rejects.toThrow("was renamed");
+      expect(await opened(`tpm/${name}`, { state: options.state, boundTo }, renamed)).toBe(
+        name.charAt(0).repeat(40),
+      );
+    }
+    await expect(
+      opened("volume/models", { ...options, boundTo, uuid: uuid.replace("0a", "0b") }, renamed),
+    ).rejects.toThrow(/it was swapped; nothing was sent/);
+    // The look-up stays by the present name.
+    await expect(opened("volume/models", { ...options, boundTo: "gate-1" })).rejects.toThrow(
+      "no volume/models of pi-1",
+    );
   });
 
   test("a disk that is not the one of the ciphertext is refused, as is none", async () => {

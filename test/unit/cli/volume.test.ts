@@ -128,8 +128,8 @@ const declared = (): SealedVolumeInputs => ({
 });
 
 /** A finished volume; its recovery key. */
-function form(): string {
-  node.applyAll(node.plan(declared()));
+function form(name = "pi-1"): string {
+  node.applyAll(node.plan({ ...declared(), node: name }));
   const uuid = /^uuid=(.*)$/m.exec(node.read("/var/lib/edgeseal/volumes/models/formation"))?.[1] ?? "";
   return node.read(`/secrets/${uuid}.key`);
 }
@@ -140,8 +140,8 @@ const lockedOnPaper = (): void => {
 };
 
 /** The same, with another TPM in the node. */
-function locked(): string {
-  const key = form();
+function locked(formedAs?: string): string {
+  const key = form(formedAs);
   node.remove("/tpm-opens");
   node.boot();
   return key;
@@ -506,7 +506,7 @@ describe("the recovery ciphertext", () => {
       "another node",
       "pi-2",
       "",
-      /is that of the LUKS volume .* of pi-2, and was given as that of .* of pi-1: it was swapped/,
+      /is that of the LUKS volume .* of pi-2, and was given as that of .* of pi-1: it was swapped, or the node was renamed; nothing was sent/,
     ],
     ["another volume", "pi-1", "0a1b2c3d-1111-4222-8333-000000000000", /it was swapped; nothing was sent/],
   ])("of %s is refused, with 6, and nothing is sent", async (_, of, subject, message) => {
@@ -514,6 +514,42 @@ describe("the recovery ciphertext", () => {
     alter = bound(of, subject);
     await expect(run("recover", { yes: true })).rejects.toThrow(message);
     expect(exitCode()).toBe(6);
+    expect(applied()).toEqual([]);
+  });
+
+  test("of a node that was renamed opens by its former name, and is made anew for the present one", async () => {
+    locked("pi-0");
+    await expect(run("recover", { yes: true })).rejects.toMatchObject({
+      hint: expect.stringMatching(
+        /^if the node was called pi-0 when this was made: --bound-to pi-0 \(/,
+      ) as string,
+    });
+    expect(applied()).toEqual([]);
+    const { code, output } = await run("recover", { yes: true, boundTo: "pi-0" });
+    expect([code, output]).toEqual([0, expect.stringMatching(/^ {2}models: open/m)]);
+    // Now it is bound to the present name, and no longer to the former one.
+    await expect(run("rotate", { yes: true, boundTo: "pi-0" })).rejects.toMatchObject({
+      hint: expect.stringMatching(/leave --bound-to out/) as string,
+    });
+    expect((await run("rotate", { yes: true })).code).toBe(0);
+    expect(applied()).toHaveLength(2);
+  });
+
+  test("of a node that was renamed is still refused for another volume; the name of another node is not offered", async () => {
+    lockedOnPaper();
+    alter = bound("pi-0", "0a1b2c3d-1111-4222-8333-000000000000");
+    const refused = run("recover", { yes: true, boundTo: "pi-0" });
+    await expect(refused).rejects.toThrow(/it was swapped; nothing was sent/);
+    await expect(refused).rejects.toMatchObject({
+      hint: expect.not.stringMatching(/bound-to/) as string,
+    });
+    declareSite({
+      more: `  - { name: pi-2, address: 192.0.2.2, hostKey: "SHA256:${"B".repeat(43)}" }\n`,
+    });
+    alter = bound("pi-2", "");
+    await expect(run("recover", { yes: true })).rejects.toMatchObject({
+      hint: expect.stringMatching(/^pi-2 is another node: /) as string,
+    });
     expect(applied()).toEqual([]);
   });
 
