@@ -65,7 +65,7 @@ export const subjectBefore = `,"predicateType":"urn:edgeseal:model:v1","subject"
 export const subjectAfter = `"},"name":"`;
 
 /**
- * Shell function `judge FOLDER HEX`: says in `content` whether the model there has this digest (`right`, `missing`, or the digest that it has), and in `vouched` whether a key of the
+ * Shell function `judge FOLDER HEX`: says in `content` whether the model there has this digest (`right`, `missing`, `unreadable` where the disk does not give all of it, or the digest that it has), and in `vouched` whether a key of the
  * list has signed that it should (`by KEY`, `missing`, `unsigned`, `for-another`). All with what is on the device.
  */
 export const judgeFunction = (keys: readonly string[]): string => `
@@ -73,8 +73,12 @@ plain() { [ -f "$1" ] && [ ! -L "$1" ]; }
 judge() {
   content=missing vouched=missing signer=
   if plain "$1/model.gguf"; then
-    content=$(sha256sum <"$1/model.gguf") || return 1
+    hashed=0
+    content=$(sha256sum <"$1/model.gguf") || hashed=$?
+    # That there is no such program, or that it was killed, tells nothing of the file.
+    [ "$hashed" -lt 126 ] || return 1
     content=\${content%% *}
+    [ "$hashed" -eq 0 ] || content=unreadable
     [ "$content" != "$2" ] || content=right
   fi
   command -v openssl >/dev/null || { echo 'there is no openssl, which verifies signatures: apt-get install openssl' >&2; return 1; }

@@ -25,7 +25,7 @@ export const modelState = Type.Object({
   }),
   model: Type.String({
     description:
-      "What the node says of the model that is to be in place: `verified`, its content has the digest and a key that may sign vouches for it; `missing`; `corrupted`, with the digest that the content has; or what is wrong with what vouches for it.",
+      "What the node says of the model that is to be in place: `verified`, its content has the digest and a key that may sign vouches for it; `missing`; `corrupted`, with the digest that the content has, or that it can't be read to its end; or what is wrong with what vouches for it.",
   }),
   former: textsByName("The other models in the directory, by digest, and the same of them. Reported only."),
   inUse: texts("Digests of models that a unit of edgeseal's names. Sorted. Reported only."),
@@ -182,6 +182,7 @@ export const verified = "verified";
 
 function verdictOf(content: string, vouched: string): string {
   if (content === "missing") return "its content is missing";
+  if (content === "unreadable") return "corrupted: its content can't be read to its end";
   if (content !== "right") return `corrupted: its content has the digest sha256:${content}`;
   if (vouched.startsWith("by ")) return verified;
   return statementVerdicts[vouched] ?? vouched;

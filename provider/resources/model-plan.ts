@@ -230,6 +230,7 @@ printf '%s' "$pae" | base64 -d >"$new/statement.pae"
 printf '%s' "$sig" | base64 -d >"$new/statement.sig"
 ln -- ${source} "$new/model.gguf" || fail ${quote(`${place} is not on the volume itself, but on something that is mounted in it`)}
 judge "$new" ${hex} || fail 'the model can not be verified'
+if [ "$content" = unreadable ]; then rm -rf -- "$new"; fail "the content can't be read to its end: the disk may fail"; fi
 if [ "$content" != right ]; then rm -rf -- "$new"; fail "refused: the content has the digest sha256:$content, not sha256:${hex}"; fi
 case $vouched in
   'by '*) ;;

@@ -277,6 +277,52 @@ describe("drift", () => {
     expect(root.exists("/etc/edgeseal/model-keys/site.pem")).toBe(false);
   });
 
+  /** As on a sector that went bad, for the content of `next`, wherever that is. */
+  const failing = (root: FakeRoot, code = 1): void => {
+    root.write(
+      "/bin/sha256sum",
+      `#!/bin/sh
+case $(/usr/bin/sha256sum) in ${nextHex}*) echo "sha256sum: -: Input/output error" >&2; exit ${code} ;; esac
+echo "${hex}  -"
+`,
+    );
+    chmodSync(join(root.root, "bin/sha256sum"), 0o755);
+  };
+
+  test("a model that can't be read to its end is corrupted, and brought anew without being read", () => {
+    using root = changed((each) => rewrite(each, at(hex), nextContent));
+    failing(root);
+    expect(stateOf(root).model).toBe("corrupted: its content can't be read to its end");
+    expect(planFor(stateOf(root)).map(({ kind }) => kind)).toContain("upload");
+    bring(root);
+    expect(stateOf(root).model).toBe("verified");
+  });
+
+  test("a former model that can't be read to its end keeps no other from being brought", () => {
+    using root = changed((each) => bring(each, wanted), next);
+    failing(root);
+    expect(stateOf(root)).toMatchObject({
+      model: "verified",
+      former: { [`sha256:${nextHex}`]: "corrupted: its content can't be read to its end" },
+    });
+  });
+
+  test("what arrives on such a sector is not put in place", () => {
+    using root = mountedRoot();
+    failing(root);
+    const steps = planFor(stateOf(root, next), next);
+    expect(() => {
+      for (const step of steps) applyTo(root, step);
+    }).toThrow("the content can't be read to its end");
+    expect(root.exists(at(nextHex))).toBe(false);
+  });
+
+  test.each([127, 137])("a sha256sum that ends with %i tells nothing of a model", (code) => {
+    using root = changed((each) => rewrite(each, at(hex), nextContent));
+    failing(root, code);
+    expect(() => stateOf(root)).toThrow(UnknownObservation);
+  });
+
   test("keys that were not declared are named", () => {
     using root = changed((each) => each.write("/etc/edgeseal/model-keys/evil.pem", otherKey.pem));
     expect(stateOf(root)).toMatchObject({ model: "verified", foreignKeys: ["evil"] });
