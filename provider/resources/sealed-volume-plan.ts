@@ -5,6 +5,7 @@ import { PlanRefused } from "../resource.ts";
 import { parseApproval } from "../trust/approval.ts";
 import { nothingLost, putBeside } from "./approval-shipping.ts";
 import { desiredMarks, differingFiles } from "./managed-files.ts";
+import { tellOfNextBoot } from "./reboot-inputs.ts";
 import {
   approvalsPath,
   capUnit,
@@ -86,6 +87,7 @@ export function planVolume(inputs: SealedVolumeInputs, state: SealedVolumeState)
     ...(formed ? maintain(inputs, state) : formation),
     ...mounted(inputs, state, formed),
     ...capped(state),
+    ...(formation.length > 0 ? [tellOfNextBoot()] : told(state)),
   ];
 }
 
@@ -186,6 +188,10 @@ function requireFormable(inputs: SealedVolumeInputs, state: SealedVolumeState): 
 
 const packages = ({ missingPackages }: SealedVolumeState): readonly Step[] =>
   missingPackages.map((name) => debianPackage({ title: `install ${name}`, package: name, installed: true }));
+
+/** A package may have the initramfs built anew; apt's own warning is in the node's journal, and comes before a first volume has its settings. */
+const told = ({ missingPackages }: SealedVolumeState): readonly Step[] =>
+  missingPackages.length === 0 ? [] : [tellOfNextBoot()];
 
 const publicDirectories: readonly string[] = ["/usr/lib/edgeseal", "/etc/edgeseal", trustDirectory];
 
@@ -495,6 +501,7 @@ export function recoverVolume(
     }),
     // Once more: nothing keeps what this volume opened by, if no other one needs it.
     ...(inputs.approval !== undefined && approves ? [putBeside(parseApproval(inputs.approval))] : []),
+    ...told(state),
   ];
 }
 

@@ -39,6 +39,7 @@ const make = {
   pins: "pin the header of models",
   mount: "mount models at /srv/models",
   cap: "cap PCR 15, so that nothing sealed can be unsealed before the next boot",
+  told: "see whether the next boot is an approved one",
 } as const;
 
 const kept = `${modelDisk}-part1`;
@@ -82,7 +83,7 @@ describe("from the pins on the next boot opens it:", () => {
     const all = cutsOf(await planFor(node, volume)).map(nameOf);
     expect(all.slice(all.indexOf(`before '${make.partition}'`))).toEqual([
       ...Object.values(make).map((title) => `before '${title}'`),
-      `after '${make.cap}'`,
+      `after '${make.told}'`,
     ]);
     await cut({ when: "before", title: make.mount }, node);
     await node.boot();
@@ -90,10 +91,13 @@ describe("from the pins on the next boot opens it:", () => {
     await bringUp(node, volume);
   });
 
-  test.each(["before", "after"] as const)("%s PCR 15 is capped, with a file on it", async (when) => {
+  test.each([
+    ["before", make.cap],
+    ["after", make.told],
+  ] as const)("%s '%s', with a file on it", async (when, title) => {
     const node = await freshNode();
     let digest = "";
-    await cut({ when, title: make.cap }, node, async () => {
+    await cut({ when, title }, node, async () => {
       digest = await writeFile(node);
     });
     await node.boot();

@@ -109,6 +109,11 @@ test("without AES instructions the cipher is adiantum", () => {
   expectDone();
 });
 
+test("whoever may reboot the node is told that the volume would stay locked, once it is there", () => {
+  form();
+  expect(node.warnings).toEqual([expect.stringMatching(/^it can not be told .*\(sealed volumes: models; /)]);
+});
+
 test("the key is in no argument, in no file but memory's while it is made, and the site's recovery key gets it back", async () => {
   const steps = node.plan(inputs);
   const last = steps.findIndex(({ title }) => title.startsWith("pin the header"));

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { diffState } from "../../../provider/diff.ts";
+import type { Step } from "../../../provider/device/step.ts";
 import { PlanRefused } from "../../../provider/resource.ts";
 import { fileMarks } from "../../../provider/resources/managed-files.ts";
 import { sealedVolume } from "../../../provider/resources/sealed-volume.ts";
@@ -12,6 +13,7 @@ import {
   type Disk,
 } from "../../../provider/resources/sealed-volume-partition.ts";
 import { policyKeyOf, recoveryKeyOf } from "../../../provider/resources/sealed-volume-files.ts";
+import { recoverVolume } from "../../../provider/resources/sealed-volume-plan.ts";
 import type { SealedVolumeState } from "../../../provider/resources/sealed-volume-state.ts";
 import { testKey } from "../trust/keys.ts";
 import { Choices } from "./generated-states.ts";
@@ -254,6 +256,18 @@ describe("the plan", () => {
     );
     expect(titles.filter((title) => /format|recovery key|file system|partition/.test(title))).toEqual([]);
     expect(titles).toContain("open models by the TPM");
+  });
+
+  test("that installs packages, which may rebuild the initramfs, ends with whether the next boot is an approved one", () => {
+    const told = "see whether the next boot is an approved one";
+    const endOf = (steps: readonly Step[]): string | undefined => steps.at(-1)?.title;
+    const state = { ...good, missingPackages: ["dmsetup"] };
+    expect(planOf(state).map(({ title }) => title)).toEqual(["install dmsetup", told]);
+    expect(endOf(recoverVolume(inputs, state, "k".repeat(64)))).toBe(told);
+    expect(endOf(planOf({ ...good, formation: "none", content: [], open: false, mountedAt: "" }))).toBe(told);
+    // Nothing of what these do is measured.
+    expect(endOf(planOf({ ...good, pcr15Capped: false }))).toMatch(/^cap PCR 15/);
+    expect(endOf(recoverVolume(inputs, good, "k".repeat(64)))).toBe("mount models at /srv/models");
   });
 
   test("gives every step of the formation that destroys something a precondition, and none of them the key", () => {
