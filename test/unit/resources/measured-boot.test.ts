@@ -720,6 +720,22 @@ test("revert takes everything back, builds an initramfs without it, and may run 
   expect(pi.read("/boot/firmware/initramfs_2712")).toBe("plain initramfs\n");
 });
 
+test("revert warns of the sealed volumes that stay locked from then on, as certain as it is, and of nothing where there are none", async () => {
+  using pi = await measuredPi();
+  const steps = measuredBoot.revert(never, { outcome: "present", state: stateOf(pi) });
+  for (const step of steps) pi.apply(step);
+  const told = steps.at(-1);
+  if (told?.kind !== "run") throw new Error("the plan ends otherwise");
+  expect(told.onFailure).toBe("warn");
+  expect(pi.sh(told.script)).toMatchObject({ code: 0, stderr: "" });
+  pi.write("/etc/edgeseal/volumes/models.conf", "");
+  const { code, stderr } = pi.sh(told.script);
+  expect([code, stderr.trim()]).toEqual([
+    3,
+    "nothing measures from the next boot on: sealed volumes stay locked in it",
+  ]);
+});
+
 test("what goes to a node is what is in the repository, and names the node", () => {
   const files = Object.fromEntries(managedFiles("pi-1").map(({ name, content }) => [name, content]));
   expect(files["program"]).toBe(readFileSync(onDevice("measure"), "utf8"));
