@@ -110,13 +110,13 @@ export function accountSteps(
           }),
         ]),
     ...emptyStorage(inputs, state),
-    ...(concerns("account")
+    ...(Object.entries(wanted.account).some(([key, value]) => key !== "home" && state.account[key] !== value)
       ? [
           run({
             title: `make the user ${user}, who can't log in`,
             script: `set -eu
 getent group ${user} >/dev/null || groupadd --system ${user}
-if getent passwd ${user} >/dev/null; then usermod --gid ${user} --home ${emptyHome} --shell ${nologin} --lock ${user}
+if getent passwd ${user} >/dev/null; then usermod --gid ${user} --shell ${nologin} --lock ${user}
 else useradd --system --gid ${user} --home-dir ${emptyHome} --no-create-home --shell ${nologin} ${user}; fi`,
           }),
         ]
@@ -182,6 +182,26 @@ chmod 0700 -- ${quote(storage)}`,
   ];
 }
 
+/** Shell that ends processes of the service's user. @param which prints `$p`, which is in the control group `$cgroup`, where it is one of them */
+const endProcesses = (user: string, which: string): string => `uid=$(id -u ${user})
+# Whatever was read before: never another user's, and never root's.
+[ "$uid" -gt 0 ] && [ "$(getent passwd | awk -F: -v u="$uid" '$3 == u' | wc -l)" -eq 1 ] ||
+  { echo "the user id $uid of ${user} is not its own alone" >&2; exit 1; }
+listed() {
+  for p in $(pgrep -U "$uid"); do
+    # One that ended meanwhile is none.
+    { read -r cgroup <"/proc/$p/cgroup"; } 2>/dev/null || continue
+    ${which}
+  done
+}
+tries=0
+while pids=$(listed) && [ -n "$pids" ]; do
+  tries=$((tries + 1))
+  [ "$tries" -lt 50 ] || { echo "processes of ${user} come back: see what starts them" >&2; exit 1; }
+  kill -KILL $pids 2>/dev/null || :
+  sleep 0.1
+done`;
+
 /**
  * What others run as the service's user, or in its storage, ends. The service goes on: whether it can be started anew is not known yet. Before an image is taken, which such a process could change
  * once it is in storage.
@@ -197,27 +217,29 @@ export function endForeign(
     run({
       title: `end what ${user} runs beside its service, and remove its other containers`,
       script: `set -eu
-uid=$(id -u ${user})
-# Whatever was read before: never another user's, and never root's.
-[ "$uid" -gt 0 ] && [ "$(getent passwd | awk -F: -v u="$uid" '$3 == u' | wc -l)" -eq 1 ] ||
-  { echo "the user id $uid of ${user} is not its own alone" >&2; exit 1; }
-foreign() {
-  for p in $(pgrep -U "$uid"); do
-    # One that ended meanwhile is none.
-    { read -r cgroup <"/proc/$p/cgroup"; } 2>/dev/null || continue
-    case $cgroup/ in */${inferenceUnit(name)}/*) ;; *) echo "$p" ;; esac
-  done
-}
-tries=0
-while pids=$(foreign) && [ -n "$pids" ]; do
-  tries=$((tries + 1))
-  [ "$tries" -lt 50 ] || { echo "processes of ${user} come back: see what starts them" >&2; exit 1; }
-  kill -KILL $pids 2>/dev/null || :
-  sleep 0.1
-done
+${endProcesses(user, `case $cgroup/ in */${inferenceUnit(name)}/*) ;; *) echo "$p" ;; esac`)}
 containers=$(${podman("ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}}")})
 others=$(printf '%s\\n' "$containers" | awk '$2 != "${user}" { print $1 }')
 [ -z "$others" ] || { ${podman("rm", "--force")} $others >/dev/null; }`,
+      timeoutSeconds: unitSeconds,
+    }),
+  ];
+}
+
+/** The home of a user who has another. usermod takes no other while anything runs as that user, the service too: so only once all else is there, and the start is next. */
+export function moveHome(
+  { name }: InferenceContainerInputs,
+  { account }: InferenceContainerState,
+): readonly Step[] {
+  if (account.home === undefined || account.home === emptyHome) return [];
+  const user = userOf(name);
+  return [
+    run({
+      title: `stop whatever runs as ${user}, and give it the home in which nothing is`,
+      script: `set -eu
+systemctl stop ${inferenceUnit(name)}
+${endProcesses(user, 'echo "$p"')}
+usermod --home ${emptyHome} ${user}`,
       timeoutSeconds: unitSeconds,
     }),
   ];

@@ -7,6 +7,7 @@ import {
   desiredAccount,
   disownStorage,
   endForeign,
+  moveHome,
   requireOwnUser,
   type Concerns,
 } from "./inference-container-account.ts";
@@ -91,6 +92,7 @@ export function planContainer(
     ...endForeign(inputs, state),
     ...(needsImage ? [pull(inputs)] : []),
     ...units(inputs, state),
+    ...moveHome(inputs, state),
     ...start(inputs, concerns, waits),
     ...removeLeftovers(inputs, state),
   ];

@@ -67,6 +67,7 @@ const differences = (state: InferenceContainerState): readonly string[] =>
 const waiting =
   "wait until edgeseal-inference.service answers (600 s at most), and keep its unit as the one to go back to";
 const leftovers = "remove images and archives that edgeseal-inference does not serve with";
+const home = "stop whatever runs as edgeseal-inference, and give it the home in which nothing is";
 const start = "start edgeseal-inference.service, and wait until it answers (600 s at most)";
 
 test("on a fresh node: the user, the storage, the image, the units, and then it is waited for", () => {
@@ -159,6 +160,18 @@ describe("drift is named by what it means, and mended", () => {
       { account: { ...good.account, shell: "/bin/bash" } },
       ["account.shell"],
       ["make the user edgeseal-inference, who can't log in", start],
+    ],
+    [
+      "another home: the service is stopped for it, and starts again",
+      { account: { ...good.account, home: "/home/x" } },
+      ["account.home"],
+      [home, start],
+    ],
+    [
+      "another home and a shell",
+      { account: { ...good.account, home: "/home/x", shell: "/bin/bash" } },
+      ["account.home", "account.shell"],
+      ["make the user edgeseal-inference, who can't log in", home, start],
     ],
     [
       "a service that was stopped",
@@ -368,12 +381,13 @@ test("an image has its name last, once all of it is on the disk, and what it cam
   expect(places).toEqual(places.toSorted((a, b) => a - b));
 });
 
-/** The step that ends what others run, with a user database that says this of numbers; beside a process of the service's own and one of somebody's, which are real. */
-function ending(passwd: string) {
+/** The step that ends processes, with a user database that says this of numbers; beside a process of the service's own and one of somebody's, which are real. */
+function ending(
+  passwd: string,
+  state: Partial<InferenceContainerState> = { foreignProcesses: ["sleep in /user.slice"] },
+) {
   using root = new FakeRoot();
-  const step = planFor({ ...good, foreignProcesses: ["sleep in /user.slice"] }).find(({ title }) =>
-    title.startsWith("end what"),
-  );
+  const step = planFor({ ...good, ...state }).find(({ title }) => /^(end what|stop what)/.test(title));
   const [own = "", foreign = ""] = spawnSync(
     "sh",
     ["-c", "for i in 1 2; do sleep 100 >/dev/null 2>&1 & echo $!; done"],
@@ -394,6 +408,11 @@ function ending(passwd: string) {
 *) echo "$*" | sed 's/.* --events-backend none /podman /' >>"$ROOT/calls" ;;
 esac`,
     install: "exit 0",
+    systemctl: `echo "systemctl $*" >>"$ROOT/calls"`,
+    // As shadow's does while something runs.
+    usermod: `${alive}
+for p in ${own} ${foreign}; do ! alive $p || { echo "usermod: user is currently used by process $p" >&2; exit 8; }; done
+echo "usermod $*" >>"$ROOT/calls"`,
   })) {
     root.write(`/bin/${name}`, `#!/bin/sh\n${script}\n`);
     chmodSync(join(root.root, "bin", name), 0o755);
@@ -413,10 +432,11 @@ esac`,
       code,
       stderr,
       left: left.stdout
-        .trim()
         .split("\n")
+        .filter(Boolean)
         .map((pid) => names[pid]),
       removed: calls.filter((call) => call.startsWith("podman")),
+      done: calls.filter((call) => !/^(podman|pgrep)/.test(call)),
       asked: new Set(calls.filter((call) => call.startsWith("pgrep"))),
     };
   } finally {
@@ -432,6 +452,7 @@ test("what others run as the service's user is ended, and never the service, wha
     stderr: "",
     left: ["its own"],
     removed: ["podman rm --force bb cc"],
+    done: [],
     asked: new Set(["pgrep -U 989"]),
   });
   for (const uid of [0, 1000])
@@ -440,8 +461,30 @@ test("what others run as the service's user is ended, and never the service, wha
       stderr: `the user id ${uid} of edgeseal-inference is not its own alone`,
       left: ["its own", "somebody's"],
       removed: [],
+      done: [],
       asked: new Set(),
     });
+});
+
+test("a home changes once nothing runs as the service's user, the service neither; and never what runs as another, or root", () => {
+  const other = "root:x:0:0::/:/bin/sh\\n";
+  const own = (uid: number): string => `${other}edgeseal-inference:x:${uid}:989::/home/x:/bin/sh\\n`;
+  const state = { account: { ...good.account, home: "/home/x" } };
+  expect(ending(own(989), state)).toMatchObject({
+    code: 0,
+    stderr: "",
+    left: [],
+    done: [
+      "systemctl stop edgeseal-inference.service",
+      "usermod --home /usr/lib/edgeseal/no-home edgeseal-inference",
+    ],
+  });
+  expect(ending(own(0), state)).toMatchObject({
+    code: 1,
+    stderr: "the user id 0 of edgeseal-inference is not its own alone",
+    left: ["its own", "somebody's"],
+    done: ["systemctl stop edgeseal-inference.service"],
+  });
 });
 
 test("until the image is there nothing stops the service, whatever else is amiss", () => {
@@ -453,6 +496,7 @@ test("until the image is there nothing stops the service, whatever else is amiss
     foreignProcesses: ["sleep in /user.slice"],
     groups: ["video"],
     subordinateIds: ["/etc/subuid: x"],
+    account: { ...good.account, home: "/home/x", shell: "/bin/bash" },
   });
   const pull = steps.findIndex(({ title }) => title.startsWith("take the image"));
   expect(pull).toBeGreaterThan(0);
@@ -577,7 +621,12 @@ test("a plan is empty exactly when nothing differs", () => {
       image: pick(good.image, "", "unknown"),
       model: pick(good.model, ""),
       confinement: pick(good.confinement, {}, { ...good.confinement, seccomp: "off" }),
-      account: pick(good.account, {}, { ...good.account, password: "not locked" }),
+      account: pick(
+        good.account,
+        {},
+        { ...good.account, password: "not locked" },
+        { ...good.account, home: "/home/x" },
+      ),
       groups: pick<string[]>([], ["docker", "video"]),
       groupMembers: pick<string[]>([], ["edge"]),
       subordinateIds: pick<string[]>([], ["/etc/subuid: edgeseal-inference:1:65536"]),
