@@ -71,7 +71,7 @@ export interface VerifiedBootArgs {
 
 /** When a node may be rebooted for what takes effect with a boot only. */
 export interface RebootArgs {
-  /** `never`: a boot that is needed shows as `pendingReboot`. `ifNeeded`: at the end of the update. `window`: the same, within `rebootWindow`. @default `never`: whoever lets a node go down should have said so. */
+  /** `never`: a boot that is needed shows as `pendingReboot`. `ifNeeded`: at the end of the update. `window`: the same, when the update begins within `rebootWindow`. @default `never`: whoever lets a node go down should have said so. */
   readonly reboot?: "never" | "ifNeeded" | "window";
   /** With `reboot: window`, in UTC, e.g. `Sun 02:00-04:00`. */
   readonly rebootWindow?: string;

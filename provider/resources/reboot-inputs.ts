@@ -23,13 +23,13 @@ export const rebootInputs = {
     type: "string",
     default: "never",
     description:
-      "What is done when a boot is needed: `never`: nothing, and `pendingReboot` says so. `ifNeeded`: the node is rebooted at the end of the update. `window`: the same, when the update is run within `rebootWindow`. Default `never`: whoever lets a node go down should have said so.",
+      "What is done when a boot is needed: `never`: nothing, and `pendingReboot` says so. `ifNeeded`: the node is rebooted at the end of the update. `window`: the same, when the update begins within `rebootWindow`. Default `never`: whoever lets a node go down should have said so.",
   }),
   rebootWindow: Type.Optional(
     Type.String({
       pattern: `^(?:${dayPattern}(?:,${dayPattern})* )?${timePattern}-${timePattern}$`,
       description:
-        "With `reboot: window`: when a node may be rebooted, in UTC by the clock of whoever runs the update, e.g. `Sun 02:00-04:00`, `Mon,Wed 22:30-01:00` (over midnight; the day is that of the beginning), or `02:00-04:00` for every day.",
+        "With `reboot: window`: when an update that may reboot the node may begin, in UTC by the clock of whoever runs the update, e.g. `Sun 02:00-04:00`, `Mon,Wed 22:30-01:00` (over midnight; the day is that of the beginning), or `02:00-04:00` for every day. What comes before the reboot takes its time (a new initramfs up to half an hour), and is not cut short at the end of the window.",
     }),
   ),
   rebootUnapproved: Type.Enum(["refuse", "allow"], {
@@ -98,7 +98,7 @@ function shippedProblems({ node, policyKey, generation, approval }: RebootInputs
   ];
 }
 
-/** Whether a node may be rebooted at a time. */
+/** Whether an update that begins at a time may reboot a node at its end. */
 export function mayReboot({ reboot, rebootWindow }: RebootInputs, now: Date): boolean {
   if (reboot !== "window") return reboot === "ifNeeded";
   return rebootWindow !== undefined && isWithin(rebootWindow, now);
