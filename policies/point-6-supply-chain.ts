@@ -1,6 +1,6 @@
 import { changeableByOthers } from "./changeable-files.ts";
-import { control, pass, uncovered, verdict, violation } from "./control.ts";
-import type { JudgedNode } from "./node.ts";
+import { control, notRead, pass, uncovered, unknown, verdict, violation } from "./control.ts";
+import { blockTypes, type JudgedNode, type StateOf } from "./node.ts";
 import { askedContainer, whereServing } from "./serving.ts";
 
 /** What the resource says of a scope whose images have to be signed by keys that it knows, and of one that is closed. */
@@ -57,13 +57,12 @@ export const supplyChainControls = [
     declared: {
       reads: ["image"],
       judge: ({ image }, { blocks, partial }) => {
-        const [, repository, digest] = /^([^@]+?)(?::[^/@]*)?@(sha256:[0-9a-f]{64})$/.exec(image) ?? [];
+        const { repository, digest } = pinned(image) ?? {};
         if (repository === undefined || digest === undefined)
           return violation(`inference.image is ${JSON.stringify(image)}, without a digest`);
         const allowed = allowedImages(blocks.imagePolicy);
         // Where a container is looked at alone, nothing is known of the policy beside it.
-        return partial === true ||
-          allowed.some((each) => repository === each || repository.startsWith(`${each}/`))
+        return partial === true || allowed.some((each) => isIn(repository, each))
           ? pass(`${repository} by ${digest.slice(0, 23)}..., which the image policy takes when it is signed`)
           : violation(`the image policy takes nothing from ${repository}`);
       },
@@ -74,10 +73,20 @@ export const supplyChainControls = [
         whereServing(state, ({ image }) => {
           const { image: wanted } = askedContainer(node);
           if (image === "") return violation("runs from no image that is known");
-          if (wanted === undefined) return pass(`runs from ${image}`);
-          return wanted.endsWith(`@${image}`)
-            ? pass(`runs from ${image}, as declared`)
-            : violation(`runs from ${image}, declared is ${wanted}`);
+          if (wanted === undefined) return unknown("which image is declared is not known");
+          const { repository, digest } = pinned(wanted) ?? {};
+          if (repository === undefined || digest !== image)
+            return violation(`runs from ${image}, declared is ${wanted}`);
+          const policy = node.blocks.imagePolicy;
+          if (node.partial !== true) {
+            if (policy === undefined)
+              return violation(`the state has no ${blockTypes.imagePolicy} beside the container`);
+            const lacking = notRead(node, "imagePolicy", policy, ["rules"]);
+            if (lacking !== undefined) return lacking;
+            if (!isTaken(repository, (policy as StateOf<"imagePolicy">).rules))
+              return violation(`the image policy takes nothing from ${repository}`);
+          }
+          return pass(`runs from ${image}, as declared`);
         }),
     },
   }),
@@ -121,6 +130,29 @@ export const supplyChainControls = [
     title: "The pipeline checks what the images are made of",
   }),
 ] as const;
+
+/** What an image with a digest is called. */
+function pinned(image: string): { readonly repository: string; readonly digest: string } | undefined {
+  const [, repository, digest] = /^([^@]+?)(?::[^/@]*)?@(sha256:[0-9a-f]{64})$/.exec(image) ?? [];
+  return repository === undefined || digest === undefined ? undefined : { repository, digest };
+}
+
+/** Whether a repository is the one of that name, or in that part of a registry. */
+const isIn = (repository: string, scope: string): boolean =>
+  repository === scope || repository.startsWith(`${scope}/`);
+
+/** Whether a policy lets images of a repository in: from the registry, where the narrowest scope decides, or from a folder, where a signature says whose image it is. */
+function isTaken(repository: string, rules: StateOf<"imagePolicy">["rules"]): boolean {
+  const scopes = Object.keys(rules)
+    .flatMap((each) => /^docker:(.+)$/.exec(each)?.[1] ?? [])
+    .filter((scope) => isIn(repository, scope));
+  const narrowest = scopes.sort((a, b) => b.length - a.length)[0];
+  const fromRegistry = narrowest !== undefined && rules[`docker:${narrowest}`] !== "reject";
+  const fromFolder = Object.entries(rules).some(
+    ([scope, rule]) => scope.startsWith("dir:") && isIn(repository, / for (\S+)$/.exec(rule)?.[1] ?? ""),
+  );
+  return fromRegistry || fromFolder;
+}
 
 /** What the image policy beside it allows, as far as that is known: host and repository, or a part of a registry. */
 function allowedImages(policy: JudgedNode["blocks"]["imagePolicy"]): readonly string[] {

@@ -69,6 +69,10 @@ const { account } = goodServiceStates.inference;
 const check = "/usr/lib/edgeseal/check-inference";
 const otherDigest = `sha256:${"9".repeat(64)}`;
 
+/** What serves, on a node whose image policy has these rules. */
+const underRules = (rules: object): JudgedNode => observed({ imagePolicy: { rules } });
+const signedFor = (what: string): string => `signed by sha256:${"5a".repeat(32)} for ${what}`;
+
 export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
   "3.memory-locked": [
     pass("locked", declared(), "inference.confinement.memoryLock is true"),
@@ -536,9 +540,46 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
     ),
     pass("runs", observed(), `runs from ${image}, as declared`),
     pass(
+      "runs, from an archive in a folder, with a signature for its repository",
+      underRules({ "dir:/var/lib/edgeseal/images/aa": signedFor("registry.example/edge/llama") }),
+      `runs from ${image}, as declared`,
+    ),
+    pass(
+      "runs, from a registry of which all is taken",
+      underRules({ "docker:registry.example": signedFor("its own name and tag") }),
+      `runs from ${image}, as declared`,
+    ),
+    unclear(
       "runs, in a state of which nothing else is known",
       { ...observed(), asked: {} },
-      `runs from ${image}`,
+      "which image is declared is not known",
+    ),
+    ...Object.entries({
+      "no rule": {},
+      "one for another repository only": {
+        "docker:registry.example/edge/llama-2": signedFor("its own name and tag"),
+        "dir:/var/lib/edgeseal/images/aa": signedFor("registry.example/edge/llama-2"),
+      },
+      "a narrower one that rejects it": {
+        "docker:registry.example": signedFor("its own name and tag"),
+        "docker:registry.example/edge": "reject",
+      },
+    }).map(([rule, rules]) =>
+      fail(
+        `under a policy with ${rule}`,
+        underRules(rules),
+        "the image policy takes nothing from registry.example/edge/llama",
+      ),
+    ),
+    fail(
+      "under no policy",
+      observed({ imagePolicy: undefined }),
+      "the state has no edgeseal:container:ImagePolicy beside the container",
+    ),
+    unclear(
+      "under a policy whose rules were not read",
+      observed({ imagePolicy: { rules: undefined } }),
+      "imagePolicy.rules is not observed",
     ),
     fail(
       "another one",
