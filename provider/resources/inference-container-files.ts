@@ -7,11 +7,15 @@ import { onDevice, type ManagedFile } from "./managed-files.ts";
 const unitDirectory = "/etc/systemd/system";
 export const unitPath = (unit: string): string => `${unitDirectory}/${unit}`;
 
-const programs = ["ask-inference", "check-inference", "start-inference"].map((name): ManagedFile => ({
-  path: `${programDirectory}/${name}`,
-  mode: "0755",
-  content: onDevice(name),
-}));
+/** Shell function `last_words UNIT`: why a server does not run. */
+export const lastWords = onDevice("last-words");
+export const startInference = `#!/bin/sh\n${lastWords}${onDevice("start-inference")}`;
+
+const programs = Object.entries({
+  "ask-inference": onDevice("ask-inference"),
+  "check-inference": onDevice("check-inference"),
+  "start-inference": startInference,
+}).map(([name, content]): ManagedFile => ({ path: `${programDirectory}/${name}`, mode: "0755", content }));
 
 /** Every file of a service on its node, the programs, which all services share, first. */
 export const managedFiles = (inputs: InferenceContainerInputs): readonly ManagedFile[] => [

@@ -10,7 +10,14 @@ import {
   type AccountIds,
   type StartedFrom,
 } from "./inference-container-confinement.ts";
-import { allUnits, managedFiles, recordOf, startedFrom, unitPath } from "./inference-container-files.ts";
+import {
+  allUnits,
+  lastWords,
+  managedFiles,
+  recordOf,
+  startedFrom,
+  unitPath,
+} from "./inference-container-files.ts";
 import { readRemnants } from "./inference-container-image.ts";
 import { parseImage, type InferenceContainerInputs } from "./inference-container-inputs.ts";
 import { parseMemory, readMemory } from "./inference-container-memory.ts";
@@ -102,11 +109,11 @@ if [ -z "$p" ]; then echo 'not running'
 elif [ ! -x ${askProgram} ]; then echo 'no answer'
 else ${inNamespace ? `nsenter --net="/proc/$p/ns/net" ${ask}` : ask} || :
 fi`,
-      // Of a server that does not run: what the check before its start said, else podman's or systemd's last words. Never the server's own, which could hold parts of a prompt: it writes to podman's stream, and the kernel
-      // tells them apart by their control groups. The container has one of its own.
+      // Of a server that does not run: what the check before its start said, else podman's or systemd's last words.
       reason: `if systemctl is-active -q ${unit}; then exit 0; fi
 if [ -s /run/edgeseal/inference/${name} ]; then cat /run/edgeseal/inference/${name}; exit; fi
-journalctl -q -o cat -n 100 UNIT=${unit} _PID=1 + _SYSTEMD_CGROUP=/system.slice/${unit} _SYSTEMD_CGROUP=/system.slice/${unit}/runtime | grep -E '^(Error: |${unit}: (Failed (at|to) |(Main|Control) process exited|A process of this unit has been killed by the OOM))' | tail -n 1 | cut -c 1-300`,
+${lastWords}
+last_words ${unit}`,
       places: readPlaces(inputs),
       memory: readMemory,
       exposure: `command -v systemd-analyze >/dev/null || exit 0

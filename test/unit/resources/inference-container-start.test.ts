@@ -1,14 +1,15 @@
 import { chmodSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { onDevice } from "../../../provider/resources/managed-files.ts";
+
+import { startInference } from "../../../provider/resources/inference-container-files.ts";
 import { FakeRoot } from "./fake-root.ts";
 
 /*
  * The program that starts a server, waits for its answer, and goes back to what served before. A unit is one line here: how it behaves when it is started.
  */
 
-const program = onDevice("start-inference");
+const program = startInference;
 const file = "/etc/systemd/system/edgeseal-inference.service";
 const good = "/var/lib/edgeseal/inference/edgeseal-inference.service";
 
@@ -33,7 +34,12 @@ esac
 `;
 const stubs = {
   systemctl,
-  journalctl: `#!/bin/sh\nprintf 'srv a prompt\\nError: the image is not there\\nedgeseal-inference.service: Main process exited, code=exited, status=1/FAILURE\\n'\n`,
+  journalctl: `#!/bin/sh
+case $* in
+*export*) printf 'INVOCATION_ID=1\\nMESSAGE=edgeseal-inference.service: Control process exited, code=exited, status=125/n/a\\n\\n' ;;
+*cat*) printf 'srv a prompt\\nError: the image is not there\\n' ;;
+esac
+`,
 };
 
 function node(unit: string, lastGood?: string): FakeRoot {
@@ -76,7 +82,7 @@ test("it is the new one that has to answer: the old one is stopped before it is 
 test.each([
   [
     "fails",
-    /does not serve: Error: the image is not there edgeseal-inference\.service: Main process exited, code=exited, status=1\/FAILURE \(journalctl -u edgeseal-inference\.service tells more\)$/,
+    /does not serve: Error: the image is not there \(journalctl -u edgeseal-inference\.service tells more\)$/,
   ],
   ["is-skipped", /does not serve: model-differs: other bytes$/],
   ["ends", /does not serve: it ended three times: Error: the image/],
