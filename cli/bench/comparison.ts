@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import type { Session } from "../../provider/device/session.ts";
 import { quote } from "../../provider/device/shell-quote.ts";
+import { lastWords } from "../../provider/resources/inference-container-files.ts";
 import { UserError } from "../errors.ts";
 import { visible } from "../visible.ts";
 import { parseMeasured, type Measured } from "./samples.ts";
@@ -93,6 +94,7 @@ rm -rf ${folder}
 mkdir ${folder} ${folder}/variants
 ${[
   write("compare", program),
+  write("last-words", lastWords),
   write("request", body(promptTokens, tokens)),
   write("warm-up", body(Math.min(promptTokens, 8), 2)),
   ...variants.map(({ unit }, index) => write(`variants/${index}`, unit)),

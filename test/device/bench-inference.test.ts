@@ -152,6 +152,58 @@ test("variants are measured round by round, and what was served is served again"
   await expectServed();
 });
 
+/** A program that is started as podman is by a unit of edgeseal's. */
+const forking = (path: string): string =>
+  `[Unit]
+Conflicts=${served}
+[Service]
+Type=forking
+Delegate=yes
+ExecStart=/bin/sh ${path}
+`;
+const programs = {
+  podman: "echo Error: of podman >&2; exit 125",
+  server: `group=/sys/fs/cgroup/system.slice/${comparedUnit(name)}
+mkdir $group/libpod-payload-1
+sh -c 'echo $$ >$0/libpod-payload-1/cgroup.procs; echo Error: with a part of a prompt; journalctl --sync' $group
+exit 125`,
+  plain: "echo Error: with a part of a prompt; exit 1",
+};
+
+test("why a variant does not start is told in podman's words, and never in the server's", async () => {
+  for (const [program, does] of Object.entries(programs))
+    await node.must(`cat >/usr/local/lib/${program}-fails <<'END'
+${does}
+END`);
+  const ssh = session();
+  try {
+    const { failures } = await runComparison(
+      ssh,
+      comparison({
+        variants: [
+          fast,
+          { name: "podman", unit: forking("/usr/local/lib/podman-fails") },
+          { name: "server", unit: forking("/usr/local/lib/server-fails") },
+          { name: "plain", unit: unitWith("/bin/sh /usr/local/lib/plain-fails") },
+        ],
+        rounds: 1,
+      }),
+    );
+    const exited = `${comparedUnit(name)}: Control process exited, code=exited, status=125/n/a`;
+    expect(failures).toEqual({
+      podman: "exit-code 125 Error: of podman",
+      server: `exit-code 125 ${exited}`,
+      plain: expect.stringMatching(/^exit-code 1 .*: Main process exited, code=exited, status=1/) as string,
+    });
+  } finally {
+    await ssh.close();
+  }
+  expect(await node.must(`journalctl -q -o cat -u ${comparedUnit(name)}`)).toContain(
+    "with a part of a prompt",
+  );
+  await expectServed();
+});
+
 test("measuring what is served stops nothing", async () => {
   const pid = (): Promise<string> => node.must(`systemctl show -P MainPID ${served}`);
   const before = await pid();
