@@ -391,7 +391,8 @@ function portUnits(inputs: InferenceContainerInputs): Readonly<Record<string, st
       "",
       "[Service]",
       "Type=notify",
-      `ExecStart=/usr/lib/systemd/systemd-socket-proxyd --exit-idle-time=10min --connections-max=${connectionsOf(inputs) - connectionsKept} ${word(address)}`,
+      // It takes one more than it is told (systemd 252 to 257).
+      `ExecStart=/usr/lib/systemd/systemd-socket-proxyd --exit-idle-time=10min --connections-max=${connectionsOf(inputs) - connectionsKept - 1} ${word(address)}`,
       "DynamicUser=yes",
       ...service,
       ...smallUnit,
