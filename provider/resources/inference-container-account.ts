@@ -3,6 +3,7 @@ import { directory, run, type Step } from "../device/step.ts";
 import { PlanRefused } from "../resource.ts";
 import { inferenceUnit } from "./container-process.ts";
 import type { InferenceContainerInputs } from "./inference-container-inputs.ts";
+import { notByItsList } from "./inference-container-observation.ts";
 import { asService } from "./inference-container-podman.ts";
 import type { InferenceContainerState } from "./inference-container-state.ts";
 import { emptyHome, programDirectory, unitSeconds, userOf } from "./inference-container-unit.ts";
@@ -49,6 +50,22 @@ export function requireOwnUser(
   throw new PlanRefused(
     `the user id of ${user} is ${uid}`,
     `see who changed it, stop ${inferenceUnit(name)}, and remove the line of ${user} from /etc/passwd (vipw): the next update makes the user anew`,
+  );
+}
+
+/**
+ * Others in the service's group by their primary group, or by a group of the same number: no list of members keeps them out, and neither is edgeseal's to change.
+ * @throws PlanRefused
+ */
+export function requireOwnGroup(
+  { name }: InferenceContainerInputs,
+  { groupMembers }: InferenceContainerState,
+): void {
+  const others = groupMembers.filter((each) => each.includes(notByItsList));
+  if (others.length === 0) return;
+  throw new PlanRefused(
+    `in the group ${userOf(name)}, which may talk to the server: ${others.join(" and ")}`,
+    "see who changed it, and give such a user another primary group (usermod --gid), such a group another number (groupmod --gid)",
   );
 }
 
@@ -162,6 +179,35 @@ chown ${user}:${user} -- ${quote(storage)}
 chmod 0700 -- ${quote(storage)}`,
           }),
         ]),
+  ];
+}
+
+/** The user goes, and the group, unless it is another user's primary group by now: then it stays, which lets nobody in to anything, and that is said. */
+export function removeAccount(
+  { name }: InferenceContainerInputs,
+  { groupMembers }: InferenceContainerState,
+): readonly Step[] {
+  const user = userOf(name);
+  const others = `gid=$(getent group ${user} | cut -d: -f3)
+others=$([ -z "$gid" ] || getent passwd | awk -F: -v g="$gid" '$4 == g { print $1 }')`;
+  return [
+    run({
+      title: `remove the user ${user}`,
+      script: `set -eu
+! getent passwd ${user} >/dev/null || userdel ${user}
+${others}
+[ -z "$gid" ] || [ -n "$others" ] || groupdel ${user}`,
+    }),
+    ...(groupMembers.some((each) => each.includes(notByItsList))
+      ? [
+          run({
+            title: `see whether the group ${user} is gone`,
+            script: `${others}
+[ -z "$others" ] || { echo "the group ${user} stays: it is the primary group of" $others >&2; exit 1; }`,
+            onFailure: "warn",
+          }),
+        ]
+      : []),
   ];
 }
 

@@ -187,6 +187,9 @@ function readHealth(output: string): InferenceContainerState["health"] {
 
 // --- the account ---
 
+/** Marks a member of the service's group who is not in the list that such a member could be taken off. */
+export const notByItsList = "(not in its list:";
+
 type Account = Pick<InferenceContainerState, "account" | "groups" | "groupMembers" | "lingering">;
 
 function readAccount(user: string, output: string): Account & { readonly ids: AccountIds } {
@@ -201,7 +204,9 @@ function readAccount(user: string, output: string): Account & { readonly ids: Ac
   const groups = entries.filter((fields) => fields.length === 4);
   const members = (fields: readonly string[]): readonly string[] =>
     (fields[3] ?? "").split(",").filter(Boolean);
-  const primary = groups.find((fields) => fields[2] === passwd?.[3]);
+  const ownGroup = groups.find(([group]) => group === user);
+  const alike = groups.filter((fields) => fields !== ownGroup && fields[2] === ownGroup?.[2]);
+  const primary = [ownGroup, ...groups].find((fields) => fields?.[2] === passwd?.[3]);
   const number = (text: string | undefined): number | undefined =>
     text === undefined ? undefined : Number(text);
   return {
@@ -225,10 +230,17 @@ function readAccount(user: string, output: string): Account & { readonly ids: Ac
       .filter((fields) => members(fields).includes(user) && fields !== primary)
       .map(([group = ""]) => group)
       .sort(byteOrder),
-    groupMembers: groups
-      .filter(([group]) => group === user)
-      .flatMap(members)
-      .sort(byteOrder),
+    groupMembers: [
+      ...members(ownGroup ?? []),
+      ...entries
+        .filter(([name, , , gid, ...rest]) => rest.length === 3 && name !== user && gid === ownGroup?.[2])
+        .map(([name = ""]) => `${name} ${notByItsList} it is the user's primary group)`),
+      ...alike.flatMap((fields) =>
+        members(fields)
+          .filter((name) => name !== user)
+          .map((name) => `${name} ${notByItsList} in ${fields[0] ?? ""}, a group of the same number)`),
+      ),
+    ].sort(byteOrder),
     lingering: entries.some(([word, ...rest]) => word === "lingering" && rest.length === 0),
   };
 }

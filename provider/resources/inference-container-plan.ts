@@ -8,6 +8,8 @@ import {
   disownStorage,
   endForeign,
   moveHome,
+  removeAccount,
+  requireOwnGroup,
   requireOwnUser,
   type Concerns,
 } from "./inference-container-account.ts";
@@ -26,7 +28,6 @@ import {
   startProgram,
   unitFiles,
   unitSeconds,
-  userOf,
 } from "./inference-container-unit.ts";
 import { desiredMarks, differingFiles } from "./managed-files.ts";
 
@@ -64,7 +65,7 @@ export function desiredContainer(inputs: InferenceContainerInputs): Partial<Infe
 
 /**
  * Steps after which the service serves. What serves meanwhile does so until the new image is there; and again, when the new one does not answer.
- * @throws PlanRefused when the folders are on no volume, the model is not there, the archive can't be used, or what is amiss is not the service's alone: the node's memory, its user id, a drop-in of all services
+ * @throws PlanRefused when the folders are on no volume, the model is not there, the archive can't be used, or what is amiss is not the service's alone: the node's memory, its user id, its group, a drop-in of all services
  */
 export function planContainer(
   inputs: InferenceContainerInputs,
@@ -75,6 +76,7 @@ export function planContainer(
   requireMemory(inputs, state);
   requirePlaces(inputs, state);
   requireOwnUser(inputs, state);
+  requireOwnGroup(inputs, state);
   requireOwnOverrides(inputs, state);
   const concerns = concerning(differs);
   const needsImage = !hasImage(inputs, state);
@@ -265,7 +267,6 @@ export function removeContainer(
   state: InferenceContainerState,
 ): readonly Step[] {
   const { name } = inputs;
-  const user = userOf(name);
   const present = allUnits(name).filter((unit) => unit in state.units);
   return [
     ...(present.length === 0
@@ -281,12 +282,11 @@ export function removeContainer(
     ...present.map((unit) => remove({ title: `remove ${unit}`, path: unitPath(unit) })),
     ...disownStorage(inputs, state),
     run({
-      title: `remove the user ${user}`,
+      title: `forget what ${inferenceUnit(name)} was started from`,
       script: `set -eu
 systemctl daemon-reload
-rm -f ${recordOf(name)} ${recordOf(name)}.asked /run/edgeseal/inference/${name} ${Object.values(startedFrom(name)).join(" ")}
-! getent passwd ${user} >/dev/null || userdel ${user}
-! getent group ${user} >/dev/null || groupdel ${user}`,
+rm -f ${recordOf(name)} ${recordOf(name)}.asked /run/edgeseal/inference/${name} ${Object.values(startedFrom(name)).join(" ")}`,
     }),
+    ...removeAccount(inputs, state),
   ];
 }

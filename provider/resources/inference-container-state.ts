@@ -26,7 +26,7 @@ export const inferenceContainerState = Type.Object({
   ),
   groups: texts("Groups that the user was added to, e.g. `video`. Sorted."),
   groupMembers: texts(
-    "Users that were added to the service's group, and so can talk to the server. Sorted; services get in by SupplementaryGroups= of their units, which does not show here.",
+    "Users who are in the service's group, and so can talk to the server: by its list of members; and, marked `(not in its list: ...)`, by their primary group or another group of the same number. Sorted; services get in by SupplementaryGroups= of their units, which does not show here.",
   ),
   subordinateIds: texts("Lines of /etc/subuid and /etc/subgid that are this user's: it needs none."),
   lingering: Type.Boolean({

@@ -226,10 +226,10 @@ export const serviceControlCases: Readonly<Record<string, readonly Case[]>> = {
         inference: {
           account: { ...account, home: "/home/x", shell: "/bin/bash", password: "not locked" },
           lingering: true,
-          groupMembers: ["pi"],
+          groupMembers: ["alice (not in its list: it is the user's primary group)", "pi"],
         },
       }),
-      "home: /home/x; shell: /bin/bash; password: not locked; systemd keeps a manager for its user; pi is in its group",
+      "home: /home/x; shell: /bin/bash; password: not locked; systemd keeps a manager for its user; alice (not in its list: it is the user's primary group) is in its group; pi is in its group",
     ),
     fail(
       "no such user",

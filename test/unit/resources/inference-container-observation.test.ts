@@ -495,6 +495,19 @@ describe("its units and its user", () => {
       { account: account.replace(/inference:x:989:\n$/, "inference:x:989:edge\n") },
       { groupMembers: ["edge"] },
     ],
+    [
+      "a user whose primary group is its own",
+      { account: account.replace("edge:x:1000:1000", "edge:x:1000:989") },
+      { groupMembers: ["edge (not in its list: it is the user's primary group)"] },
+    ],
+    [
+      "a member of another group of the same number, which does not make that its own, wherever it stands",
+      { account: account.replace("video:x:44:", "others:x:989:edge,edgeseal-inference") },
+      {
+        groups: ["others"],
+        groupMembers: ["edge (not in its list: in others, a group of the same number)"],
+      },
+    ],
     ["a password", { account: account.replace(":!:", ":$y$j9T$x:") }, { "account.password": "not locked" }],
     ["an empty password", { account: account.replace(":!:", "::") }, { "account.password": "not locked" }],
     ["a shell", { account: account.replace("/usr/sbin/nologin", "/bin/sh") }, { "account.shell": "/bin/sh" }],

@@ -296,6 +296,19 @@ describe("refused, with the mend", () => {
     },
   );
 
+  test.each([
+    "alice (not in its list: it is the user's primary group)",
+    "bob (not in its list: in others, a group of the same number)",
+  ])("while somebody is in its group whom its list can't keep out: %s", (member) => {
+    const state = { ...good, groupMembers: [member, "edge"] };
+    expect(() => planFor(state)).toThrow(PlanRefused);
+    expect(() => planFor(state)).toThrow(
+      `in the group edgeseal-inference, which may talk to the server: ${member}; see who changed it, and give such a user another primary group`,
+    );
+    // A group that was there before the service's user is no other.
+    expect(() => planFor({ ...fresh, groupMembers: [member] })).toThrow(PlanRefused);
+  });
+
   test("while a drop-in of the site's changes all services: it is named, and not removed", () => {
     const state = {
       ...good,
@@ -664,7 +677,57 @@ test("the way back takes units and user away, and leaves image and model", () =>
       )
       .map((unit) => `remove ${unit}`),
     "give /srv/models/containers/inference to root, who alone gets in",
+    "forget what edgeseal-inference.service was started from",
     "remove the user edgeseal-inference",
   ]);
   expect(JSON.stringify(steps)).not.toMatch(/\b(rm|find|delete)\b[^"]*\/srv\/models/);
+});
+
+describe("the way back of a group", () => {
+  /** What is done, on a node with these users and this group. */
+  function removed(passwd: string, group: string) {
+    const groupMembers = ["alice (not in its list: it is the user's primary group)"];
+    const steps = inferenceContainer.revert(wanted, { outcome: "present", state: { ...good, groupMembers } });
+    using root = new FakeRoot();
+    for (const [name, script] of Object.entries({
+      getent: `case $* in
+'group edgeseal-inference') printf '${group}' | grep . ;;
+'passwd edgeseal-inference') printf '${passwd}' | grep ^edgeseal-inference: ;;
+passwd) printf '${passwd}' ;;
+esac`,
+      userdel: `echo "userdel $*" >>"$ROOT/calls"`,
+      groupdel: `echo "groupdel $*" >>"$ROOT/calls"`,
+    })) {
+      root.write(`/bin/${name}`, `#!/bin/sh\n${script}\n`);
+      chmodSync(join(root.root, "bin", name), 0o755);
+    }
+    const ran = steps.slice(-2).map((step) => {
+      const { code, stderr } = root.sh(step.kind === "run" ? step.script : "exit 99");
+      return { title: step.title, code, stderr, onFailure: step.kind === "run" ? step.onFailure : undefined };
+    });
+    return { ran, calls: root.calls() };
+  }
+  const group = "edgeseal-inference:x:989:\\n";
+
+  test("that is another user's primary group: it stays, and that is said", () => {
+    const { ran, calls } = removed("alice:x:1000:989::/:/bin/sh\\n", group);
+    expect(calls).toEqual([]);
+    expect(ran).toEqual([
+      { title: "remove the user edgeseal-inference", code: 0, stderr: "", onFailure: undefined },
+      {
+        title: "see whether the group edgeseal-inference is gone",
+        code: 1,
+        stderr: "the group edgeseal-inference stays: it is the primary group of alice",
+        onFailure: "warn",
+      },
+    ]);
+  });
+
+  test("that is nobody's, or went with the user", () => {
+    const other = "alice:x:1000:1000::/:/bin/sh\\n";
+    expect(removed(other, group).calls).toEqual(["groupdel edgeseal-inference"]);
+    for (const { code, stderr } of removed(other, "").ran)
+      expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    expect(removed(other, "").calls).toEqual([]);
+  });
 });
