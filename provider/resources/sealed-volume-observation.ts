@@ -155,9 +155,12 @@ function parseVolume(
   inputs: SealedVolumeInputs,
   parts: Readonly<Record<string, PartOutput>>,
 ): SealedVolumeState {
-  const records = readRecords(inputs.name, parseFiles(outputOf(parts, "records")));
+  const recorded = readRecords(inputs.name, parseFiles(outputOf(parts, "records")));
   const device = readDevice(inputs, outputOf(parts, "device"));
   const header = readHeaderPart(outputOf(parts, "header"));
+  const records = pinnedUnrecorded(recorded, device, header)
+    ? { ...recorded, formation: "complete" as const }
+    : recorded;
   const mapping = readMapping(inputs, records, outputOf(parts, "mapping"));
   const diskSequence = /^diskseq (\d+)$/m.exec(outputOf(parts, "mapping"))?.[1];
   const machine = outputOf(parts, "machine").split("\n");
@@ -319,6 +322,18 @@ function readHeaderPart(output: string): HeaderPart {
     throw new UnknownObservation("the header of the device did not arrive whole", { cause: error });
   }
 }
+
+/** Whether the power went between the pins and the record: the volume is finished with the pins, since from then on a boot opens it. The same is in `form-volume`. */
+const pinnedUnrecorded = (
+  { formation, uuid, pins }: Records,
+  { formationMarker }: DeviceState,
+  { finished }: HeaderPart,
+): boolean =>
+  formation === "forming" &&
+  uuid !== "" &&
+  formationMarker === uuid &&
+  finished !== "" &&
+  finished === pins.get("header-sha256");
 
 function pinned(
   { pins, pinnedFacts }: Records,

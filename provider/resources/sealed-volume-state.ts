@@ -5,7 +5,7 @@ import { oneOf, texts, textsByName } from "./state-schema.ts";
 export const sealedVolumeState = Type.Object({
   formation: oneOf(
     ["none", "forming", "complete"],
-    "How far the volume came, by the node's record: `none`; `forming`: begun and not finished, so that nobody ever used it; `complete`: finished, and never formatted again.",
+    "How far the volume came, by the node's record: `none`; `forming`: begun and not finished, so that nobody ever used it; `complete`: finished, and never formatted again. It is `complete` with its pins, also where the power went before the record said so.",
   ),
   device: Type.String({
     description:

@@ -202,6 +202,94 @@ describe("cut off", () => {
     expect(finished).toBeGreaterThanOrEqual(2);
   }, 300_000);
 
+  /** Forms a volume, and goes back to where the power went between its pins and the record. */
+  const pinnedUnrecorded = (): void => {
+    const folder = (moment: string): string => `/moments/${moment}`;
+    const moment = node
+      .formWithMoments(inputs)
+      .find(
+        (each) =>
+          node.exists(`${folder(each)}/settings/models.pins`) &&
+          node.read(`${folder(each)}/records/models/formation`).includes("phase=forming"),
+      );
+    node.returnTo(moment ?? expect.fail("no moment has pins and an unfinished record"));
+    node.write("/tpm-opens", "");
+  };
+  const recordTitle = "pin the header of models";
+  const header = (): Buffer => Buffer.from(node.bytes("/dev/vdb").subarray(0, headerBytes - 4096));
+
+  test("between the pins and the record, the next boot opens it, and no later plan ever formats it", () => {
+    pinnedUnrecorded();
+    const before = header();
+    const formation = "/var/lib/edgeseal/volumes/models/formation";
+    expect(node.boot()).toMatchObject({ code: 0, stderr: "" });
+    expect(node.observe(inputs)).toMatchObject({
+      formation: "complete",
+      openedBy: "tpm",
+      unlock: "observed",
+      mountedAt: "/srv/models",
+      headerUnfinished: true,
+      headerDifferences: [],
+    });
+    // It was written to since. A later boot leaves it locked.
+    node.setPcr(11, "12".repeat(32));
+    expect(node.boot().code).toBe(1);
+    const steps = node.plan(inputs);
+    expect(steps.map(({ title }) => title)).toEqual([recordTitle, "open models by the TPM"]);
+    expect(() => {
+      node.applyAll(steps);
+    }).toThrow(/models can be opened by a boot only/);
+    expect(node.read(formation)).toContain("phase=complete");
+    expect(header().equals(before)).toBe(true);
+    node.setPcr(11, site.pcr11);
+    node.boot();
+    expectDone();
+  });
+
+  test("between the pins and the record, a plan that was made before formats nothing, whatever may be erased", () => {
+    const may = { ...inputs, mayErase: ["edgeseal:0a1b2c3d-1111-4222-8333-444455556666", "unknown-data"] };
+    const steps = node.plan(may);
+    pinnedUnrecorded();
+    const before = diskDigest();
+    expect(() => {
+      node.applyAll(steps);
+    }).toThrow(/the volume models is finished but for its record, and is never formatted again/);
+    expect(diskDigest()).toBe(before);
+  });
+
+  test("between the pins and the record, by a killed provider: the plan writes that down, and goes on", () => {
+    const steps = node.plan(inputs);
+    const last = steps.findIndex(({ title }) => title === recordTitle);
+    node.applyAll(steps.slice(0, last));
+    const formation = "/var/lib/edgeseal/volumes/models/formation";
+    const forming = node.read(formation);
+    const marked = node.bytes("/dev/vdb").subarray(headerBytes - 4096, headerBytes);
+    node.applyAll(steps.slice(last, last + 1));
+    const before = header();
+    node.write(formation, forming);
+    writeAt(headerBytes - 4096, marked);
+    expect(node.plan(inputs).map(({ title }) => title)).toEqual([
+      recordTitle,
+      "mount models at /srv/models",
+      "cap PCR 15, so that nothing sealed can be unsealed before the next boot",
+    ]);
+    form();
+    expectDone();
+    expect(node.observe(inputs).openedBy).toBe("formation");
+    expect(header().equals(before)).toBe(true);
+  });
+
+  test("between the pins and the record, it is sealed to another TPM as a finished one", () => {
+    pinnedUnrecorded();
+    const key = node.read(`/secrets/${recordedUuid() ?? ""}.key`);
+    node.remove("/tpm-opens");
+    expect(node.boot().code).toBe(1);
+    node.applyAll(recoverVolume(inputs, node.observe(inputs), key));
+    node.write("/tpm-opens", "");
+    expect(node.boot()).toMatchObject({ code: 0, stderr: "" });
+    expectDone();
+  });
+
   test("by a killed provider after any step: each next plan gets past that step, and the last ends well", () => {
     const titles = [
       "make the recovery key of models, and encrypt it to the site's",
