@@ -14,7 +14,7 @@ import {
   type VolumeBlock,
 } from "./block-args.ts";
 import type { ConnectionArgs, OnDelete } from "./connection-args.ts";
-import { requireChecklist } from "./gate.ts";
+import { requireChecklist, requireDistinctVolumes } from "./gate.ts";
 import type { InferenceContainerArgs } from "./inference-args.ts";
 import { afterApply, type Hooks } from "./hooks.ts";
 import {
@@ -62,7 +62,7 @@ export interface EdgeNodeArgs extends BlockArgs {
  * A node with every protection that edgeseal has, secure where nothing else is said: swap off, core dumps off, signed boot required, egress by
  * allowlist only.
  *
- * @throws pulumi.RunError when the node does not meet the deployment checklist; then none of its resources is registered.
+ * @throws pulumi.RunError when the node does not meet the deployment checklist, or its volumes get in each other's way; then none of its resources is registered.
  */
 export class EdgeNode extends pulumi.ComponentResource {
   /** The node's name. */
@@ -95,6 +95,7 @@ export class EdgeNode extends pulumi.ComponentResource {
     // Registered before it is judged, so that the policy pack sees, and judges, what is refused here.
     super(edgeNodeType, name, { node: componentInput(declared), waivers }, options);
     requireChecklist(`node "${name}"`, [declared], waivers);
+    requireDistinctVolumes(`node "${name}"`, blocks.volumes ?? {});
 
     const device: DeviceArgs = {
       connection: { ...args.connection, node: name },

@@ -1,5 +1,6 @@
 import * as pulumi from "@pulumi/pulumi";
 import { clashesInList, endpoint } from "../policies/distinct-nodes.ts";
+import { volumeClashes, type PlacedVolume } from "../policies/distinct-volumes.ts";
 import { checklist } from "../policies/checklist.ts";
 import { evaluate, failures } from "../policies/evaluate.ts";
 import { refusalText } from "../policies/message.ts";
@@ -37,6 +38,22 @@ export function requireDistinctNodes(
   const lines = clashes.map(({ index, field, message }) => `  nodes[${index}].${field}: ${message}`);
   throw new pulumi.RunError(
     [`${subject} has nodes that can't be told apart; ${consequence}:`, ...lines].join("\n"),
+  );
+}
+
+/**
+ * Holds that the volumes of a node have a mount point and a device each.
+ * @throws pulumi.RunError that names each pair.
+ */
+export function requireDistinctVolumes(
+  subject: string,
+  volumes: Readonly<Record<string, Omit<PlacedVolume, "name">>>,
+): void {
+  const clashes = volumeClashes(Object.entries(volumes).map(([name, volume]) => ({ ...volume, name })));
+  if (clashes.length === 0) return;
+  const lines = clashes.map(({ name, field, message }) => `  volumes.${name}.${field}: ${message}`);
+  throw new pulumi.RunError(
+    [`${subject} has volumes that get in each other's way; ${consequence}:`, ...lines].join("\n"),
   );
 }
 

@@ -7,6 +7,7 @@ import {
   type BlockInputs,
   type BlockName,
 } from "../../policies/node.ts";
+import { volumeClashes, type PlacedVolume } from "../../policies/distinct-volumes.ts";
 import type { Waiver } from "../../policies/waiver.ts";
 import type { TrustArgs } from "../block-args.ts";
 import type { InputProblem } from "../../provider/resource.ts";
@@ -257,10 +258,25 @@ function readBlocks(
       ]),
     );
   }
+  problems.push(
+    ...volumeClashes(placedVolumes(node.volumes)).map(({ name, field, message }) =>
+      source.problem(origin(source, index, ["volumes", name, field]), message),
+    ),
+  );
   const { node: _name, ...read } = facts;
   const { registryAuth } = inference;
   return { blocks, problems, ofInference, ...read, ...(registryAuth === undefined ? {} : { registryAuth }) };
 }
+
+/** The volumes of a merged node whose places can be compared; of the others the schema tells. */
+const placedVolumes = (volumes: unknown): readonly PlacedVolume[] =>
+  Object.entries(isPlain(volumes) ? volumes : {}).flatMap(([name, given]): PlacedVolume[] => {
+    if (!isPlain(given) || typeof given.mountPoint !== "string") return [];
+    const { mountPoint, device } = given;
+    if (typeof device === "string") return [{ name, mountPoint, device }];
+    if (!isPlain(device) || typeof device.disk !== "string") return [];
+    return [{ name, mountPoint, device: { disk: device.disk } }];
+  });
 
 const without = (node: Plain, keys: readonly string[]): Plain =>
   Object.fromEntries(Object.entries(node).filter(([key]) => !keys.includes(key)));

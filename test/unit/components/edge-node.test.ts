@@ -250,6 +250,35 @@ describe("an EdgeNode with sealed volumes", () => {
     expect((await valueOf(new EdgeNode("pi-1", sealed).level)).value).toBe(level);
   });
 
+  test.each([
+    [
+      { ...volume("logs"), mountPoint: "/srv/models/logs" },
+      "volumes.logs.mountPoint: expected a directory of its own, got '/srv/models/logs', which is below '/srv/models', the mount point of the volume models",
+    ],
+    [{ ...volume("logs"), mountPoint: "/srv" }, "volumes.models.mountPoint: expected a directory of its own"],
+    [
+      { ...volume("logs"), mountPoint: "/srv/./models" },
+      "volumes.logs.mountPoint: expected a directory of its own",
+    ],
+    [
+      { ...volume("logs"), device: volume("models").device },
+      "volumes.logs.device: expected a device of its own, got '/dev/disk/by-id/nvme-models', which the volume models has",
+    ],
+  ])("of which one gets in the other's way (%o) is refused", (logs, said) => {
+    const volumes = { models: volume("models"), logs };
+    expect(() => new EdgeNode("pi-1", { ...sealed, volumes })).toThrow(
+      `node "pi-1" has volumes that get in each other's way; none of its resources was registered, and no device was reached:\n  ${said}`,
+    );
+  });
+
+  test("may have partitions of one disk, and mount points beside each other", async () => {
+    const made = (name: string) => ({ ...volume(name), device: { disk: "/dev/disk/by-id/a", sizeMiB: 500 } });
+    const volumes = { logs: made("logs"), models: made("models"), "models-2": made("models-2") };
+    new EdgeNode("pi-1", { ...sealed, volumes });
+    await run.settled();
+    expect(run.registered.filter(({ name }) => name.includes("-volume-"))).toHaveLength(3);
+  });
+
   test("without the site's keys is refused", () => {
     const { trust: _, tpm: __, ...without } = sealed;
     expect(() => new EdgeNode("pi-1", without)).toThrow(/has volumes and no `trust`/);

@@ -9,6 +9,21 @@ test("a site that is right has none", () => {
   expect(faults(siteText())).toEqual([]);
 });
 
+test.each([
+  [
+    "a mount point within another one",
+    "      logs: { device: /dev/disk/by-id/a, mountPoint: /srv/models/logs }\n      models: { device: /dev/disk/by-id/b, mountPoint: /srv/models }\n",
+    "stacks/test.yaml:9:42: nodes[0].volumes.logs.mountPoint: expected a directory of its own, got '/srv/models/logs', which is below '/srv/models', the mount point of the volume models: one would hide the other, or not be mounted; name one beside it, such as /srv/logs",
+  ],
+  [
+    "a device that another one has",
+    "      logs: { device: /dev/disk/by-id/a, mountPoint: /srv/logs }\n      models: { device: { disk: /dev/disk/by-id/a, sizeMiB: 500 }, mountPoint: /srv/models }\n",
+    "stacks/test.yaml:10:17: nodes[0].volumes.models.device: expected a device of its own, got '/dev/disk/by-id/a', which the volume logs has: name another disk or partition, or have partitions made for both, device: { disk, sizeMiB }",
+  ],
+])("of the volumes of a node, %s is told", (_name, volumes, said) => {
+  expect(faults(siteText("", `    volumes:\n${volumes}`)).slice(1)).toEqual([said]);
+});
+
 describe("each fault is told with its line and column, its path, what was expected, what was given, and the mend", () => {
   test.each([
     [
