@@ -510,7 +510,7 @@ export function recoverVolume(
  * next boot opens it. What other volumes need stays as well: the units, the programs, the keys.
  */
 export function releaseVolume(inputs: SealedVolumeInputs, state: SealedVolumeState): readonly Step[] {
-  const { name } = inputs;
+  const { name, mountPoint } = inputs;
   const mapping = mappingOf(name);
   return [
     ...(state.open
@@ -525,6 +525,11 @@ cryptsetup close ${mapping}`,
           }),
         ]
       : []),
+    run({
+      title: `have ${mountPoint} be a directory like any other`,
+      // The unlock program made it immutable, where its file system knows that.
+      script: `chattr -i -- ${quote(mountPoint)} 2>/dev/null || :`,
+    }),
     remove({ title: `remove the settings of ${name}`, path: `${settingsDirectory}/${name}.conf` }),
   ];
 }

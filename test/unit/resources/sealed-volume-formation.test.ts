@@ -1020,6 +1020,37 @@ describe("a finished volume", () => {
     }
   });
 
+  test("keeps no mount point immutable that is none any more: after a change of it, and after onDelete: revert", () => {
+    node.write(
+      "/bin/chattr",
+      `#!/bin/sh
+PATH=/usr/bin:/bin
+place=\${3#"$ROOT"}
+touch "$ROOT/immutable"
+case $1 in +i) echo "$place" >>"$ROOT/immutable" ;; -i) sed -i "\\|^$place$|d" "$ROOT/immutable" ;; esac
+`,
+    );
+    const immutable = (): readonly string[] => node.read("/immutable").split("\n").filter(Boolean);
+    form();
+    expect(immutable()).toEqual(["/srv/models"]);
+    const moved = { ...inputs, mountPoint: "/srv/moved" };
+    form(moved);
+    expectDone(moved);
+    expect(immutable()).toEqual(["/srv/moved"]);
+    const revert = (): void => {
+      node.applyAll(sealedVolume.revert(moved, { outcome: "present", state: node.observe(moved) }));
+    };
+    revert();
+    expect(immutable()).toEqual([]);
+    // Of one that a boot left locked as well.
+    node.applyAll(node.plan(moved).filter(({ kind }) => kind === "file"));
+    node.remove("/tpm-opens");
+    expect(node.boot().code).toBe(1);
+    expect(immutable()).toEqual(["/srv/moved"]);
+    revert();
+    expect(immutable()).toEqual([]);
+  });
+
   test("that is found by another path is pinned by that; a device that is not it is not", () => {
     form();
     node.link("/dev/disk/by-partuuid/1234-01", "../../vdb");
