@@ -378,12 +378,52 @@ describe("the prediction", () => {
   test("follows os_prefix", async () => {
     using node = aNode("sh", {
       "/proc/device-tree/chosen/os_prefix": "current/\0",
+      "/boot/firmware/config.txt":
+        "[tryboot]\nos_prefix=new/\n[all]\nos_prefix=current/\r\ncmdline=cmdline.txt\n",
       "/boot/firmware/current/cmdline.txt": "root=/dev/mmcblk0p2",
       "/proc/cmdline": "coherent_pool=1M root=/dev/mmcblk0p2\n",
     });
     await boot(node);
     node.write("/boot/firmware/current/cmdline.txt", "root=/dev/mmcblk0p3");
     expect((await next(node)).events.at(-2)?.detail).toBe("coherent_pool=1M root=/dev/mmcblk0p3");
+  });
+
+  const anotherFile =
+    "cmdline could not be measured: config.txt names another file of the command line (cmdline=), which is not predicted";
+  const anotherFolder =
+    "cmdline could not be measured: config.txt names another folder (os_prefix=) than this boot had, which is not predicted";
+
+  describe.for(shells)("with the tools of %s", (shell) => {
+    test.for([
+      ["another file of the command line", { "config.txt": "[all]\n cmdline = other.txt\r\n" }, anotherFile],
+      ["one for some boards", { "config.txt": "[pi5]\ncmdline=other.txt\n[all]\n" }, anotherFile],
+      [
+        "one in a file that it includes",
+        { "config.txt": "include more.txt\n", "more.txt": "cmdline=other.txt" },
+        anotherFile,
+      ],
+      ["another folder", { "config.txt": "os_prefix=next/\n" }, anotherFolder],
+    ] as const)("is none where config.txt names %s", async ([, files, said], context) => {
+      if (shell === "busybox" && busyboxTools === undefined) context.skip("busybox is not installed");
+      using node = aNode(shell, { "/boot/firmware/other.txt": "init=/bin/sh\n" });
+      await boot(node);
+      // As they are to be, and as they are.
+      for (const folder of ["/edit", "/boot/firmware"]) {
+        for (const [name, text] of Object.entries(files)) node.write(`${folder}/${name}`, text);
+        const { stdout } = await node.measure(["--next", "--with", join(node.root, "edit")]);
+        expect(logObjections(parseEventLog(stdout), "pi-1")).toEqual([said, "there is no 'cmdline' event"]);
+      }
+      expect(logObjections(await next(node), "pi-1")).toContain(said);
+      // What is measured is what the kernel has.
+      expect((await boot(node)).events.some(({ type }) => type === "cmdline")).toBe(true);
+    });
+
+    test("is none where config.txt names no folder any more", async (context) => {
+      if (shell === "busybox" && busyboxTools === undefined) context.skip("busybox is not installed");
+      using node = aNode(shell, { "/proc/device-tree/chosen/os_prefix": "current/\0" });
+      await boot(node);
+      expect(logObjections(await next(node), "pi-1")).toContain(anotherFolder);
+    });
   });
 
   test("takes the device tree as the initramfs saw it: a running system may add to it", async () => {
@@ -487,6 +527,7 @@ describe.each(shells)("the prediction with files that are not on the boot partit
   test("follows os_prefix", async () => {
     using node = aNode(shell, {
       "/proc/device-tree/chosen/os_prefix": "good/\0",
+      "/boot/firmware/config.txt": "os_prefix=good/\n",
       "/boot/firmware/good/cmdline.txt": "root=/dev/mmcblk0p2",
       "/proc/cmdline": "coherent_pool=1M root=/dev/mmcblk0p2\n",
     });
