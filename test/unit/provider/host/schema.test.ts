@@ -110,7 +110,7 @@ describe("the schema of all kinds", () => {
   });
 
   test.each(handlers)("$token: its inputs can be judged", async (handler) => {
-    const call = undefined as never;
+    const call = { urn: "urn:pulumi:dev::site::edgeseal:test:Any::it" } as never;
     const { failures } = await handler.check({ inputs: {}, secrets: [] }, call);
     expect(failures.map(({ property }) => property)).toContain("connection");
   });
