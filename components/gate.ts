@@ -34,11 +34,15 @@ export function requireDistinctNodes(
         : undefined,
   }));
   const clashes = clashesInList(placed);
-  if (clashes.length === 0) return;
-  const lines = clashes.map(({ index, field, message }) => `  nodes[${index}].${field}: ${message}`);
-  throw new pulumi.RunError(
-    [`${subject} has nodes that can't be told apart; ${consequence}:`, ...lines].join("\n"),
+  requireNone(
+    `${subject} has nodes that can't be told apart`,
+    clashes.map(({ index, field, message }) => `nodes[${index}].${field}: ${message}`),
   );
+}
+
+function requireNone(what: string, clashes: readonly string[]): void {
+  if (clashes.length === 0) return;
+  throw new pulumi.RunError([`${what}; ${consequence}:`, ...clashes.map((each) => `  ${each}`)].join("\n"));
 }
 
 /**
@@ -50,10 +54,9 @@ export function requireDistinctVolumes(
   volumes: Readonly<Record<string, Omit<PlacedVolume, "name">>>,
 ): void {
   const clashes = volumeClashes(Object.entries(volumes).map(([name, volume]) => ({ ...volume, name })));
-  if (clashes.length === 0) return;
-  const lines = clashes.map(({ name, field, message }) => `  volumes.${name}.${field}: ${message}`);
-  throw new pulumi.RunError(
-    [`${subject} has volumes that get in each other's way; ${consequence}:`, ...lines].join("\n"),
+  requireNone(
+    `${subject} has volumes that get in each other's way`,
+    clashes.map(({ name, field, message }) => `volumes.${name}.${field}: ${message}`),
   );
 }
 

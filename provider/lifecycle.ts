@@ -58,10 +58,8 @@ class Lifecycle implements Handler {
   readonly #kind: ResourceKind;
   readonly #devices: () => Promise<Devices>;
   readonly #validator: ReturnType<typeof inputValidator>;
-  /** What each resource of the program looks after, by its URN. */
+  /** What each resource of the program looks after, by its URN: the part of a node, by its probe, since a kind whose probe needs inputs may be there several times. In the order in which they came. */
   readonly #lookedAfter = new Map<string, { readonly part: string; readonly connection: Properties }>();
-  /** The resource of the program that wants a place on a node. */
-  readonly #wantedBy = new Map<string, string>();
 
   constructor(kind: ResourceKind, devices: () => Promise<Devices>) {
     this.token = kind.token;
@@ -188,9 +186,14 @@ class Lifecycle implements Handler {
    * been made by an earlier update; the engine has each resource of the program checked in every one, and never one that it is about to delete.
    */
   #heirOf(own: Own, connection: Properties, call: Call): string | undefined {
+    return this.#ownerOf(own, (other, urn) => urn !== call.urn && isSameDevice(other, connection));
+  }
+
+  /** The first resource of the program that looks after this part of a node that is meant. */
+  #ownerOf(own: Own, isMeant: (connection: Properties, urn: string) => boolean): string | undefined {
     const part = this.#kind.observe(own).id;
     return [...this.#lookedAfter].find(
-      ([urn, other]) => urn !== call.urn && other.part === part && isSameDevice(other.connection, connection),
+      ([urn, other]) => other.part === part && isMeant(other.connection, urn),
     )?.[0];
   }
 
@@ -201,10 +204,8 @@ class Lifecycle implements Handler {
    */
   #rivals(own: Own, connection: Properties, call: Call): CheckFailure[] {
     if (typeof connection["node"] !== "string") return [];
-    const place = this.#place(own, connection);
-    const first = this.#wantedBy.get(place) ?? call.urn;
-    this.#wantedBy.set(place, first);
-    if (first === call.urn) return [];
+    const first = this.#ownerOf(own, (other) => other["node"] === connection["node"]);
+    if (first === undefined || first === call.urn) return [];
     const instance = this.#instanceOf(own);
     const which =
       instance === undefined ? "a node has one of each kind" : `'${instance}' names one of a node`;
@@ -247,11 +248,6 @@ class Lifecycle implements Handler {
     const value =
       this.#kind.instanceKey === undefined ? undefined : (own as Properties)[this.#kind.instanceKey];
     return typeof value === "string" ? value : undefined;
-  }
-
-  /** What of a node a resource looks after: by its probe, since a kind whose probe needs inputs may be there several times. */
-  #place(own: Own, connection: Properties): string {
-    return `${nodeOf(connection)}/${this.#kind.observe(own).id}`;
   }
 
   /** Recorded inputs as a version with fewer inputs wrote them still get the defaults of this one. */
@@ -431,7 +427,7 @@ const isKnown = (value: unknown): boolean => unknownPaths(value as Value).length
 /** Whether two connections lead to one device: by the host key, which is one device's alone, or by where it is. The name is only what a program calls it. */
 function isSameDevice(a: Properties, b: Properties): boolean {
   const keyOf = ({ hostKey }: Properties): string | undefined =>
-    typeof hostKey === "string" ? /SHA256:.*/.exec(parseHostKeyPin(hostKey)?.text ?? "")?.[0] : undefined;
+    typeof hostKey === "string" ? parseHostKeyPin(hostKey)?.fingerprint : undefined;
   const placeOf = ({ address, port }: Properties): string | undefined =>
     typeof address === "string" ? `${address.toLowerCase()} ${JSON.stringify(port)}` : undefined;
   const isEqual = (of: (each: Properties) => string | undefined): boolean =>

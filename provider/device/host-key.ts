@@ -16,6 +16,8 @@ export type HostKeyAlgorithm = (typeof algorithmsOf)[HostKeyType][number];
 export interface HostKeyPin {
   /** As given, for messages; a public key is no secret. */
   readonly text: string;
+  /** As `ssh-keygen -l` prints it. */
+  readonly fingerprint: string;
   /**
    * Types the key may have. A device has a key of each type and shows the one that was asked for, so only these are asked for, one type at
    * a time. A fingerprint does not tell its type: all of them then.
@@ -61,6 +63,7 @@ export function parseHostKeyPin(text: string): HostKeyPin | undefined {
     const pinned = Buffer.from(text.slice("SHA256:".length), "base64");
     return {
       text,
+      fingerprint: text,
       types: hostKeyTypes,
       matches: (blob) => sameBytes(createHash("sha256").update(blob).digest(), pinned),
     };
@@ -69,8 +72,10 @@ export function parseHostKeyPin(text: string): HostKeyPin | undefined {
   if (!isHostKeyType(type)) return undefined;
   const pinned = Buffer.from(base64, "base64");
   if (typeInBlob(pinned) !== type) return undefined;
+  const printed = fingerprint(pinned);
   return {
-    text: `${type} ${fingerprint(pinned)}`,
+    text: `${type} ${printed}`,
+    fingerprint: printed,
     types: [type],
     matches: (blob) => sameBytes(blob, pinned),
   };
